@@ -1,0 +1,39 @@
+import { LazylayerError } from '../errors.js';
+
+export interface ReadOptions {
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Bytes that can be read at any place: a blob in a registry, a file, a buffer, a slice of another reader. Every parser of this
+ * project reads through it, so a format is tested on a buffer and served from a registry by the same code.
+ */
+export interface RandomAccessReader extends AsyncDisposable {
+  /** Length of the whole in bytes. */
+  readonly size: number;
+  /**
+   * Exactly `length` bytes from `offset`, in memory the caller owns.
+   * @throws INVALID_ARGUMENT where the range leaves [0, size); a short source is an error, never a short result.
+   */
+  read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array>;
+  /**
+   * The same bytes as they arrive, in pieces of any size. Leaving the loop early ends the transfer. A piece is valid only until
+   * the next one is asked for.
+   */
+  stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array>;
+}
+
+/** @throws INVALID_ARGUMENT unless [offset, offset + length) lies in [0, size). */
+export function checkRange(size: number, offset: number, length: number): void {
+  if (
+    !Number.isSafeInteger(offset) ||
+    !Number.isSafeInteger(length) ||
+    offset < 0 ||
+    length < 0 ||
+    offset + length > size
+  )
+    throw new LazylayerError(
+      'INVALID_ARGUMENT',
+      `range: expected one within ${size} bytes, found ${length} bytes from offset ${offset}`,
+    );
+}

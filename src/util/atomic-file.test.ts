@@ -1,0 +1,18 @@
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { writeFileAtomic } from './atomic-file.js';
+
+test('replaces a file, sets its mode, and leaves nothing beside it, also when it fails', async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-atomic-'));
+  t.teardown(() => rm(dir, { recursive: true }));
+  const path = join(dir, 'file');
+  await writeFile(path, 'old');
+  await writeFileAtomic(path, 'new', { mode: 0o600 });
+  t.is(await readFile(path, 'utf8'), 'new');
+  t.is((await stat(path)).mode & 0o777, 0o600);
+  await t.throwsAsync(writeFileAtomic(join(dir, 'missing', 'file'), 'x'), { code: 'ENOENT' });
+  await t.throwsAsync(writeFileAtomic(dir, 'x'));
+  t.deepEqual(await readdir(dir), ['file']);
+});

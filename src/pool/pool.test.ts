@@ -1,0 +1,222 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { digestOf } from '../digest/digester.js';
+import { LazylayerError } from '../errors.js';
+import { directoryName } from './entry.js';
+import { RefPool, type PoolContent, type RefPoolOptions } from './pool.js';
+
+function content(text: string): PoolContent {
+  const configBytes = Buffer.from(JSON.stringify(text));
+  const manifestBytes = Buffer.from(
+    JSON.stringify({ config: { digest: digestOf(configBytes), size: configBytes.length } }),
+  );
+  return {
+    descriptor: { mediaType: 'm', digest: digestOf(manifestBytes), size: manifestBytes.length },
+    manifestBytes,
+    configBytes,
+  };
+}
+
+async function setup(t: ExecutionContext, options: Partial<RefPoolOptions> = {}) {
+  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-pool-'));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const world = {
+    loads: [] as string[],
+    now: 1_700_000_000_000,
+    down: undefined as Error | undefined,
+    evicted: [] as string[],
+  };
+  const open = async () => {
+    const pool = await RefPool.open({
+      dir,
+      now: () => world.now,
+      load: async (reference, { platform }) => {
+        world.loads.push(reference);
+        if (world.down !== undefined) throw world.down;
+        return content(`${reference} ${platform ?? 'here'} ${world.loads.length}`);
+      },
+      onEvict: (name) => world.evicted.push(name.reference),
+      ...options,
+    });
+    t.teardown(() => pool[Symbol.asyncDispose]());
+    return pool;
+  };
+  return { dir, world, open, pool: await open() };
+}
+
+const text = (bytes: Uint8Array) => JSON.parse(Buffer.from(bytes).toString()) as string;
+
+test('the directory is named by the digest of the reference and holds what the registry sent', async (t) => {
+  const { dir, pool } = await setup(t);
+  const entry = await pool.get('docker.io/library/debian:12');
+  const hex = digestOf('docker.io/library/debian:12').slice('sha256:'.length);
+  t.is(entry.directory, join(dir, `metadata--sha256-${hex}`));
+  t.deepEqual((await readdir(entry.directory)).sort(), ['config', 'manifest', 'reference']);
+  t.deepEqual(await readFile(join(entry.directory, 'manifest')), Buffer.from(entry.manifestBytes));
+  t.deepEqual(await readFile(join(entry.directory, 'config')), Buffer.from(entry.configBytes));
+});
+
+test('a restart answers tags and digests without the registry', async (t) => {
+  const { world, pool, open } = await setup(t);
+  await pool.get('a:1');
+  await pool.get(`a@${digestOf('an index')}`);
+  await pool[Symbol.asyncDispose]();
+  world.down = new LazylayerError('UNAVAILABLE', 'no route');
+  const again = await open();
+  t.is(text((await again.get('a:1')).configBytes), 'a:1 here 1');
+  t.is(text((await again.get(`a@${digestOf('an index')}`, { revalidate: true })).configBytes).slice(0, 9), 'a@sha256:');
+  t.is(world.loads.length, 2);
+});
+
+test('revalidation asks again, falls back to what is known where the registry is away, and to nothing else', async (t) => {
+  const { world, pool } = await setup(t);
+  await pool.get('a:1');
+  const moved = await pool.get('a:1', { revalidate: true });
+  t.is(text(moved.configBytes), 'a:1 here 2');
+  t.is(moved.stale, undefined);
+  world.down = new LazylayerError('UNAVAILABLE', 'no route');
+  const stale = await pool.get('a:1', { revalidate: true });
+  t.is(text(stale.configBytes), 'a:1 here 2');
+  t.is(stale.stale, world.down);
+  await t.throwsAsync(pool.get('b:1', { revalidate: true }), { is: world.down });
+  world.down = new LazylayerError('UNAUTHENTICATED', 'who are you');
+  await t.throwsAsync(pool.get('a:1', { revalidate: true }), { is: world.down });
+});
+
+test('concurrent gets are one load, also with one that revalidates; one that gives up disturbs no other', async (t) => {
+  let loads = 0;
+  let finish!: () => void;
+  const gate = new Promise<void>((resolve) => (finish = resolve));
+  const { pool } = await setup(t, {
+    load: async (reference) => {
+      loads++;
+      await gate;
+      return content(reference);
+    },
+  });
+  const controller = new AbortController();
+  const all = [pool.get('a:1'), pool.get('a:1', { revalidate: true }), pool.get('a:1')];
+  const leaver = pool.get('a:1', { signal: controller.signal });
+  controller.abort(new Error('enough'));
+  await t.throwsAsync(leaver, { message: 'enough' });
+  finish();
+  for (const entry of await Promise.all(all)) t.is(text(entry.configBytes), 'a:1');
+  t.is(loads, 1);
+});
+
+test('platforms are apart', async (t) => {
+  const { pool, world } = await setup(t);
+  const arm = await pool.get('a:1', { platform: 'linux/arm64' });
+  const here = await pool.get('a:1');
+  t.not(arm.directory, here.directory);
+  t.is(text((await pool.get('a:1', { platform: 'linux/arm64' })).configBytes), 'a:1 linux/arm64 1');
+  t.is(world.loads.length, 2);
+  t.is(pool.use('a:1', 'x', 'linux/arm64'), 1);
+  t.is(pool.release('a:1', 'x'), 0);
+  t.is(pool.use('a:1', 'y', 'linux/arm64'), 2);
+});
+
+test('what is in use stays, however many; the last release lets it go', async (t) => {
+  const { pool, world, dir } = await setup(t, { max: 2, holdMs: 100 });
+  for (const n of [1, 2, 3, 4]) {
+    await pool.get(`a:${n}`);
+    pool.use(`a:${n}`);
+    pool.use(`a:${n}`, 'other');
+  }
+  world.now += 1000;
+  await pool.flushed();
+  t.is([...pool.entries()].length, 4);
+  for (const n of [1, 2, 3, 4]) t.is(pool.release(`a:${n}`), 1);
+  await pool.flushed();
+  t.is([...pool.entries()].length, 4);
+  for (const n of [1, 2, 3, 4]) t.is(pool.release(`a:${n}`, 'other'), 0);
+  await pool.flushed();
+  t.deepEqual(world.evicted, ['a:1', 'a:2']);
+  t.deepEqual(
+    (await readdir(dir)).filter((n) => n !== 'uses').sort(),
+    ['a:3', 'a:4'].map((reference) => directoryName({ reference })).sort(),
+  );
+});
+
+test('a use that comes between the decision to evict and the removal saves the entry', async (t) => {
+  const { pool, world } = await setup(t, { max: 1, holdMs: 0 });
+  await pool.get('a:1');
+  const second = pool.get('a:2');
+  await second;
+  pool.use('a:1'); // a:1 was pushed out of the LRU just now; its directory may still be there
+  await pool.flushed();
+  const kept = [...pool.entries()].some((e) => e.reference === 'a:1');
+  t.is(kept, !world.evicted.includes('a:1'));
+  await pool.get('a:1');
+  t.is(world.loads.length, kept ? 2 : 3);
+  t.true([...pool.entries()].some((e) => e.reference === 'a:1'));
+});
+
+test('use counts by key survive a restart, and pin', async (t) => {
+  const { pool, world, open } = await setup(t, { max: 1, holdMs: 0 });
+  await pool.get('a:1');
+  pool.use('a:1', 'layer');
+  pool.use('a:1', 'layer');
+  pool.use('a:1', 'mount');
+  await pool[Symbol.asyncDispose]();
+  const again = await open();
+  await again.get('a:2');
+  await again.get('a:3');
+  await again.flushed();
+  t.deepEqual(world.evicted, ['a:2']);
+  const status = [...again.entries()].find((e) => e.reference === 'a:1');
+  t.deepEqual(
+    [...status!.uses],
+    [
+      ['layer', 2],
+      ['mount', 1],
+    ],
+  );
+  t.deepEqual([again.release('a:1', 'layer'), again.release('a:1', 'mount'), again.release('a:1', 'mount')], [2, 1, 1]);
+});
+
+test('a counts file that cannot be understood counts as none', async (t) => {
+  const { pool, dir, open } = await setup(t);
+  await pool[Symbol.asyncDispose]();
+  for (const bad of ['', '{"a":', 'null', '[{"reference":1}]', '[{"reference":"a","keys":{"x":-1,"y":"2"}}]']) {
+    await writeFile(join(dir, 'uses'), bad);
+    const again = await open();
+    t.is(again.use('a'), 1, bad);
+    await again[Symbol.asyncDispose]();
+  }
+});
+
+test('what load gives must fit together', async (t) => {
+  const good = content('x');
+  const { pool, dir } = await setup(t, { load: async () => ({ ...good, configBytes: Buffer.from('"y"') }) });
+  await t.throwsAsync(pool.get('a:1'), { message: /^config: expected sha256:.*, found sha256:/ });
+  t.deepEqual(await readdir(dir), []);
+});
+
+for (const [what, label] of [
+  ['no JSON', '{'],
+  ['another name', JSON.stringify({ version: 1, reference: 'b:1', loadedAt: 1, descriptor: content('x').descriptor })],
+  ['null', 'null'],
+])
+  test(`an entry whose label is ${what} is removed at start and loaded again`, async (t) => {
+    const { pool, open, world } = await setup(t);
+    const { directory } = await pool.get('a:1');
+    await pool[Symbol.asyncDispose]();
+    await writeFile(join(directory, 'reference'), label);
+    const again = await open();
+    t.is([...again.entries()].length, 0);
+    await again.get('a:1');
+    t.is(world.loads.length, 2);
+  });
+
+test('leftovers of an interrupted write are removed at start; other files are left alone', async (t) => {
+  const { pool, dir, open } = await setup(t);
+  const { directory } = await pool.get('a:1');
+  await pool[Symbol.asyncDispose]();
+  await writeFile(`${directory}.0123.tmp`, 'x');
+  await writeFile(join(dir, 'notes'), 'mine');
+  await open();
+  t.deepEqual((await readdir(dir)).sort(), [directoryName({ reference: 'a:1' }), 'notes']);
+});

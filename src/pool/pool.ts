@@ -1,0 +1,281 @@
+import { mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
+import { codeOf, LazylayerError } from '../errors.js';
+import { Singleflight } from '../util/singleflight.js';
+import {
+  checkContent,
+  directoryName,
+  isEntryDirectory,
+  isLeftover,
+  readEntry,
+  readLabel,
+  removeEntry,
+  touch,
+  writeEntry,
+  type PoolContent,
+  type PoolEntry,
+  type PoolName,
+} from './entry.js';
+import { UseCounts } from './uses.js';
+
+export type { PoolContent, PoolEntry, PoolName } from './entry.js';
+
+export interface RefPoolOptions {
+  /** Where the entries live; made when it is missing. One pool at a time owns it. */
+  readonly dir: string;
+  /** Asks the registry. What it gives is checked before it is stored. */
+  readonly load: (
+    reference: string,
+    options: { readonly platform?: string; readonly signal: AbortSignal },
+  ) => Promise<PoolContent>;
+  /** How many entries are kept that nothing uses and no hold protects. */
+  readonly max?: number;
+  /** How long a freshly loaded entry is safe from eviction, in milliseconds. */
+  readonly holdMs?: number;
+  /** Milliseconds since 1970. */
+  readonly now?: () => number;
+  /** Called once an evicted entry's directory is gone. */
+  readonly onEvict?: (name: PoolName) => void;
+}
+
+export interface GetOptions {
+  readonly platform?: string;
+  /**
+   * Ask the registry where the reference may have moved (it has no digest). When the registry cannot be reached, what is known
+   * is the answer, with `stale` set.
+   */
+  readonly revalidate?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface PoolAnswer extends PoolEntry {
+  /** Why the registry could not confirm the entry, where it was asked to. */
+  readonly stale?: unknown;
+}
+
+/** One entry as `entries` tells it. */
+export interface PoolStatus extends PoolName {
+  readonly directory: string;
+  /** Use counts by key. */
+  readonly uses: ReadonlyMap<string, number>;
+  /** Until when it is safe from eviction without being used, in milliseconds since 1970. */
+  readonly heldUntil: number;
+}
+
+interface Known extends PoolName {
+  readonly id: string;
+  heldUntil: number;
+}
+
+/**
+ * Manifest and config of the references met lately, on disk: a restart asks the registry nothing, and a tag can be answered without
+ * it. An entry is either pinned (used, or held because it was just loaded) or idle; idle ones beyond `max` are evicted, the least
+ * recently asked for first. The disk is read, and digests are checked, at every `get`: a damaged entry is loaded again.
+ */
+export class RefPool implements AsyncDisposable {
+  readonly #dir: string;
+  readonly #load: RefPoolOptions['load'];
+  readonly #holdMs: number;
+  readonly #now: () => number;
+  readonly #onEvict: RefPoolOptions['onEvict'];
+  readonly #uses: UseCounts;
+  /** Every entry that has a directory. */
+  readonly #known = new Map<string, Known>();
+  /** Those that may be evicted: neither used nor held. */
+  readonly #idle: LRUCache<string, Known>;
+  /** Those held, the first to be let go first. */
+  readonly #held = new Map<string, Known>();
+  readonly #gets = new Singleflight<string, PoolAnswer>();
+  readonly #loads = new Singleflight<string, PoolEntry>();
+  /** The last of the directory reads and writes: they happen one after another. */
+  #disk: Promise<unknown> = Promise.resolve();
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  private constructor(options: RefPoolOptions, uses: UseCounts) {
+    this.#dir = options.dir;
+    this.#load = options.load;
+    this.#holdMs = options.holdMs ?? 120_000;
+    this.#now = options.now ?? Date.now;
+    this.#onEvict = options.onEvict;
+    this.#uses = uses;
+    this.#idle = new LRUCache({
+      max: options.max ?? 30,
+      dispose: (known, _id, reason) => {
+        if (reason === 'evict') this.#evict(known);
+      },
+    });
+  }
+
+  /** Takes over what an earlier pool left in `dir`: all that is in use or held, and the most recently used others up to `max`. */
+  static async open(options: RefPoolOptions): Promise<RefPool> {
+    await mkdir(options.dir, { recursive: true });
+    const pool = new RefPool(options, await UseCounts.open(join(options.dir, 'uses')));
+    await pool.#recover();
+    return pool;
+  }
+
+  async #recover(): Promise<void> {
+    const found: { known: Known; usedAt: number }[] = [];
+    for (const name of await readdir(this.#dir)) {
+      const directory = join(this.#dir, name);
+      if (isLeftover(name)) await rm(directory, { recursive: true, force: true });
+      if (!isEntryDirectory(name)) continue;
+      try {
+        const { reference, platform, loadedAt } = await readLabel(directory);
+        const heldUntil = Math.min(loadedAt, this.#now()) + this.#holdMs;
+        found.push({ known: { id: name, reference, platform, heldUntil }, usedAt: (await stat(directory)).mtimeMs });
+      } catch {
+        await removeEntry(directory);
+      }
+    }
+    for (const { known } of found.sort((a, b) => a.known.heldUntil - b.known.heldUntil)) {
+      this.#known.set(known.id, known);
+      if (known.heldUntil > this.#now()) this.#held.set(known.id, known);
+    }
+    for (const { known } of found.sort((a, b) => a.usedAt - b.usedAt)) this.#settle(known);
+    this.#letGo();
+    await this.#disk;
+  }
+
+  /**
+   * Manifest and config of a reference: from disk, or loaded once for all who ask at the same time.
+   * @throws what `load` throws; FormatError, VerificationError when it gives what does not fit together.
+   */
+  async get(reference: string, options: GetOptions = {}): Promise<PoolAnswer> {
+    if (this.#closed) throw new LazylayerError('FAILED_PRECONDITION', 'the pool of references is closed');
+    const name: PoolName = { reference, platform: options.platform };
+    const id = directoryName(name);
+    const ask = options.revalidate === true && !reference.includes('@');
+    return this.#gets.run(
+      ask ? `${id} revalidated` : id,
+      async (signal) => {
+        this.#letGo();
+        const onDisk = await this.#serially(() => this.#read(id));
+        if (onDisk !== undefined && !ask) return onDisk;
+        try {
+          return await this.#loads.run(id, (shared) => this.#fetch(id, name, shared), signal);
+        } catch (error) {
+          if (onDisk === undefined || !unreachable.has(codeOf(error))) throw error;
+          return { ...onDisk, stale: error };
+        }
+      },
+      options.signal,
+    );
+  }
+
+  /** Counts one use, by a key of the caller's choice, and gives the reference's total. What is in use is never evicted. */
+  use(reference: string, key = '', platform?: string): number {
+    const name: PoolName = { reference, platform };
+    const id = directoryName(name);
+    const total = this.#uses.add(id, name, key);
+    this.#idle.delete(id);
+    return total;
+  }
+
+  /** Takes one use back and gives the reference's total; without such a use, nothing changes. */
+  release(reference: string, key = '', platform?: string): number {
+    const id = directoryName({ reference, platform });
+    const left = this.#uses.remove(id, key);
+    const known = this.#known.get(id);
+    if (left === 0 && known !== undefined) this.#settle(known);
+    return left ?? this.#uses.total(id);
+  }
+
+  /** The entries on disk, in no particular order. */
+  *entries(): Generator<PoolStatus> {
+    this.#letGo();
+    for (const { id, reference, platform, heldUntil } of this.#known.values())
+      yield { reference, platform, heldUntil, directory: join(this.#dir, id), uses: this.#uses.keys(id) };
+  }
+
+  /** Resolves when use counts and evictions up to now are on disk. */
+  async flushed(): Promise<void> {
+    this.#letGo();
+    await this.#uses.flushed();
+    await this.#disk;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await this.flushed();
+    clearTimeout(this.#timer);
+  }
+
+  async #read(id: string): Promise<PoolEntry | undefined> {
+    const known = this.#known.get(id);
+    if (known === undefined) return undefined;
+    const directory = join(this.#dir, id);
+    try {
+      const entry = await readEntry(directory);
+      await touch(directory, this.#now());
+      this.#settle(known);
+      return entry;
+    } catch {
+      return undefined; // whatever is wrong with it, loading it again is the cure
+    }
+  }
+
+  async #fetch(id: string, name: PoolName, signal: AbortSignal): Promise<PoolEntry> {
+    const { descriptor, manifestBytes, configBytes } = await this.#load(name.reference, {
+      platform: name.platform,
+      signal,
+    });
+    const directory = join(this.#dir, id);
+    const loadedAt = this.#now();
+    const entry: PoolEntry = { ...name, descriptor, manifestBytes, configBytes, loadedAt, directory };
+    checkContent(entry);
+    await this.#serially(async () => {
+      await writeEntry(entry);
+      const known: Known = { ...name, id, heldUntil: loadedAt + this.#holdMs };
+      this.#known.set(id, known);
+      this.#idle.delete(id);
+      this.#held.delete(id);
+      this.#held.set(id, known);
+      this.#letGo();
+    });
+    return entry;
+  }
+
+  /** Makes an entry idle, and the most recent of those, unless it is pinned. */
+  #settle(known: Known): void {
+    if (!this.#held.has(known.id) && this.#uses.total(known.id) === 0) this.#idle.set(known.id, known);
+  }
+
+  /** Ends the holds whose time is over, and sets the clock for the next. */
+  #letGo(): void {
+    const now = this.#now();
+    clearTimeout(this.#timer);
+    for (const [id, known] of this.#held) {
+      if (known.heldUntil > now) {
+        this.#timer = setTimeout(() => this.#letGo(), known.heldUntil - now).unref();
+        return;
+      }
+      this.#held.delete(id);
+      this.#settle(known);
+    }
+  }
+
+  #evict(known: Known): void {
+    const directory = join(this.#dir, known.id);
+    void this.#serially(async () => {
+      // Between the decision and its turn here the entry may have been asked for, used, or loaded again.
+      const { id } = known;
+      if (this.#known.get(id) !== known || this.#idle.has(id) || this.#held.has(id) || this.#uses.total(id) > 0) return;
+      this.#known.delete(id);
+      await removeEntry(directory);
+      this.#onEvict?.({ reference: known.reference, platform: known.platform });
+    }).catch(() => {}); // a directory that cannot be removed is met again at the next start
+  }
+
+  #serially<V>(work: () => Promise<V>): Promise<V> {
+    const turn = this.#disk.then(work);
+    this.#disk = turn.catch(() => {});
+    return turn;
+  }
+}
+
+/** Failures that say nothing about the reference: what was known before may still be told. */
+const unreachable = new Set(['UNAVAILABLE', 'TIMEOUT']);

@@ -1,0 +1,38 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { eventually, requirePrograms, run, startDaemon, type Cleanup } from './tools.js';
+
+export interface Containerd {
+  readonly socket: string;
+  ctr(...args: string[]): Promise<string>;
+  ctrRemote(...args: string[]): Promise<string>;
+}
+
+/** Debian's containerd with its own root, state and socket, without CRI. */
+export async function startContainerd(cleanup: Cleanup): Promise<Containerd> {
+  requirePrograms('containerd', 'ctr', 'ctr-remote');
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-containerd-'));
+  cleanup.teardown(() => rm(directory, { recursive: true, force: true }));
+  const socket = join(directory, 'containerd.sock');
+  const config = [
+    'version = 2',
+    `root = "${directory}/root"`,
+    `state = "${directory}/state"`,
+    'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
+    '[grpc]',
+    `address = "${socket}"`,
+  ];
+  await writeFile(join(directory, 'config.toml'), config.join('\n'));
+  const daemon = startDaemon(cleanup, 'containerd', ['--config', join(directory, 'config.toml')]);
+  const client =
+    (program: string) =>
+    async (...args: string[]) =>
+      run(program, ['--address', socket, ...args]);
+  const ctr = client('ctr');
+  await eventually('containerd answers', async () => {
+    if (daemon.child.exitCode !== null) throw new Error(`containerd ended: ${daemon.said()}`);
+    return ctr('version');
+  });
+  return { socket, ctr, ctrRemote: client('ctr-remote') };
+}

@@ -1,0 +1,142 @@
+import { constants } from 'node:os';
+import { LazylayerError } from '../errors.js';
+import { ROOT } from '../toc/tree.js';
+import { LayerNodes, type LayerView } from './layer-nodes.js';
+import { MAX_SLOT, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
+import type { Attributes, CachedRange, DirectoryEntry, NodeOperations, Statistics } from './nodes.js';
+import { UpperTree } from './upper-tree.js';
+
+const { ESTALE } = constants.errno;
+
+/** One layer of a reference in the store view. */
+export interface ReferenceLayer {
+  /** Layer digest, or the digest of its TOC: the name of the directory. */
+  readonly digest: string;
+  readonly slot: number;
+}
+
+/** References as users write them, with their layers. */
+export type References = readonly { readonly reference: string; readonly layers: readonly ReferenceLayer[] }[];
+
+export interface ServedTreeOptions {
+  /** Where the `pool` symlink leads; none is made without it. */
+  readonly pool?: string;
+  /** Hears of each directory of the upper tree whose entries changed, by its inode. */
+  readonly changed?: (directory: number) => void;
+}
+
+const LAYERS = 'l';
+
+/**
+ * All layers in one tree:
+ *
+ *     l/<slot>/                          the root of one layer
+ *     <base64 reference>/<digest>/diff   a symlink to ../../l/<slot>
+ *     pool                               a symlink
+ *
+ * Nodes are (slot, inode) pairs. Those of layers never change, those of the upper tree do. An operation on a slot that is not
+ * attached gives -ESTALE.
+ */
+export class ServedTree {
+  readonly #upper: UpperTree;
+  readonly #layers: number;
+  readonly #slots: (NodeOperations | undefined)[];
+  readonly #views = new Map<number, LayerView>();
+  readonly #references = new Set<string>();
+
+  constructor(options: ServedTreeOptions = {}) {
+    this.#upper = new UpperTree(options.changed ?? (() => undefined));
+    this.#slots = [this.#upper];
+    this.#layers = this.#upper.addDirectory(UPPER_ROOT, LAYERS);
+    if (options.pool !== undefined) this.#upper.addSymlink(UPPER_ROOT, 'pool', options.pool);
+  }
+
+  /** @throws ALREADY_EXISTS where the slot is taken, INVALID_ARGUMENT where it is out of range. */
+  attach(view: LayerView): void {
+    const { slot } = view;
+    if (!Number.isInteger(slot) || slot <= UPPER || slot > MAX_SLOT)
+      throw new LazylayerError('INVALID_ARGUMENT', `slot: expected a number from 1 to ${MAX_SLOT}, found ${slot}`);
+    if (this.#views.has(slot)) throw new LazylayerError('ALREADY_EXISTS', `slot ${slot} already has a layer`);
+    this.#views.set(slot, view);
+    this.#slots[slot] = new LayerNodes(view);
+    this.#upper.addForeign(this.#layers, String(slot), nodeNumber(slot, ROOT));
+  }
+
+  /** Nodes of the slot are stale from now on. Does nothing where no layer is attached. */
+  detach(slot: number): void {
+    if (!this.#views.delete(slot)) return;
+    this.#slots[slot] = undefined;
+    this.#upper.remove(this.#layers, String(slot));
+  }
+
+  /**
+   * Replaces the store view. Left out: a reference whose base64 has a `/`, which no file name can hold; clients look such a name
+   * up as several, and never find it in any store.
+   */
+  setReferences(references: References): void {
+    const wanted = new Map<string, readonly ReferenceLayer[]>();
+    for (const { reference, layers } of references) {
+      const name = Buffer.from(reference).toString('base64');
+      if (!name.includes('/')) wanted.set(name, layers);
+    }
+    for (const name of this.#references)
+      if (!wanted.has(name)) {
+        this.#upper.remove(UPPER_ROOT, name);
+        this.#references.delete(name);
+      }
+    for (const [name, layers] of wanted) {
+      this.#references.add(name);
+      this.#setLayers(this.#upper.addDirectory(UPPER_ROOT, name), layers);
+    }
+  }
+
+  #setLayers(directory: number, layers: readonly ReferenceLayer[]): void {
+    const slots = new Map(layers.map((l) => [l.digest, l.slot]));
+    for (const digest of this.#upper.names(directory)) if (!slots.has(digest)) this.#upper.remove(directory, digest);
+    for (const [digest, slot] of slots) {
+      const layer = this.#upper.addDirectory(directory, digest);
+      const target = `../../${LAYERS}/${slot}`;
+      const diff = this.#upper.child(layer, 'diff');
+      if (diff === undefined || String(this.#upper.readlink(diff)) !== target)
+        this.#upper.addSymlink(layer, 'diff', target);
+    }
+  }
+
+  lookup(slot: number, directory: number, bytes: Uint8Array, start: number, end: number): number {
+    return this.#slots[slot]?.lookup(directory, bytes, start, end) ?? -ESTALE;
+  }
+
+  getattr(slot: number, inode: number, into: Attributes): number {
+    return this.#slots[slot]?.getattr(inode, into) ?? -ESTALE;
+  }
+
+  readlink(slot: number, inode: number): Uint8Array | number {
+    return this.#slots[slot]?.readlink(inode) ?? -ESTALE;
+  }
+
+  readdir(slot: number, directory: number, offset: number, into: DirectoryEntry): number {
+    return this.#slots[slot]?.readdir(directory, offset, into) ?? -ESTALE;
+  }
+
+  getxattr(slot: number, inode: number, bytes: Uint8Array, start: number, end: number): Uint8Array | number {
+    return this.#slots[slot]?.getxattr(inode, bytes, start, end) ?? -ESTALE;
+  }
+
+  listxattr(slot: number, inode: number): Uint8Array | number {
+    return this.#slots[slot]?.listxattr(inode) ?? -ESTALE;
+  }
+
+  read(slot: number, inode: number, offset: number, length: number, into: CachedRange): number {
+    return this.#slots[slot]?.read(inode, offset, length, into) ?? -ESTALE;
+  }
+
+  /** Of every attached layer together. */
+  statfs(into: Statistics): void {
+    into.bytes = 0;
+    into.files = this.#upper.size;
+    for (const { tree } of this.#views.values()) {
+      into.bytes += tree.facts.cacheBytes;
+      into.files += tree.counts.inodes;
+    }
+  }
+}

@@ -1,0 +1,144 @@
+import { Worker } from 'node:worker_threads';
+import { LazylayerError } from '../errors.js';
+import type { LayerView } from '../fs/layer-nodes.js';
+import type { References } from '../fs/served-tree.js';
+import { checkByteOrder, type Negotiated } from './codec.js';
+import { DeferredReads } from './deferred-reads.js';
+import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
+import { setReadAhead, type FuseConnection } from './mount.js';
+import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
+import { Count } from './session.js';
+
+/**
+ * Serves a connection from a worker thread. With `resume`, one that an earlier process served: the kernel sends what that one
+ * left unanswered again, so `layers` must hold all that it had attached. Takes the descriptor over: it is closed in this process
+ * when the server is disposed, or after the unmount. Disposing does not unmount: whoever holds the connection does.
+ */
+export async function serveConnection(
+  connection: FuseConnection,
+  host: FuseHost,
+  options: ServeOptions & { readonly resume?: boolean } = {},
+): Promise<FuseServer> {
+  checkByteOrder();
+  const server = new KernelServer(connection, host, options);
+  await server.ready;
+  return server;
+}
+
+class KernelServer implements FuseServer {
+  readonly ready: Promise<void>;
+  readonly ended: Promise<void>;
+  negotiated: Negotiated | undefined;
+  readonly #worker: Worker;
+  readonly #reads: DeferredReads;
+  readonly #counts = new Uint32Array(new SharedArrayBuffer(4 * Count.size));
+  readonly #calls = new Map<number, { resolve: () => void; reject: (error: unknown) => void }>();
+  #calling = 0;
+  #stopped = false;
+
+  constructor(connection: FuseConnection, host: FuseHost, options: ServeOptions & { readonly resume?: boolean }) {
+    this.#reads = new DeferredReads(connection.fd, host);
+    const resume = options.resume ?? false;
+    const workerData: WorkerSetup = {
+      fd: connection.fd,
+      counts: this.#counts.buffer as SharedArrayBuffer,
+      pool: options.pool,
+      layers: (options.layers ?? []).map(shared),
+      references: options.references ?? [],
+      resume,
+    };
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, name: 'fuse' });
+    this.ready = new Promise((resolve, reject) => {
+      if (resume) this.#worker.once('online', resolve);
+      this.#worker.on('message', (message: ToMain) => {
+        if (message.type === 'negotiated') {
+          this.negotiated = message.negotiated;
+          setReadAhead(connection.mountpoint).then(resolve, reject);
+        } else this.#hear(message, host);
+      });
+      this.#worker.once('exit', () =>
+        reject(new LazylayerError('UNAVAILABLE', `${connection.mountpoint} was unmounted before it was served`)),
+      );
+    });
+    this.ended = new Promise((resolve) =>
+      this.#worker.once('exit', () => {
+        this.#stop();
+        resolve();
+      }),
+    );
+    this.#worker.on('error', (error) => host.onError?.(error));
+  }
+
+  get stats(): FuseStats {
+    const [requests, cachedReads, deferredReads] = this.#counts;
+    return { requests, cachedReads, deferredReads, waitingReads: this.#reads.size };
+  }
+
+  attach(view: LayerView): Promise<void> {
+    return this.#call((id) => ({ type: 'attach', id, layer: shared(view) }));
+  }
+
+  detach(slot: number): Promise<void> {
+    return this.#call((id) => ({ type: 'detach', id, slot }));
+  }
+
+  setReferences(references: References): Promise<void> {
+    return this.#call((id) => ({ type: 'references', id, references }));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop();
+    this.#say({ type: 'close' });
+    await this.ended;
+  }
+
+  #say(message: ToWorker): void {
+    this.#worker.postMessage(message);
+  }
+
+  #call(message: (id: number) => ToWorker): Promise<void> {
+    if (this.#stopped) return Promise.reject(notServed());
+    const id = this.#calling++;
+    return new Promise((resolve, reject) => {
+      this.#calls.set(id, { resolve, reject });
+      this.#say(message(id));
+    });
+  }
+
+  #hear(message: ToMain, host: FuseHost): void {
+    switch (message.type) {
+      case 'read':
+        void this.#reads.answer(message.read);
+        break;
+      case 'interrupt':
+        this.#reads.interrupt(message.low, message.high);
+        break;
+      case 'done': {
+        const call = this.#calls.get(message.id);
+        this.#calls.delete(message.id);
+        if (message.error === undefined) call?.resolve();
+        else call?.reject(new LazylayerError(message.error.code, message.error.message));
+        break;
+      }
+      case 'error':
+        host.onError?.(new LazylayerError('INTERNAL', message.message));
+        break;
+      case 'ended':
+        if (message.code !== 'ENODEV') host.onError?.(new LazylayerError('UNAVAILABLE', message.message));
+        // Only now, when no thread writes to it any more, may the worker close the descriptor.
+        this.#stop();
+        this.#say({ type: 'close' });
+    }
+  }
+
+  #stop(): void {
+    this.#stopped = true;
+    this.#reads.close();
+    for (const { reject } of this.#calls.values()) reject(notServed());
+    this.#calls.clear();
+  }
+}
+
+function notServed(): LazylayerError {
+  return new LazylayerError('UNAVAILABLE', 'the filesystem is no longer served');
+}

@@ -1,0 +1,49 @@
+import type { ErrorCode } from '../errors.js';
+import type { LayerView } from '../fs/layer-nodes.js';
+import type { References } from '../fs/served-tree.js';
+import type { Negotiated } from './codec.js';
+import type { DeferredRead } from './session.js';
+
+/** A layer as another thread can have it. */
+export interface SharedLayer {
+  readonly slot: number;
+  readonly tree: SharedArrayBuffer;
+  readonly presence: SharedArrayBuffer;
+  readonly fd: number;
+}
+
+export function shared(view: LayerView): SharedLayer {
+  return { slot: view.slot, tree: view.tree.buffer, presence: view.presence.buffer, fd: view.fd };
+}
+
+/** What the worker is started with. */
+export interface WorkerSetup {
+  readonly fd: number;
+  /** See `Count`. */
+  readonly counts: SharedArrayBuffer;
+  readonly pool: string | undefined;
+  readonly layers: readonly SharedLayer[];
+  readonly references: References;
+  /** The connection was negotiated by an earlier process. */
+  readonly resume: boolean;
+}
+
+/** From the main thread to the worker. What has an id is answered by `done`. */
+export type ToWorker =
+  | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
+  | { readonly type: 'detach'; readonly id: number; readonly slot: number }
+  | { readonly type: 'references'; readonly id: number; readonly references: References }
+  | { readonly type: 'close' };
+
+/** From the worker to the main thread. */
+export type ToMain =
+  | { readonly type: 'read'; readonly read: DeferredRead }
+  | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
+  | { readonly type: 'negotiated'; readonly negotiated: Negotiated }
+  | {
+      readonly type: 'done';
+      readonly id: number;
+      readonly error?: { readonly code: ErrorCode; readonly message: string };
+    }
+  | { readonly type: 'error'; readonly message: string }
+  | { readonly type: 'ended'; readonly message: string; readonly code: string | undefined };

@@ -1,0 +1,90 @@
+import { closeSync, openSync } from 'node:fs';
+import { realpath, writeFile } from 'node:fs/promises';
+import { LazylayerError } from '../errors.js';
+import { CommandError, runCommand } from '../util/command.js';
+import { listMounts } from '../util/mountinfo.js';
+
+/** An open `/dev/fuse` that is mounted. It lives as long as any process holds the descriptor. */
+export interface FuseConnection {
+  readonly fd: number;
+  /** Absolute and free of symlinks, as the kernel's mount table has it. */
+  readonly mountpoint: string;
+}
+
+export interface ConnectionOptions {
+  /** What the mount table shows as the source. */
+  readonly source?: string;
+  /** Refuse changes before they reach the server. */
+  readonly readOnly?: boolean;
+}
+
+/**
+ * Opens `/dev/fuse` and mounts it; requests wait until somebody serves the connection. Nothing of it is inherited by programs
+ * started later: the descriptor is close-on-exec.
+ * @throws FAILED_PRECONDITION without the device, INTERNAL with mount(8)'s words where the mount is refused.
+ */
+export async function openConnection(mountpoint: string, options: ConnectionOptions = {}): Promise<FuseConnection> {
+  const target = await realpath(mountpoint);
+  const fd = openDevice();
+  try {
+    const flags = [
+      ...[options.readOnly === false ? 'rw' : 'ro', 'noatime', 'fd=3', 'rootmode=40000', 'user_id=0', 'group_id=0'],
+      ...['allow_other', 'default_permissions'],
+    ].join(',');
+    const args = ['-i', '-c', '-t', 'fuse.lazylayer', '-o', flags, options.source ?? 'lazylayer', target];
+    await runCommand('mount', args, { descriptors: [fd] });
+    return { fd, mountpoint: target };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+function openDevice(): number {
+  try {
+    return openSync('/dev/fuse', 'r+');
+  } catch (error) {
+    throw new LazylayerError(
+      'FAILED_PRECONDITION',
+      'cannot open /dev/fuse: load the kernel module with `modprobe fuse`, and run as root',
+      { cause: error },
+    );
+  }
+}
+
+/** `lazy`: out of sight now, gone when nobody uses it. `force`: requests that wait fail now. */
+export interface UnmountOptions {
+  readonly lazy?: boolean;
+  readonly force?: boolean;
+}
+
+/**
+ * Unmounts. Never from the serving process's own threads: umount(8) is a process of its own, and looks at the mount table only.
+ * @throws BUSY where somebody uses the mount and `lazy` is not set.
+ */
+export async function unmount(mountpoint: string, options: UnmountOptions = {}): Promise<void> {
+  const flags = [...(options.force ? ['-f'] : []), ...(options.lazy ? ['-l'] : [])];
+  try {
+    await runCommand('umount', ['-i', '-c', ...flags, mountpoint]);
+  } catch (error) {
+    if (error instanceof CommandError && error.said.includes('busy'))
+      throw new LazylayerError('BUSY', `${mountpoint} is in use: end who uses it, or unmount lazily`, { cause: error });
+    throw error;
+  }
+}
+
+const readAheadKiB = 1024;
+
+/**
+ * INIT can only lower a mount's read-ahead; the rest is set here. Found through the mount table: a stat would be a request to
+ * the very process that asks. Only speed depends on it, so a read-only /sys is no error.
+ */
+export async function setReadAhead(mountpoint: string): Promise<void> {
+  const mount = (await listMounts()).findLast((m) => m.target === mountpoint);
+  if (mount === undefined) return;
+  try {
+    await writeFile(`/sys/class/bdi/${mount.device}/read_ahead_kb`, String(readAheadKiB));
+  } catch {
+    return;
+  }
+}

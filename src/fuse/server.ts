@@ -1,0 +1,46 @@
+import type { LayerView } from '../fs/layer-nodes.js';
+import type { References } from '../fs/served-tree.js';
+import type { Negotiated } from './codec.js';
+
+/** Where bytes come from that are not in the cache. */
+export interface FuseHost {
+  /**
+   * Exactly `length` bytes of a layer's file, all of them within it. Runs on the main thread. What it throws becomes the reader's
+   * errno; the next read asks again. The signal says that nobody waits any more.
+   */
+  read(slot: number, inode: number, offset: number, length: number, signal: AbortSignal): Promise<Uint8Array>;
+  /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
+  onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;
+}
+
+export interface ServeOptions {
+  /** Where the `pool` symlink leads. */
+  readonly pool?: string;
+  /** Layers that are there from the first request on. */
+  readonly layers?: readonly LayerView[];
+  readonly references?: References;
+}
+
+export interface FuseStats {
+  readonly requests: number;
+  /** READs that the cache answered. */
+  readonly cachedReads: number;
+  /** READs that the host was asked for. */
+  readonly deferredReads: number;
+  /** Those that wait now. */
+  readonly waitingReads: number;
+}
+
+/** A served mount, whichever backend serves it. */
+export interface FuseServer extends AsyncDisposable {
+  /** Resolves once the layer can be seen. */
+  attach(view: LayerView): Promise<void>;
+  /** Resolves once nothing reads the layer's cache file any more. */
+  detach(slot: number): Promise<void>;
+  setReferences(references: References): Promise<void>;
+  /** Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. */
+  readonly ended: Promise<void>;
+  /** Of the kernel backend, unless it resumed. */
+  readonly negotiated: Negotiated | undefined;
+  readonly stats: FuseStats;
+}

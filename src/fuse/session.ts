@@ -1,0 +1,285 @@
+import { readSync } from 'node:fs';
+import { constants } from 'node:os';
+import { DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
+import type { CachedRange } from '../fs/nodes.js';
+import type { ServedTree } from '../fs/served-tree.js';
+import * as codec from './codec.js';
+import { Message, Opcode, OUT_HEADER, type Negotiated } from './codec.js';
+
+const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS } = constants.errno;
+
+/** A READ whose bytes are not all in the cache: the main thread replies to it. */
+export interface DeferredRead {
+  /** The request's unique as the kernel sent it: low and high word. */
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+  /** Thread that waits for the reply, or 0 where the kernel reads ahead on nobody's behalf. */
+  readonly pid: number;
+  readonly slot: number;
+  readonly inode: number;
+  readonly offset: number;
+  /** Bytes, all of them within the file. */
+  readonly size: number;
+}
+
+export interface SessionOutput {
+  /** One whole reply: bytes `[0, length)`, valid until the call returns. */
+  write(bytes: Uint8Array, length: number): void;
+  defer(read: DeferredRead): void;
+  /** A signal came for the thread that waits for this request. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void;
+  negotiated(negotiated: Negotiated): void;
+}
+
+/** Counts since the session began, in memory that threads share. */
+export const Count = { requests: 0, cachedReads: 1, deferredReads: 2, size: 3 } as const;
+
+/** Layers never change; what lies above them may, within this many seconds. */
+const UPPER_VALID = 1;
+/** Messages of the reply buffer hold at most this much behind their header. */
+const BODY = codec.MAX_READ;
+
+/**
+ * Answers the kernel's requests from the served tree. Every request gets exactly one reply through `output`, except those that
+ * have none (FORGET) and those that are deferred. Nothing that the device can bring makes it throw.
+ */
+export class Session {
+  readonly #tree: ServedTree;
+  readonly #output: SessionOutput;
+  readonly #counts: Uint32Array<ArrayBufferLike>;
+  /** Reused for every reply: a request is answered before the next is looked at. */
+  readonly #reply = new Message(OUT_HEADER + BODY);
+  readonly #attributes = blankAttributes();
+  readonly #entry = blankEntry();
+  readonly #range: CachedRange = { fd: -1, position: 0 };
+
+  constructor(
+    tree: ServedTree,
+    output: SessionOutput,
+    counts: Uint32Array<ArrayBufferLike> = new Uint32Array(Count.size),
+  ) {
+    this.#tree = tree;
+    this.#output = output;
+    this.#counts = counts;
+  }
+
+  /** One request: bytes `[0, length)` of a message as the device gave it. */
+  handle(message: Message, length: number): void {
+    const { words } = message;
+    if (length < codec.IN_HEADER || words[0] !== length) return;
+    this.#counts[Count.requests]++;
+    const inode = words[4];
+    const slot = words[5];
+    switch (words[1]) {
+      case Opcode.LOOKUP:
+        return this.#lookup(message, length, slot, inode);
+      case Opcode.GETATTR:
+        return this.#getattr(message, slot, inode);
+      case Opcode.READ:
+        return this.#read(message, length, slot, inode);
+      case Opcode.READDIRPLUS:
+        return this.#readdir(message, length, slot, inode, true);
+      case Opcode.READDIR:
+        return this.#readdir(message, length, slot, inode, false);
+      case Opcode.READLINK:
+        return this.#bytes(message, this.#tree.readlink(slot, inode));
+      case Opcode.GETXATTR:
+        return this.#getxattr(message, length, slot, inode);
+      case Opcode.LISTXATTR:
+        return this.#listxattr(message, length, slot, inode);
+      case Opcode.STATFS:
+        return this.#statfs(message);
+      case Opcode.FORGET:
+      case Opcode.BATCH_FORGET:
+        // Node numbers are not handed out but computed: there is nothing to forget. These two have no reply.
+        return;
+      case Opcode.INTERRUPT:
+        if (length >= codec.IN_HEADER + 8) this.#output.interrupt(words[10], words[11]);
+        return;
+      case Opcode.INIT:
+        return this.#init(message, length);
+      case Opcode.DESTROY:
+        return this.#done(message, 0);
+      case Opcode.SETATTR:
+      case Opcode.SYMLINK:
+      case Opcode.MKNOD:
+      case Opcode.MKDIR:
+      case Opcode.UNLINK:
+      case Opcode.RMDIR:
+      case Opcode.RENAME:
+      case Opcode.LINK:
+      case Opcode.WRITE:
+      case Opcode.SETXATTR:
+      case Opcode.REMOVEXATTR:
+      case Opcode.CREATE:
+      case Opcode.FALLOCATE:
+      case Opcode.RENAME2:
+      case Opcode.TMPFILE:
+        return this.#fail(message, EROFS);
+      default:
+        // Among them OPEN, OPENDIR and FLUSH: the kernel does not ask again, and keeps what it has read.
+        return this.#fail(message, ENOSYS);
+    }
+  }
+
+  /** The header in front of `body` bytes that are in the reply already. */
+  #done(request: Message, body: number): void {
+    codec.putHeader(this.#reply.words, OUT_HEADER + body, 0, request.words[2], request.words[3]);
+    this.#output.write(this.#reply.bytes, OUT_HEADER + body);
+  }
+
+  #fail(request: Message, errno: number): void {
+    codec.putHeader(this.#reply.words, OUT_HEADER, -errno, request.words[2], request.words[3]);
+    this.#output.write(this.#reply.bytes, OUT_HEADER);
+  }
+
+  #bytes(request: Message, result: Uint8Array | number): void {
+    if (typeof result === 'number') return this.#fail(request, -result);
+    this.#reply.bytes.set(result, OUT_HEADER);
+    this.#done(request, result.byteLength);
+  }
+
+  /** Where the name that starts at `start` ends, or -1 where there is none. */
+  #nameEnd(message: Message, start: number, length: number): number {
+    const end = message.bytes.indexOf(0, start);
+    return end > start && end < length ? end : -1;
+  }
+
+  /** fuse_lookup_in is the name alone, ended by a zero byte. */
+  #lookup(message: Message, length: number, slot: number, inode: number): void {
+    const end = this.#nameEnd(message, codec.IN_HEADER, length);
+    if (end < 0) return this.#fail(message, EINVAL);
+    const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
+    const { words } = this.#reply;
+    if (node === -ENOENT && slot !== UPPER) {
+      codec.putNoEntry(words, OUT_HEADER / 4, codec.FOREVER);
+      return this.#done(message, codec.ENTRY_OUT);
+    }
+    const result = node < 0 ? node : this.#tree.getattr(slotOf(node), inodeOf(node), this.#attributes);
+    if (result < 0) return this.#fail(message, -result);
+    codec.putEntry(words, OUT_HEADER / 4, this.#attributes, validity(slot), validity(slotOf(node)));
+    this.#done(message, codec.ENTRY_OUT);
+  }
+
+  #getattr(message: Message, slot: number, inode: number): void {
+    const result = this.#tree.getattr(slot, inode, this.#attributes);
+    if (result < 0) return this.#fail(message, -result);
+    codec.putAttrOut(this.#reply.words, OUT_HEADER / 4, this.#attributes, validity(slot));
+    this.#done(message, codec.ATTR_OUT);
+  }
+
+  /** fuse_read_in, by words behind the header: 10 fh  12 offset  14 size  15 read_flags  16 lock_owner  18 flags  19 padding */
+  #read(message: Message, length: number, slot: number, inode: number): void {
+    if (length < codec.IN_HEADER + 24) return this.#fail(message, EINVAL);
+    const { words } = message;
+    const offset = codec.getU64(words, 12);
+    const range = this.#range;
+    const size = this.#tree.read(slot, inode, offset, Math.min(words[14], BODY), range);
+    if (size >= 0 && this.#copy(size)) {
+      this.#counts[Count.cachedReads]++;
+      return this.#done(message, size);
+    }
+    if (size < 0 && size !== DEFERRED) return this.#fail(message, -size);
+    this.#tree.getattr(slot, inode, this.#attributes);
+    this.#counts[Count.deferredReads]++;
+    this.#output.defer({
+      uniqueLow: words[2],
+      uniqueHigh: words[3],
+      pid: words[8],
+      slot,
+      inode,
+      offset,
+      size: Math.min(words[14], BODY, this.#attributes.size - offset),
+    });
+  }
+
+  /** The cached range into the reply, behind the header. False where the file does not give it: then it is not cached. */
+  #copy(size: number): boolean {
+    const { fd, position } = this.#range;
+    try {
+      return size === 0 || readSync(fd, this.#reply.bytes, OUT_HEADER, size, position) === size;
+    } catch {
+      return false;
+    }
+  }
+
+  /** fuse_read_in again; `offset` is the last record's `off`. A reply without records is the end. */
+  #readdir(message: Message, length: number, slot: number, inode: number, plus: boolean): void {
+    if (length < codec.IN_HEADER + 24) return this.#fail(message, EINVAL);
+    const entry = this.#entry;
+    const limit = OUT_HEADER + Math.min(message.words[14], BODY);
+    const fixed = plus ? codec.ENTRY_OUT + codec.DIRENT : codec.DIRENT;
+    let at = OUT_HEADER;
+    for (let offset = codec.getU64(message.words, 12); ; offset = entry.next) {
+      const found = this.#tree.readdir(slot, inode, offset, entry);
+      if (found < 0) return this.#fail(message, -found);
+      if (found === 0) break;
+      const bytes = codec.recordBytes(fixed, entry);
+      if (at + bytes > limit) break;
+      if (plus) this.#putPlus(at, slot, offset);
+      codec.putDirent(this.#reply, at + fixed - codec.DIRENT, entry);
+      at += bytes;
+    }
+    this.#done(message, at - OUT_HEADER);
+  }
+
+  /** The entry_out in front of a dirent. The kernel must not keep `.` and `..`, nor what is gone meanwhile. */
+  #putPlus(at: number, directorySlot: number, offset: number): void {
+    const { node } = this.#entry;
+    const slot = slotOf(node);
+    const { words } = this.#reply;
+    if (offset < 2 || this.#tree.getattr(slot, inodeOf(node), this.#attributes) < 0)
+      return codec.putNoEntry(words, at / 4, 0);
+    codec.putEntry(words, at / 4, this.#attributes, validity(directorySlot), validity(slot));
+  }
+
+  /** fuse_getxattr_in, by words: 10 size  11 padding, then the name. Size 0 asks for the value's length. */
+  #getxattr(message: Message, length: number, slot: number, inode: number): void {
+    const start = codec.IN_HEADER + 8;
+    const end = length > start ? this.#nameEnd(message, start, length) : -1;
+    if (end < 0) return this.#fail(message, EINVAL);
+    this.#sized(message, this.#tree.getxattr(slot, inode, message.bytes, start, end));
+  }
+
+  #listxattr(message: Message, length: number, slot: number, inode: number): void {
+    if (length < codec.IN_HEADER + 8) return this.#fail(message, EINVAL);
+    this.#sized(message, this.#tree.listxattr(slot, inode));
+  }
+
+  /** fuse_getxattr_out, by words: 0 size  1 padding */
+  #sized(message: Message, value: Uint8Array | number): void {
+    if (typeof value === 'number') return this.#fail(message, -value);
+    const room = message.words[10];
+    if (room === 0) {
+      codec.putU64(this.#reply.words, OUT_HEADER / 4, value.byteLength);
+      return this.#done(message, 8);
+    }
+    if (value.byteLength > room) return this.#fail(message, ERANGE);
+    this.#bytes(message, value);
+  }
+
+  #statfs(message: Message): void {
+    const statistics = { bytes: 0, files: 0 };
+    this.#tree.statfs(statistics);
+    codec.putStatfs(this.#reply.words, OUT_HEADER / 4, statistics);
+    this.#done(message, codec.STATFS_OUT);
+  }
+
+  #init(message: Message, length: number): void {
+    const { words } = message;
+    if (length < codec.IN_HEADER + 16) return this.#fail(message, EINVAL);
+    const [major, minor, readahead, flags] = words.subarray(10, 14);
+    // A newer major: the kernel speaks ours when it sees it in the reply. Older ones have other structures.
+    if (major < codec.PROTOCOL_MAJOR || (major === codec.PROTOCOL_MAJOR && minor < codec.OLDEST_MINOR))
+      return this.#fail(message, EPROTO);
+    const negotiated = codec.negotiate(minor, flags);
+    codec.putInit(this.#reply.words, OUT_HEADER / 4, negotiated, readahead);
+    this.#done(message, codec.INIT_OUT);
+    if (major === codec.PROTOCOL_MAJOR) this.#output.negotiated(negotiated);
+  }
+}
+
+/** For how many seconds the kernel may keep what it was told of a slot. */
+function validity(slot: number): number {
+  return slot === UPPER ? UPPER_VALID : codec.FOREVER;
+}

@@ -1,0 +1,106 @@
+import { writeSync } from 'node:fs';
+import { constants } from 'node:os';
+import { parentPort, workerData } from 'node:worker_threads';
+import { Presence } from '../cache/presence.js';
+import { codeOf, describeError } from '../errors.js';
+import { nodeNumber, UPPER } from '../fs/nodes.js';
+import { ServedTree } from '../fs/served-tree.js';
+import { Tree } from '../toc/tree.js';
+import { invalidateAttributes, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
+import { watchDevice } from './device.js';
+import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
+import { Session } from './session.js';
+
+/*
+ * The thread that serves one connection. It answers what it can from shared memory, and says the rest to the main thread, which
+ * may be busy: nothing here waits for it.
+ */
+
+const port = parentPort!;
+const setup = workerData as WorkerSetup;
+/** Requests of a read-only filesystem fit in 8 KiB; the kernel refuses a smaller buffer. */
+const request = new Message(16 * 1024);
+let negotiated = setup.resume;
+
+function say(message: ToMain): void {
+  port.postMessage(message);
+}
+
+function write(bytes: Uint8Array, length: number): void {
+  try {
+    writeSync(setup.fd, bytes, 0, length);
+  } catch (error) {
+    // ENOENT: who asked is gone. ENODEV: so is the mount, and the device will say so itself.
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOENT' && code !== 'ENODEV') throw error;
+  }
+}
+
+const tree = new ServedTree({
+  pool: setup.pool,
+  changed: (directory) => {
+    if (!negotiated) return;
+    const message = invalidateAttributes(nodeNumber(UPPER, directory));
+    write(message, message.byteLength);
+  },
+});
+
+const session = new Session(
+  tree,
+  {
+    write,
+    defer: (read) => say({ type: 'read', read }),
+    interrupt: (low, high) => say({ type: 'interrupt', low, high }),
+    negotiated: (agreed) => {
+      negotiated = true;
+      say({ type: 'negotiated', negotiated: agreed });
+    },
+  },
+  new Uint32Array(setup.counts),
+);
+
+function attach({ slot, tree: buffer, presence, fd }: SharedLayer): void {
+  tree.attach({ slot, tree: Tree.over(buffer), presence: new Presence(presence), fd });
+}
+
+setup.layers.forEach(attach);
+tree.setReferences(setup.references);
+
+const device = watchDevice(setup.fd, request.bytes, {
+  message: (length) => {
+    try {
+      session.handle(request, length);
+    } catch (error) {
+      say({ type: 'error', message: describeError(error) });
+      const reply = new Message(OUT_HEADER);
+      putHeader(reply.words, OUT_HEADER, -constants.errno.EIO, request.words[2], request.words[3]);
+      write(reply.bytes, OUT_HEADER);
+    }
+  },
+  end: (error) => say({ type: 'ended', message: error.message, code: (error as NodeJS.ErrnoException).code }),
+});
+
+if (setup.resume) {
+  const message = resendRequests();
+  try {
+    write(message, message.byteLength);
+  } catch (error) {
+    say({ type: 'error', message: `the kernel does not send unanswered requests again: ${describeError(error)}` });
+  }
+}
+
+port.on('message', (message: ToWorker) => {
+  if (message.type === 'close') {
+    device.close();
+    port.close();
+    return;
+  }
+  try {
+    if (message.type === 'attach') attach(message.layer);
+    else if (message.type === 'detach') tree.detach(message.slot);
+    else tree.setReferences(message.references);
+    say({ type: 'done', id: message.id });
+  } catch (error) {
+    say({ type: 'done', id: message.id, error: { code: codeOf(error), message: describeError(error) } });
+  }
+});

@@ -1,0 +1,154 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Descriptor } from '../image/descriptor.js';
+import { checkRange, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
+import { backoffMs } from '../util/backoff.js';
+import type { ErrorCode } from '../errors.js';
+import { RegistryError } from './errors.js';
+import type { Answer } from './exchange.js';
+import type { Location, Target, Transport } from './transport.js';
+
+/** A 200 answer to a range is read past up to this many bytes; further in, the registry counts as one without ranges. */
+const cheapSkip = 1024 * 1024;
+/** A transfer that broke after this much progress has not used up one of its tries. */
+const worthyProgress = 1024 * 1024;
+
+/**
+ * A blob in a registry, read by single ranges: one request for each `read` or `stream`, none at construction. The whole blob is
+ * asked for without a range, which every registry can answer. Its size is the descriptor's. What comes is counted and held
+ * against the range that was asked for; the digest is the caller's to check. A transfer that breaks goes on from the byte where
+ * it broke, a bounded number of times.
+ */
+export class BlobReader implements RandomAccessReader {
+  readonly size: number;
+  readonly #target: Target;
+  readonly #location: Location = {};
+
+  constructor(
+    private readonly transport: Transport,
+    name: { readonly host: string; readonly repository: string },
+    readonly descriptor: Descriptor,
+  ) {
+    this.size = descriptor.size;
+    const { host, repository } = name;
+    this.#target = { host, repository, path: `blobs/${descriptor.digest}`, capability: 'pull' };
+  }
+
+  /** @throws RegistryError; its code is UNSUPPORTED when the registry answers ranges with the whole blob */
+  async read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array> {
+    checkRange(this.size, offset, length);
+    const bytes = Buffer.allocUnsafeSlow(length);
+    let at = 0;
+    for await (const piece of this.stream(offset, length, options)) {
+      bytes.set(piece, at);
+      at += piece.byteLength;
+    }
+    return bytes;
+  }
+
+  /** @throws RegistryError; its code is UNSUPPORTED when the registry answers ranges with the whole blob */
+  async *stream(offset: number, length: number, options?: ReadOptions): AsyncGenerator<Uint8Array, void, undefined> {
+    checkRange(this.size, offset, length);
+    const { retryOptions } = this.transport;
+    const signal = options?.signal;
+    const end = offset + length;
+    let at = offset;
+    let triedAt = offset;
+    let tries = 0;
+    let skipLimit = cheapSkip;
+    while (at < end) {
+      const answer = await this.#request(at, end, skipLimit, signal);
+      const whole = answer.status === 200;
+      if (whole) skipLimit = Infinity;
+      let skip = whole ? at : 0;
+      let last: Uint8Array | undefined;
+      let failure: RegistryError | undefined;
+      try {
+        for await (const piece of answer) {
+          if (skip >= piece.byteLength) {
+            skip -= piece.byteLength;
+            continue;
+          }
+          const wanted = piece.subarray(skip, skip + end - at);
+          if (skip + wanted.byteLength < piece.byteLength && !(whole && end < this.size))
+            throw bad(answer, `expected ${end - offset} bytes, found more`);
+          skip = 0;
+          at += wanted.byteLength;
+          if (at < end) yield wanted;
+          else {
+            // Handed out only when the body has ended, so that who stops here does not close a good connection.
+            last = wanted;
+            if (whole && end < this.size) break;
+          }
+        }
+        if (at < end) failure = bad(answer, `expected ${end - offset} bytes, found the end after ${at - offset}`, true);
+      } catch (error) {
+        if (!(error instanceof RegistryError) || !error.retriable) throw error;
+        failure = error;
+      }
+      if (last !== undefined) {
+        yield last;
+        return;
+      }
+      if (at - triedAt >= worthyProgress) tries = 0;
+      triedAt = at;
+      if (++tries >= retryOptions.attempts) throw failure!;
+      await sleep(backoffMs(tries - 1, retryOptions), undefined, { signal });
+    }
+  }
+
+  async #request(at: number, end: number, skipLimit: number, signal: AbortSignal | undefined): Promise<Answer> {
+    const everything = at === 0 && end === this.size;
+    const answer = await this.transport.get(this.#target, {
+      headers: everything ? {} : { range: `bytes=${at}-${end - 1}` },
+      location: this.#location,
+      signal,
+    });
+    const error = this.#check(answer, at, end, skipLimit);
+    if (error === undefined) return answer;
+    await answer.discard();
+    throw error;
+  }
+
+  #check(answer: Answer, at: number, end: number, skipLimit: number): RegistryError | undefined {
+    const encoding = answer.header('content-encoding') ?? 'identity';
+    if (encoding !== 'identity') return bad(answer, `expected no content-encoding, found ${JSON.stringify(encoding)}`);
+    const ranged = answer.status === 206;
+    if (ranged) {
+      const found = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(answer.header('content-range') ?? '');
+      if (
+        found === null ||
+        Number(found[1]) !== at ||
+        Number(found[2]) !== end - 1 ||
+        (found[3] !== '*' && Number(found[3]) !== this.size)
+      ) {
+        const expected = `bytes ${at}-${end - 1}/${this.size}`;
+        return bad(answer, `expected content-range ${expected}, found ${answer.header('content-range') ?? 'none'}`);
+      }
+    } else if (at > skipLimit)
+      return bad(
+        answer,
+        `expected a range from byte ${at}, found the whole blob: no ranges here`,
+        false,
+        'UNSUPPORTED',
+      );
+    const length = answer.header('content-length');
+    const expected = ranged ? end - at : this.size;
+    if (length !== undefined && Number(length) !== expected)
+      return bad(answer, `expected content-length ${expected}, found ${JSON.stringify(length)}`);
+    return undefined;
+  }
+
+  /** Nothing to release: connections belong to the registry. */
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+function bad(answer: Answer, problem: string, retriable = false, code?: ErrorCode): RegistryError {
+  const { method, url } = answer.request;
+  const status = answer.status;
+  return new RegistryError(code ?? (retriable ? 'UNAVAILABLE' : 'DATA_LOSS'), problem, {
+    method,
+    url,
+    status,
+    retriable,
+  });
+}

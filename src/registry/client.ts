@@ -1,0 +1,162 @@
+import { verifyBytes } from '../digest/verify.js';
+import { FormatError, LazylayerError } from '../errors.js';
+import { checkDiffIds, maxConfigSize, parseConfig, type ImageConfig } from '../image/config.js';
+import type { Descriptor } from '../image/descriptor.js';
+import { parseIndex, parseManifest, type Manifest } from '../image/manifest.js';
+import { isIndexType, isManifestType } from '../image/mediatype.js';
+import { formatPlatform, hostPlatform, matchPlatform, type Platform } from '../image/platform.js';
+import { formatReference, type Reference } from '../image/reference.js';
+import { Authorizer } from './auth/authorizer.js';
+import type { Credential } from './auth/credentials.js';
+import { BlobReader } from './blob-reader.js';
+import { Dispatchers, type Timeouts } from './dispatchers.js';
+import { fetchManifestDocument, verifyDocument, type FetchedManifest } from './documents.js';
+import { Exchanger, type RequestRecord } from './exchange.js';
+import { HostResolver } from './host-resolver.js';
+import type { HostsConfig } from './hosts.js';
+import { Transport, type RetryOptions } from './transport.js';
+
+export interface RegistryOptions {
+  /** Per host, as config.toml gives it; goes before certs.d. */
+  readonly hosts?: HostsConfig;
+  /** Directories laid out like containerd's certs.d, the first that knows a host wins. Read again when they change. */
+  readonly certsDirs?: readonly string[];
+  /** Hosts (with port) that are asked by plain HTTP besides those on loopback. */
+  readonly plainHttp?: readonly string[];
+  readonly timeouts?: Partial<Timeouts>;
+  readonly retry?: Partial<RetryOptions>;
+  /** Asked before the credential files. */
+  readonly credentials?: (host: string, repository: string) => Promise<Credential | undefined>;
+  /** Called once for each request, when its body has ended. */
+  readonly onRequest?: (record: RequestRecord) => void;
+  /** Where proxies, credential files and helpers are looked up. Default: the process's. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
+/** An image of one platform: its manifest and config, both verified by digest. */
+export interface ResolvedImage {
+  readonly reference: Reference;
+  /** Of the platform's manifest. */
+  readonly descriptor: Descriptor;
+  readonly manifestBytes: Uint8Array;
+  readonly manifest: Manifest;
+  readonly configBytes: Uint8Array;
+  readonly config: ImageConfig;
+}
+
+export interface ResolveOptions {
+  /** Default: the host's. */
+  readonly platform?: Platform;
+  readonly signal?: AbortSignal;
+}
+
+type Name = Pick<Reference, 'host' | 'repository'>;
+
+const defaultTimeouts: Timeouts = { connectMs: 10_000, headersMs: 30_000, bodyMs: 30_000 };
+const defaultRetry: RetryOptions = { attempts: 4, baseMs: 200, maxMs: 5_000, maxRetryAfterMs: 30_000 };
+
+/** Registries by the OCI distribution protocol. One object for a process: it keeps connections, tokens and what hosts.toml says. */
+export class Registry implements AsyncDisposable {
+  readonly #dispatchers: Dispatchers;
+  readonly #exchanger: Exchanger;
+  readonly #transport: Transport;
+
+  constructor(options: RegistryOptions = {}) {
+    const timeouts = { ...defaultTimeouts, ...options.timeouts };
+    this.#dispatchers = new Dispatchers(timeouts, options.env);
+    this.#exchanger = new Exchanger(this.#dispatchers, timeouts, options.onRequest);
+    const hosts = new HostResolver(options);
+    const authorizer = new Authorizer(this.#exchanger, async (host, repository) => {
+      const credential = await options.credentials?.(host, repository);
+      return { credential, problems: [] };
+    });
+    this.#transport = new Transport((host) => hosts.endpoints(host), this.#exchanger, authorizer, {
+      ...defaultRetry,
+      ...options.retry,
+    });
+  }
+
+  /** Requests sent, token and redirected ones included, and body bytes received. */
+  get stats(): { requests: number; bytes: number } {
+    return { ...this.#exchanger.counters };
+  }
+
+  /**
+   * Index, the platform's manifest, config: at most three requests for a tag of an index, two for a manifest, where no
+   * authorization is needed. All are verified by digest and size.
+   * @throws RegistryError, VerificationError, FormatError; NOT_FOUND where the index has nothing for the platform
+   */
+  async resolve(reference: Reference, options: ResolveOptions = {}): Promise<ResolvedImage> {
+    const { signal } = options;
+    let found = await this.fetchManifest(reference, options);
+    if (isIndexType(typeOf(found))) {
+      const chosen = choose(reference, found, options.platform ?? hostPlatform());
+      found = await fetchManifestDocument(this.#transport, reference, chosen.digest, signal);
+      verifyDocument(found, chosen, `manifest of ${formatReference(reference)}`);
+      found = { bytes: found.bytes, descriptor: { ...chosen, mediaType: typeOf(found) } };
+    }
+    const mediaType = typeOf(found);
+    if (!isManifestType(mediaType))
+      throw new LazylayerError(
+        'UNSUPPORTED',
+        `${formatReference(reference)}: expected an OCI or Docker schema 2 manifest, found ${JSON.stringify(mediaType)}`,
+      );
+    const manifest = parseManifest(found.bytes, mediaType);
+    const configBytes = await this.fetchBlob(reference, manifest.config, { signal, limit: maxConfigSize });
+    const config = parseConfig(configBytes);
+    checkDiffIds(manifest, config);
+    const descriptor = { ...found.descriptor, mediaType };
+    return { reference, descriptor, manifestBytes: found.bytes, manifest, configBytes, config };
+  }
+
+  /** The manifest or index that a reference names, whatever it is: by its digest where it has one, else by its tag. */
+  async fetchManifest(reference: Reference, options: { signal?: AbortSignal } = {}): Promise<FetchedManifest> {
+    const wanted = reference.digest ?? reference.tag ?? 'latest';
+    return fetchManifestDocument(this.#transport, reference, wanted, options.signal);
+  }
+
+  /** A reader on a blob. Sends nothing. */
+  openBlob(name: Name, descriptor: Descriptor): BlobReader {
+    return new BlobReader(this.#transport, name, descriptor);
+  }
+
+  /** A whole blob in memory, verified. `limit` in bytes is held before anything is sent. */
+  async fetchBlob(
+    name: Name,
+    descriptor: Descriptor,
+    options: { signal?: AbortSignal; limit: number },
+  ): Promise<Uint8Array> {
+    const what = `blob ${name.host}/${name.repository}@${descriptor.digest}`;
+    if (descriptor.size > options.limit)
+      throw new FormatError(what, { expected: `at most ${options.limit} bytes`, found: `${descriptor.size}` });
+    const bytes = await this.openBlob(name, descriptor).read(0, descriptor.size, options);
+    verifyBytes(bytes, descriptor.digest, what);
+    return bytes;
+  }
+
+  /** Ends every transfer and closes every connection. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#dispatchers[Symbol.asyncDispose]();
+  }
+}
+
+/** What a document says it is; where it does not say, what the registry called it. */
+function typeOf(found: FetchedManifest): string {
+  try {
+    const { mediaType } = JSON.parse(Buffer.from(found.bytes).toString('utf8')) as { mediaType?: unknown };
+    return typeof mediaType === 'string' ? mediaType : found.descriptor.mediaType;
+  } catch {
+    return found.descriptor.mediaType;
+  }
+}
+
+function choose(reference: Reference, found: FetchedManifest, platform: Platform): Descriptor {
+  const { manifests } = parseIndex(found.bytes, found.descriptor.mediaType);
+  const chosen = matchPlatform(manifests, platform);
+  if (chosen !== undefined) return chosen;
+  const offered = manifests.flatMap((m) => (m.platform === undefined ? [] : [formatPlatform(m.platform)]));
+  throw new LazylayerError(
+    'NOT_FOUND',
+    `${formatReference(reference)}: expected an image for ${formatPlatform(platform)}, found ${offered.join(', ') || 'none with a platform'}`,
+  );
+}

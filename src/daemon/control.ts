@@ -1,0 +1,95 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { chmod, rm } from 'node:fs/promises';
+import { once } from 'node:events';
+import type { CacheUsage } from '../cache/chunk-cache.js';
+import { codeOf, describeError, LazylayerError } from '../errors.js';
+import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import type { MountAnswer, WireError } from './protocol.js';
+
+/** What the control socket offers; the daemon implements it. */
+export interface ControlHandler {
+  mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo>;
+  umount(target: string, lazy: boolean): Promise<void>;
+  list(): Promise<MountInfo[]>;
+  /** Resolves when nothing of ours is mounted at the target any more. */
+  gone(target: string, signal: AbortSignal): Promise<void>;
+  cacheUsage(): Promise<CacheUsage>;
+  cachePrune(options: { all: boolean; keepBytes?: number }): Promise<{ layers: number; bytes: number }>;
+}
+
+const statusOf = (error: WireError) =>
+  error.code === 'NOT_FOUND' ? 404 : error.code === 'INVALID_ARGUMENT' ? 400 : 500;
+
+export function toWire(error: unknown): WireError {
+  return { code: codeOf(error), message: describeError(error) };
+}
+
+export function fromWire(error: WireError): LazylayerError {
+  return new LazylayerError(error.code, error.message);
+}
+
+/** HTTP with JSON on a unix socket that only its owner can open. A caller that hangs up cancels what it asked for. */
+export async function listenControl(path: string, handler: ControlHandler): Promise<Server> {
+  const server = createServer((request, response) => {
+    const gone = new AbortController();
+    response.once('close', () => gone.abort(new LazylayerError('ABORTED', 'the client hung up')));
+    serve(request, response, handler, gone.signal).catch((error: unknown) => {
+      if (response.headersSent) return void response.destroy();
+      const wire = toWire(error);
+      response.writeHead(statusOf(wire), { 'content-type': 'application/json' }).end(JSON.stringify({ error: wire }));
+    });
+  });
+  server.requestTimeout = 0;
+  await rm(path, { force: true });
+  server.listen(path);
+  await once(server, 'listening');
+  await chmod(path, 0o600);
+  return server;
+}
+
+async function serve(request: IncomingMessage, response: ServerResponse, handler: ControlHandler, signal: AbortSignal) {
+  const url = new URL(request.url ?? '/', 'http://daemon');
+  const target = url.searchParams.get('target') ?? '';
+  switch (`${request.method} ${url.pathname}`) {
+    case 'POST /mounts':
+      return mount(response, handler, (await readJson(request)) as MountRequest, signal);
+    case 'GET /mounts':
+      return sendJson(response, await handler.list());
+    case 'DELETE /mounts':
+      await handler.umount(target, url.searchParams.get('lazy') === 'true');
+      return sendJson(response, {});
+    case 'GET /mounts/gone':
+      await handler.gone(target, signal);
+      return sendJson(response, {});
+    case 'GET /cache':
+      return sendJson(response, await handler.cacheUsage());
+    case 'POST /cache/prune':
+      return sendJson(
+        response,
+        await handler.cachePrune((await readJson(request)) as { all: boolean; keepBytes?: number }),
+      );
+    default:
+      throw new LazylayerError('NOT_FOUND', `control socket: no ${request.method} ${url.pathname} here`);
+  }
+}
+
+async function mount(response: ServerResponse, handler: ControlHandler, request: MountRequest, signal: AbortSignal) {
+  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  const say = (answer: MountAnswer) => response.write(`${JSON.stringify(answer)}\n`);
+  try {
+    say({ mounted: await handler.mount(request, (progress) => say({ progress }), signal) });
+  } catch (error) {
+    say({ error: toWire(error) });
+  }
+  response.end();
+}
+
+function sendJson(response: ServerResponse, value: unknown): void {
+  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(value));
+}
+
+async function readJson(request: IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = [];
+  for await (const part of request) parts.push(part as Buffer);
+  return JSON.parse(Buffer.concat(parts).toString());
+}

@@ -1,0 +1,133 @@
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { tryLock } from 'fs-native-extensions';
+import type { Config } from '../config/config.js';
+import { LazylayerError } from '../errors.js';
+import { openConnection } from '../fuse/mount.js';
+import { releaseStale } from '../mount/stale.js';
+import { toWire } from './control.js';
+import { layoutOf, type Layout } from './layout.js';
+import { createLogger, type Logger } from './log.js';
+import type { HolderReport, ServeOrder, ServeReport } from './protocol.js';
+
+/** A serving process that dies more often than this many times in a minute is not started again. */
+const deathsPerMinute = 5;
+
+/**
+ * The parent of the serving process. It opens `/dev/fuse`, mounts, and keeps the descriptor, so that the connection outlives a
+ * serving process: when one dies, the next goes on with the same mount and readers that were waiting get their bytes. It holds
+ * the root's lock, does nothing else, and so has nothing to die of.
+ */
+class Holder {
+  readonly #layout: Layout;
+  readonly #log: Logger;
+  #lock = -1;
+  #fuse = -1;
+  #deaths: number[] = [];
+  #child: ChildProcess | undefined;
+  #ending = false;
+
+  constructor(private readonly config: Config) {
+    this.#layout = layoutOf(config.root);
+    this.#log = createLogger(config.log_level, 'holder');
+  }
+
+  /** Resolves when the mount answers; `ended` is the exit status of the whole daemon. */
+  async start(): Promise<{ ended: Promise<number> }> {
+    const { root, lock, fuse, empty, uppers, mounts } = this.#layout;
+    await mkdir(root, { recursive: true, mode: 0o700 });
+    this.#lock = openSync(lock, 'a', 0o600);
+    if (!tryLock(this.#lock))
+      throw new LazylayerError(
+        'BUSY',
+        `${root} is in use by another lazylayer process: use another --root, or wait for its end`,
+      );
+    for (const target of await releaseStale(this.#layout.fuse, mounts))
+      this.#log.warn({ target }, 'took away a mount that a dead daemon had left');
+    for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end());
+    try {
+      if (this.config.fuse.backend === 'kernel') this.#fuse = (await openConnection(fuse)).fd;
+      return { ended: this.#supervise(await this.#startChild(false)) };
+    } catch (error) {
+      await this.#close(1);
+      throw error;
+    }
+  }
+
+  #end(): void {
+    this.#ending = true;
+    this.#child?.kill('SIGTERM');
+  }
+
+  async #startChild(resume: boolean): Promise<Promise<number>> {
+    const child = fork(fileURLToPath(new URL('serve.js', import.meta.url)), {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#lock, ...(this.#fuse < 0 ? [] : [this.#fuse])],
+    });
+    this.#child = child;
+    const exited = once(child, 'exit').then(([status]) => (status as number | null) ?? 1);
+    const ready = new Promise<void>((resolve, reject) => {
+      child.on('message', (report: ServeReport) => {
+        if (report.kind === 'ready') resolve();
+        else reject(new LazylayerError(report.error.code, report.error.message));
+      });
+      void exited.then((status) =>
+        reject(new LazylayerError('INTERNAL', `the serving process ended at its start (${status})`)),
+      );
+    });
+    const order: ServeOrder = { config: this.config, resume };
+    child.send(order);
+    await ready;
+    return exited;
+  }
+
+  /** Follows serving processes until one ends on purpose, or they die too often to go on. */
+  async #supervise(exited: Promise<number>): Promise<number> {
+    for (;;) {
+      const status = await exited;
+      if (status === 0 || this.#ending) return this.#close(status);
+      const now = Date.now();
+      this.#deaths = [...this.#deaths.filter((at) => now - at < 60_000), now];
+      this.#log.error({ status, deaths: this.#deaths.length }, 'the serving process died');
+      if (this.#fuse < 0 || this.#deaths.length > deathsPerMinute) return this.#close(1);
+      try {
+        exited = await this.#startChild(true);
+        this.#log.info('a new serving process goes on with the mount');
+      } catch (error) {
+        this.#log.error({ error: toWire(error) }, 'a new serving process could not start');
+        exited = Promise.resolve(1);
+      }
+    }
+  }
+
+  /** After a clean end there is nothing left to take away; after a failure, everything. */
+  async #close(status: number): Promise<number> {
+    if (this.#fuse >= 0) closeSync(this.#fuse);
+    if (status !== 0) await releaseStale(this.#layout.fuse, this.#layout.mounts);
+    await rm(this.#layout.control, { force: true });
+    closeSync(this.#lock);
+    return status;
+  }
+}
+
+process.title = 'lazylayer-holder';
+process.once('message', (config: Config) => {
+  const report = (message: HolderReport) => {
+    if (process.connected) process.send!(message, () => process.disconnect());
+  };
+  new Holder(config)
+    .start()
+    .then(({ ended }) => {
+      report({ kind: 'ready' });
+      return ended;
+    })
+    .catch((error: unknown) => {
+      report({ kind: 'failed', error: toWire(error) });
+      return 1;
+    })
+    .then((status) => process.exit(status))
+    .catch(() => process.exit(1));
+});

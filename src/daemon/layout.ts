@@ -1,0 +1,18 @@
+import { join } from 'node:path';
+
+/** Where things are below one root. Everything is private to its owner: images may be private, and hold setuid programs. */
+export function layoutOf(root: string) {
+  return {
+    root,
+    lock: join(root, 'lock'),
+    control: join(root, 'control.sock'),
+    log: join(root, 'daemon.log'),
+    fuse: join(root, 'fuse'),
+    pool: join(root, 'pool'),
+    mounts: join(root, 'mounts'),
+    uppers: join(root, 'uppers'),
+    empty: join(root, 'empty'),
+  };
+}
+
+export type Layout = ReturnType<typeof layoutOf>;

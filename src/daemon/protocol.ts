@@ -1,0 +1,28 @@
+import type { Config } from '../config/config.js';
+import type { ErrorCode } from '../errors.js';
+import type { MountInfo, MountProgress } from '../mount/request.js';
+
+/** One line of the answer to a mount request (newline-delimited JSON): any number of progress lines, then one of the others. */
+export type MountAnswer =
+  { readonly progress: MountProgress } | { readonly mounted: MountInfo } | { readonly error: WireError };
+
+export interface WireError {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+/** From the holder to the serving process, once, over IPC; the descriptors come as stdio (see `descriptors`). */
+export interface ServeOrder {
+  readonly config: Config;
+  /** The FUSE connection was negotiated and served before, by a process that died. */
+  readonly resume: boolean;
+}
+
+/** From the serving process to the holder. */
+export type ServeReport = { readonly kind: 'ready' } | { readonly kind: 'failed'; readonly error: WireError };
+
+/** From the holder to the command that started it. */
+export type HolderReport = { readonly kind: 'ready' } | { readonly kind: 'failed'; readonly error: WireError };
+
+/** Descriptors that the serving process is born with, beside stdio and IPC. */
+export const descriptors = { ipc: 3, lock: 4, fuse: 5 } as const;

@@ -1,0 +1,90 @@
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeError } from '../errors.js';
+import { Mounts } from '../mount/mounts.js';
+import { unmount } from '../mount/overlay.js';
+import { ServedLayers } from '../mount/served.js';
+import { Workspace } from '../workspace/workspace.js';
+import { listenControl, toWire } from './control.js';
+import { startFuse } from './fuse.js';
+import { layoutOf } from './layout.js';
+import { createLogger } from './log.js';
+import type { ServeOrder, ServeReport } from './protocol.js';
+
+const report = (message: ServeReport) => {
+  if (process.connected) process.send!(message);
+};
+
+/** How long a daemon that was started for a mount waits for it, in milliseconds. */
+const firstMountMs = 60_000;
+
+/** The serving process: everything but the descriptor's keeping. Ends with status 0 only when nothing is mounted any more. */
+async function serve({ config, resume }: ServeOrder): Promise<void> {
+  const log = createLogger(config.log_level, 'lazylayer');
+  const layout = layoutOf(config.root);
+  const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
+
+  const workspace = await Workspace.open(config, {
+    onEvent: (event, fields) => log.info(fields, event),
+    onError: fault,
+  });
+  const served = new ServedLayers();
+  let end!: (why: string) => void;
+  const ended = new Promise<string>((resolve) => (end = resolve));
+  const mounts = new Mounts({
+    workspace,
+    served,
+    base: layout.fuse,
+    records: layout.mounts,
+    uppers: layout.uppers,
+    empty: layout.empty,
+    onError: fault,
+    onEmpty: () => end('nothing is mounted any more'),
+  });
+  await mounts.releaseLeftovers();
+  // The layers of a connection that goes on must be there before its first request is read.
+  if (resume) await mounts.restore();
+  const fuse = await startFuse(config, served, { resume, onError: fault });
+  const control = await listenControl(layout.control, {
+    mount: (request, onProgress, signal) => mounts.mount(request, onProgress, signal),
+    umount: (target, lazy) => mounts.umount(target, { lazy }),
+    list: async () => mounts.list(),
+    gone: (target, signal) => mounts.gone(target, signal),
+    cacheUsage: () => workspace.cacheUsage(),
+    cachePrune: (options) => workspace.cache.prune(options),
+  });
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => end(signal));
+  void fuse.ended.then(() => end('the FUSE mount was taken away'));
+  log.info({ root: config.root, backend: config.fuse.backend, resumed: resume }, 'serving');
+  report({ kind: 'ready' });
+
+  const idle = setTimeout(() => mounts.list().length === 0 && end('nobody asked for a mount'), firstMountMs);
+  log.info({ why: await ended }, 'ending');
+  clearTimeout(idle);
+  await mounts[Symbol.asyncDispose]();
+  await unmount(layout.fuse, { lazy: true });
+  await fuse[Symbol.asyncDispose]();
+  await workspace[Symbol.asyncDispose]();
+  await closeControl(control);
+}
+
+/** Lets answers that are under way go out, so that a client learns how its last request ended; then hangs up. */
+async function closeControl(control: Server): Promise<void> {
+  const closed = once(control, 'close');
+  control.close();
+  control.closeIdleConnections();
+  await Promise.race([closed, sleep(1000)]);
+  control.closeAllConnections();
+}
+
+process.title = 'lazylayer';
+process.once('message', (order: ServeOrder) => {
+  serve(order)
+    .then(() => process.exit(0))
+    .catch((error: unknown) => {
+      console.error(describeError(error));
+      report({ kind: 'failed', error: toWire(error) });
+      process.exit(1);
+    });
+});

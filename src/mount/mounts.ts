@@ -1,0 +1,300 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
+import { LazylayerError } from '../errors.js';
+import type { Layer } from '../layer/layer.js';
+import { writeFileAtomic } from '../util/atomic-file.js';
+import { listMounts } from '../util/mountinfo.js';
+import { imageOf } from '../workspace/image.js';
+import type { Image, Workspace } from '../workspace/workspace.js';
+import { mountOverlay, OVERLAY_SOURCE, unmount } from './overlay.js';
+import type { MountInfo, MountProgress, MountRequest } from './request.js';
+import type { ServedLayers } from './served.js';
+
+/** How often the kernel's mount table is looked at for mounts that somebody else took away, in milliseconds. */
+const watchMs = 2000;
+
+export interface MountsOptions {
+  readonly workspace: Workspace;
+  readonly served: ServedLayers;
+  /** Mount point of the one FUSE mount. */
+  readonly base: string;
+  /** Directory of records, one a mount; they tell the next serving process, or the next daemon, what is mounted. */
+  readonly records: string;
+  /** Directory of temporary uppers. */
+  readonly uppers: string;
+  /** An empty directory. */
+  readonly empty: string;
+  /** Called with what went wrong while nobody waits, such as in a background fetch. */
+  readonly onError: (what: string, error: unknown) => void;
+  /** Called whenever the last mount has gone. */
+  readonly onEmpty: () => void;
+}
+
+/** What is kept on disk of a mount: enough to serve it again without asking the registry. */
+interface Record {
+  readonly request: MountRequest;
+  readonly reference: string;
+  /** Base64, as are the config's: bytes whose digests must survive. */
+  readonly manifestBytes: string;
+  readonly configBytes: string;
+  readonly mediaType: string;
+  readonly upper?: string;
+  readonly temporary: boolean;
+  readonly since: string;
+}
+
+interface Mounted {
+  readonly id: string;
+  readonly record: Record;
+  readonly image: Image;
+  readonly layers: readonly Layer[];
+  /** Ends prefetch and background fetch. */
+  readonly fetching: AbortController;
+}
+
+/** Images mounted by hand: an overlay over the layers' directories in the one FUSE mount. */
+export class Mounts implements AsyncDisposable {
+  readonly #options: MountsOptions;
+  readonly #mounted = new Map<string, Mounted>();
+  readonly #pending = new Set<string>();
+  readonly #leavers = new Map<string, Set<() => void>>();
+  readonly #watch: NodeJS.Timeout;
+  #closed = false;
+
+  constructor(options: MountsOptions) {
+    this.#options = options;
+    this.#watch = setInterval(() => {
+      this.#sweep().catch((error: unknown) => options.onError('look at the mount table', error));
+    }, watchMs);
+    this.#watch.unref();
+  }
+
+  /** Takes back the uses of mounts that there are no records of: a daemon that died left them. */
+  async releaseLeftovers(): Promise<void> {
+    const { pool } = this.#options.workspace;
+    const ids = new Set((await readdir(this.#options.records)).map(useKey));
+    for (const { reference, platform, uses } of [...pool.entries()])
+      for (const key of uses.keys())
+        if (key.startsWith(useKey('')) && !ids.has(key)) pool.release(reference, key, platform);
+  }
+
+  /** After a serving process died: opens again what its mounts are made of. The mounts themselves are still there. */
+  async restore(): Promise<void> {
+    const { records, onError } = this.#options;
+    for (const id of await readdir(records)) {
+      try {
+        const record = JSON.parse(await readFile(join(records, id), 'utf8')) as Record;
+        const [manifest, config] = [record.manifestBytes, record.configBytes].map((text) =>
+          Buffer.from(text, 'base64'),
+        );
+        const image = imageOf(record.reference, manifest, config, { mediaType: record.mediaType });
+        const layers = await this.#openLayers(image, record.request, () => {});
+        await this.#serve({ id, record, image, layers, fetching: new AbortController() });
+      } catch (error) {
+        onError(`restore mount ${id}`, error);
+      }
+    }
+    await this.#sweep();
+  }
+
+  async mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo> {
+    if (this.#closed) throw new LazylayerError('BUSY', 'the daemon of this root is ending: try again');
+    const target = await checkTarget(request.target);
+    if (this.#mounted.has(target) || this.#pending.has(target))
+      throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
+    this.#pending.add(target);
+    try {
+      return await this.#mountAt({ ...request, target }, onProgress, signal);
+    } finally {
+      this.#pending.delete(target);
+      this.#announceIfEmpty();
+    }
+  }
+
+  async #mountAt(
+    request: MountRequest,
+    onProgress: (p: MountProgress) => void,
+    signal: AbortSignal,
+  ): Promise<MountInfo> {
+    const { workspace, records } = this.#options;
+    const image = await workspace.image(request.image, { platform: request.platform, signal });
+    if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
+    const layers = await this.#openLayers(image, request, onProgress, signal);
+    const id = randomBytes(6).toString('hex');
+    const upper = request.upper ?? (request.rw === true ? join(this.#options.uppers, id) : undefined);
+    const record: Record = {
+      request,
+      reference: image.reference,
+      manifestBytes: Buffer.from(image.manifestBytes).toString('base64'),
+      configBytes: Buffer.from(image.configBytes).toString('base64'),
+      mediaType: image.manifest.mediaType,
+      upper,
+      temporary: request.upper === undefined,
+      since: new Date().toISOString(),
+    };
+    const mounted: Mounted = { id, record, image, layers, fetching: new AbortController() };
+    await this.#serve(mounted);
+    try {
+      await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
+      await this.#overlay(mounted, signal);
+    } catch (error) {
+      await this.#forget(mounted);
+      throw error;
+    }
+    return this.#info(mounted);
+  }
+
+  async #openLayers(
+    image: Image,
+    request: MountRequest,
+    onProgress: (p: MountProgress) => void,
+    signal?: AbortSignal,
+  ): Promise<Layer[]> {
+    return this.#options.workspace.openLayers(image, {
+      allowNoVerification: request.allowNoVerification,
+      signal,
+      onDownload: (progress) => onProgress({ kind: 'download', ...progress }),
+    });
+  }
+
+  /** Puts the layers into the served tree and starts to fetch what will be read. */
+  async #serve(mounted: Mounted): Promise<void> {
+    const { served, workspace, onError } = this.#options;
+    const { id, image, layers, record, fetching } = mounted;
+    await served.add(image.reference, layers);
+    workspace.pool.use(image.reference, useKey(id), record.request.platform);
+    this.#mounted.set(record.request.target, mounted);
+    const { signal } = fetching;
+    workspace.layers
+      .fetchAhead(layers, { background: record.request.backgroundFetch, signal })
+      .catch((error: unknown) => {
+        if (!signal.aborted) onError(`fetch ${image.reference} ahead`, error);
+      });
+  }
+
+  async #overlay({ layers, record }: Mounted, signal: AbortSignal): Promise<void> {
+    const { upper } = record;
+    const writable = upper === undefined ? undefined : { upper: join(upper, 'upper'), work: join(upper, 'work') };
+    if (writable !== undefined)
+      for (const dir of Object.values(writable)) await mkdir(dir, { recursive: true, mode: 0o755 });
+    await mountOverlay(
+      {
+        base: this.#options.base,
+        lower: layers.map((layer) => `l/${layer.slot}`).reverse(),
+        empty: this.#options.empty,
+        writable,
+        target: record.request.target,
+      },
+      signal,
+    );
+  }
+
+  async umount(path: string, options: { lazy?: boolean } = {}): Promise<void> {
+    const target = this.#mounted.has(path) ? path : await realpath(path).catch(() => path);
+    const mounted = this.#mounted.get(target);
+    if (mounted === undefined)
+      throw new LazylayerError(
+        'NOT_FOUND',
+        `${target} has no image mounted; \`lazylayer ps\` shows the mounts there are`,
+      );
+    await unmount(target, options);
+    await this.#forget(mounted);
+  }
+
+  list(): MountInfo[] {
+    return [...this.#mounted.values()].map((m) => this.#info(m));
+  }
+
+  /** Resolves when no image of ours is mounted at `target`; rejects with the signal's reason. */
+  async gone(target: string, signal: AbortSignal): Promise<void> {
+    if (!this.#mounted.has(target)) return;
+    const leavers = this.#leavers.get(target) ?? new Set();
+    this.#leavers.set(target, leavers);
+    await new Promise<void>((resolve, reject) => {
+      leavers.add(resolve);
+      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    });
+  }
+
+  /** Lets go of mounts that somebody else took away, such as umount(8). */
+  async #sweep(): Promise<void> {
+    if (this.#mounted.size === 0) return;
+    const there = new Set((await listMounts()).filter((m) => m.source === OVERLAY_SOURCE).map((m) => m.target));
+    for (const [target, mounted] of this.#mounted)
+      if (!there.has(target) && !this.#pending.has(target)) await this.#forget(mounted);
+  }
+
+  async #forget(mounted: Mounted): Promise<void> {
+    const { records, served, workspace } = this.#options;
+    const { record, image, layers, id } = mounted;
+    const { target } = record.request;
+    if (this.#mounted.get(target) !== mounted) return;
+    this.#mounted.delete(target);
+    mounted.fetching.abort(new LazylayerError('ABORTED', 'unmounted'));
+    workspace.pool.release(image.reference, useKey(id), record.request.platform);
+    await served.remove(image.reference, layers);
+    await rm(join(records, id), { force: true });
+    if (record.upper !== undefined && record.temporary) await rm(record.upper, { recursive: true, force: true });
+    for (const leave of this.#leavers.get(target) ?? []) leave();
+    this.#leavers.delete(target);
+    this.#announceIfEmpty();
+  }
+
+  #announceIfEmpty(): void {
+    if (this.#mounted.size === 0 && this.#pending.size === 0) this.#options.onEmpty();
+  }
+
+  #info({ record, image, layers }: Mounted): MountInfo {
+    const sum = (of: (layer: Layer) => number) => layers.reduce((total, layer) => total + of(layer), 0);
+    return {
+      target: record.request.target,
+      image: image.reference,
+      digest: image.digest,
+      readOnly: record.upper === undefined,
+      upper: record.upper,
+      layers: layers.length,
+      lazyLayers: layers.filter((l) => l.lazy.lazy).length,
+      fetchedBytes: sum((l) => l.stats.fetchedBytes),
+      requests: sum((l) => l.stats.requests),
+      totalBytes: sum((l) => l.size),
+      presentBytes: sum((l) => l.stats.presentBytes),
+      contentBytes: sum((l) => l.stats.totalBytes),
+      pid: process.pid,
+      since: record.since,
+    };
+  }
+
+  /** Unmounts everything, what is busy lazily, so that nothing is left that only answers ENOTCONN. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#watch);
+    for (const mounted of [...this.#mounted.values()].reverse()) {
+      const { target } = mounted.record.request;
+      await unmount(target).catch((error: unknown) => {
+        this.#options.onError(`unmount ${target}`, error);
+        return unmount(target, { lazy: true });
+      });
+      await this.#forget(mounted);
+    }
+  }
+}
+
+/** The refPool's uses by mounts carry the mount's id, so that those of a daemon that died can be told and taken back. */
+const useKey = (id: string) => `mount ${id}`;
+
+async function checkTarget(target: string): Promise<string> {
+  if (!isAbsolute(target))
+    throw new LazylayerError('INVALID_ARGUMENT', `mount point: expected an absolute path, found ${target}`);
+  const real = await realpath(target).catch((cause: unknown) => {
+    throw new LazylayerError('NOT_FOUND', `mount point ${target}: expected a directory, found nothing: make it first`, {
+      cause,
+    });
+  });
+  if (!(await stat(real)).isDirectory())
+    throw new LazylayerError(
+      'NOT_A_DIRECTORY',
+      `mount point ${target}: expected a directory, found another type of file`,
+    );
+  return real;
+}

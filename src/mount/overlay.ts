@@ -1,0 +1,83 @@
+import { LazylayerError } from '../errors.js';
+import { CommandError, runCommand } from '../util/command.js';
+import { listMounts } from '../util/mountinfo.js';
+
+/** What our overlays name as their source, so that they are known again in the kernel's mount table. */
+export const OVERLAY_SOURCE = 'lazylayer';
+
+/** The kernel takes at most one page of mount options, its terminating NUL included (mount(2)). */
+const optionBytes = 4096;
+
+export interface OverlayMount {
+  /** Where the layers' directories are named from: the FUSE mount. */
+  readonly base: string;
+  /** Layer directories below `base`, topmost first. */
+  readonly lower: readonly string[];
+  /** An empty directory: overlayfs takes no read-only mount of a single layer. */
+  readonly empty: string;
+  readonly writable?: { readonly upper: string; readonly work: string };
+  readonly target: string;
+}
+
+/** @throws INVALID_ARGUMENT for a path that overlayfs options cannot carry, or more layers than they have room for. */
+export function overlayOptions(mount: OverlayMount): string {
+  const options: string[] = [];
+  if (mount.writable !== undefined)
+    options.push(`upperdir=${plain(mount.writable.upper)}`, `workdir=${plain(mount.writable.work)}`);
+  else options.push('ro');
+  const lower = [...mount.lower];
+  if (lower.length === 0 || (lower.length === 1 && mount.writable === undefined)) lower.push(plain(mount.empty));
+  options.push(`lowerdir=${lower.join(':')}`);
+  const text = options.join(',');
+  if (Buffer.byteLength(text) >= optionBytes)
+    throw new LazylayerError(
+      'INVALID_ARGUMENT',
+      `overlay of ${mount.lower.length} layers: expected at most ${optionBytes - 1} bytes of mount options, found ${Buffer.byteLength(text)}`,
+    );
+  return text;
+}
+
+function plain(path: string): string {
+  if (/[,:\\]/.test(path))
+    throw new LazylayerError(
+      'INVALID_ARGUMENT',
+      `path for overlayfs: expected one without ',', ':' and '\\', found ${path}`,
+    );
+  return path;
+}
+
+/**
+ * Mounts an overlay. The program that does it changes into the FUSE mount on its own, so that layers have short relative names
+ * and this process, which may serve that mount, never touches it.
+ */
+export async function mountOverlay(mount: OverlayMount, signal?: AbortSignal): Promise<void> {
+  const enter = 'cd "$0" && exec "$@"';
+  const command = ['mount', '-i', '-t', 'overlay', '-o', overlayOptions(mount), OVERLAY_SOURCE, mount.target];
+  await runCommand('sh', ['-c', enter, mount.base, ...command], { signal });
+}
+
+/**
+ * Unmounts the topmost mount at a directory; nothing where there is none.
+ * @throws BUSY where files on it are in use, unless `lazy` (then it leaves the tree at once and ends with its last user).
+ */
+export async function unmount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
+  try {
+    await runCommand('umount', ['-i', ...(options.lazy === true ? ['-l'] : []), target]);
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    if (!(await isMounted(target))) return;
+    if (/busy/.test(error.said))
+      throw new LazylayerError(
+        'BUSY',
+        `${target} is in use: end what runs or stands in it (fuser -vm ${target}), or use --lazy`,
+        {
+          cause: error,
+        },
+      );
+    throw error;
+  }
+}
+
+export async function isMounted(target: string): Promise<boolean> {
+  return (await listMounts()).some((m) => m.target === target);
+}

@@ -1,0 +1,77 @@
+import { LazylayerError } from '../errors.js';
+import type { LayerView } from '../fs/layer-nodes.js';
+import type { References } from '../fs/served-tree.js';
+import type { FuseServer } from '../fuse/server.js';
+import type { Layer } from '../layer/layer.js';
+
+interface Served {
+  readonly layer: Layer;
+  /** How many images that are mounted have it. */
+  uses: number;
+}
+
+/** Which layers the one FUSE mount shows, counted: a layer that several images share is there once, until the last lets go. */
+export class ServedLayers {
+  readonly #layers = new Map<number, Served>();
+  readonly #references = new Map<string, { layers: readonly Layer[]; uses: number }>();
+  #fuse: FuseServer | undefined;
+
+  /** What a server that is about to start must show from its first request on. */
+  initial(): { layers: LayerView[]; references: References } {
+    return { layers: [...this.#layers.values()].map(({ layer }) => layer.view), references: this.#store() };
+  }
+
+  /** From here on, changes go to this server, which shows what `initial` gave. */
+  bind(fuse: FuseServer): void {
+    this.#fuse = fuse;
+  }
+
+  /** Resolves once the image's layers can be looked up. Takes the layers over: `remove` closes them. */
+  async add(reference: string, layers: readonly Layer[]): Promise<void> {
+    const known = this.#references.get(reference);
+    this.#references.set(reference, { layers, uses: (known?.uses ?? 0) + 1 });
+    for (const layer of layers) {
+      const served = this.#layers.get(layer.slot);
+      if (served !== undefined) served.uses++;
+      else {
+        this.#layers.set(layer.slot, { layer, uses: 1 });
+        await this.#fuse?.attach(layer.view);
+      }
+    }
+    await this.#fuse?.setReferences(this.#store());
+  }
+
+  /** The opposite of one `add`. A layer is closed only when nothing reads its cache file any more. */
+  async remove(reference: string, layers: readonly Layer[]): Promise<void> {
+    const known = this.#references.get(reference);
+    if (known !== undefined && --known.uses === 0) this.#references.delete(reference);
+    await this.#fuse?.setReferences(this.#store()).catch(ignoreEnded);
+    for (const layer of layers) {
+      const served = this.#layers.get(layer.slot);
+      if (served !== undefined && --served.uses === 0) {
+        this.#layers.delete(layer.slot);
+        await this.#fuse?.detach(layer.slot).catch(ignoreEnded);
+      }
+      await layer[Symbol.asyncDispose]();
+    }
+  }
+
+  /** The layer in a slot. @throws NOT_FOUND */
+  get(slot: number): Layer {
+    const served = this.#layers.get(slot);
+    if (served === undefined) throw new LazylayerError('NOT_FOUND', `slot ${slot}: no layer is served there`);
+    return served.layer;
+  }
+
+  #store(): References {
+    return [...this.#references].map(([reference, { layers }]) => ({
+      reference,
+      layers: layers.map(({ digest, slot }) => ({ digest, slot })),
+    }));
+  }
+}
+
+/** A server that has ended shows nothing any more. */
+function ignoreEnded(error: unknown): void {
+  if (!(error instanceof LazylayerError && error.code === 'UNAVAILABLE')) throw error;
+}

@@ -1,0 +1,34 @@
+import { readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { listMounts } from '../util/mountinfo.js';
+import { OVERLAY_SOURCE, unmount } from './overlay.js';
+
+/**
+ * Takes away what a daemon that died left mounted: the overlays that its records name, then its FUSE mount. All of it answers
+ * ENOTCONN by now, so it is detached whether it is busy or not. Only for the owner of the root's lock.
+ * @returns the targets that were taken away
+ */
+export async function releaseStale(fuse: string, records: string): Promise<string[]> {
+  const released: string[] = [];
+  for (const name of await readdir(records).catch(() => [])) {
+    const target = await targetOf(join(records, name));
+    if (target !== undefined && (await listMounts()).some((m) => m.target === target && m.source === OVERLAY_SOURCE)) {
+      await unmount(target, { lazy: true });
+      released.push(target);
+    }
+    await rm(join(records, name), { recursive: true, force: true });
+  }
+  while ((await listMounts()).some((m) => m.target === fuse)) {
+    await unmount(fuse, { lazy: true });
+    released.push(fuse);
+  }
+  return released;
+}
+
+async function targetOf(record: string): Promise<string | undefined> {
+  try {
+    return (JSON.parse(await readFile(record, 'utf8')) as { request: { target: string } }).request.target;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,52 @@
+import type { Digest } from '../digest/digest.js';
+import { digestOf } from '../digest/digester.js';
+import { LazylayerError } from '../errors.js';
+import { checkDiffIds, parseConfig, type ImageConfig } from '../image/config.js';
+import { parseManifest, type Manifest } from '../image/manifest.js';
+
+/** One image of one platform, as the registry sent it, verified. */
+export interface Image {
+  /** Full name, with the tag or digest it was asked by. */
+  readonly reference: string;
+  /** Of the platform's manifest. */
+  readonly digest: Digest;
+  readonly manifest: Manifest;
+  readonly config: ImageConfig;
+  readonly manifestBytes: Uint8Array;
+  readonly configBytes: Uint8Array;
+  /** What a user should know, such as that the registry could not be asked. */
+  readonly warning?: string;
+}
+
+/** @throws FormatError where the bytes are no manifest and config that belong together. */
+export function imageOf(
+  reference: string,
+  manifestBytes: Uint8Array,
+  configBytes: Uint8Array,
+  more: { mediaType?: string; warning?: string } = {},
+): Image {
+  const manifest = parseManifest(manifestBytes, more.mediaType);
+  const config = parseConfig(configBytes);
+  checkDiffIds(manifest, config);
+  return {
+    reference,
+    digest: digestOf(manifestBytes),
+    manifest,
+    config,
+    manifestBytes,
+    configBytes,
+    warning: more.warning,
+  };
+}
+
+/** The layer of an image at an index, lowest first, with the digest of its uncompressed tar. */
+export function layerOf(image: Image, index: number) {
+  const descriptor = image.manifest.layers[index];
+  const diffId = image.config.rootfs.diff_ids[index];
+  if (descriptor === undefined || diffId === undefined)
+    throw new LazylayerError(
+      'NOT_FOUND',
+      `${image.reference}: expected layer ${index}, found ${image.manifest.layers.length}`,
+    );
+  return { descriptor, diffId };
+}

@@ -1,0 +1,177 @@
+import { mkdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { ChunkCache, type CacheUsage } from '../cache/chunk-cache.js';
+import type { Config } from '../config/config.js';
+import type { Digest } from '../digest/digest.js';
+import { describeError, LazylayerError } from '../errors.js';
+import { annotationTocDigest } from '../estargz/verifier.js';
+import { parsePlatform } from '../image/platform.js';
+import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
+import type { Layer } from '../layer/layer.js';
+import { LayerStore } from '../layer/store.js';
+import { RefPool, type PoolContent } from '../pool/pool.js';
+import { Registry } from '../registry/client.js';
+import { join } from 'node:path';
+import { imageOf, layerOf, type Image } from './image.js';
+
+export type { Image } from './image.js';
+
+/** Annotation that ties a TOC in an external TOC image to the layer that it is of. */
+const EXTERNAL_TOC_OF = 'containerd.io/snapshot/stargz/layer.digest';
+const maxExternalTocBytes = 256 * 1024 * 1024;
+
+/** What a workspace tells besides results. Nothing of it ends an operation. */
+export interface WorkspaceHooks {
+  readonly onEvent?: (event: string, fields: object) => void;
+  readonly onError?: (what: string, error: unknown) => void;
+}
+
+/** A layer that cannot be lazy is being downloaded; bytes of the blob, compressed. */
+export interface DownloadProgress {
+  readonly layer: Digest;
+  readonly reason: string;
+  readonly bytes: number;
+  readonly total: number;
+}
+
+export interface OpenLayerOptions {
+  readonly allowNoVerification?: boolean;
+  readonly onDownload?: (progress: DownloadProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
+ * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock.
+ */
+export class Workspace implements AsyncDisposable {
+  private constructor(
+    readonly registry: Registry,
+    readonly pool: RefPool,
+    readonly cache: ChunkCache,
+    readonly layers: LayerStore,
+    private readonly config: Config,
+  ) {}
+
+  static async open(config: Config, hooks: WorkspaceHooks & { temporary?: boolean } = {}): Promise<Workspace> {
+    const { fetch } = config;
+    const registry = new Registry({
+      hosts: config.registry.hosts,
+      certsDirs: config.registry.certs_dir,
+      timeouts: {
+        connectMs: fetch.connect_timeout_sec * 1000,
+        headersMs: fetch.headers_timeout_sec * 1000,
+        bodyMs: fetch.body_timeout_sec * 1000,
+      },
+      retry: {
+        attempts: fetch.max_retries + 1,
+        baseMs: fetch.min_wait_msec,
+        maxMs: fetch.max_wait_msec,
+        maxRetryAfterMs: fetch.max_retry_after_sec * 1000,
+      },
+      onRequest: hooks.onEvent && ((record) => hooks.onEvent!('request', record)),
+    });
+    const cacheOptions = {
+      limitBytes: config.cache.max_bytes,
+      onEvent: hooks.onEvent && ((event: object) => hooks.onEvent!('cache', event)),
+    };
+    if (hooks.temporary !== true) await mkdir(config.root, { recursive: true, mode: 0o700 });
+    const cache =
+      hooks.temporary === true
+        ? await ChunkCache.openTemporary(tmpdir(), cacheOptions)
+        : await ChunkCache.open(config.root, cacheOptions);
+    const pool = await RefPool.open({
+      dir: join(cache.root, 'pool'),
+      max: config.pool.max_entries,
+      holdMs: config.pool.hold_sec * 1000,
+      load: (reference, options) => resolve(registry, reference, options),
+    });
+    const layers = new LayerStore({ cache, maxConcurrency: fetch.max_concurrency, maxMemory: fetch.max_memory });
+    return new Workspace(registry, pool, cache, layers, config);
+  }
+
+  /**
+   * An image by the reference that a user wrote. One with a digest that was met before costs no request; a tag is asked for again,
+   * and answered from disk, with a warning, while the registry cannot be reached.
+   */
+  async image(text: string, options: { platform?: string; signal?: AbortSignal } = {}): Promise<Image> {
+    const reference = formatReference(parseReference(text));
+    const known = await this.pool.get(reference, { ...options, revalidate: true });
+    const warning =
+      known.stale === undefined
+        ? undefined
+        : `${reference} as it was at ${new Date(known.loadedAt).toISOString()}: the registry could not be asked (${describeError(known.stale)})`;
+    return imageOf(reference, known.manifestBytes, known.configBytes, {
+      mediaType: known.descriptor.mediaType,
+      warning,
+    });
+  }
+
+  /** Opens one layer by its index, lowest first. Close it when done. */
+  async openLayer(image: Image, index: number, options: OpenLayerOptions = {}): Promise<Layer> {
+    const { descriptor, diffId } = layerOf(image, index);
+    const name = parseReference(image.reference);
+    return this.layers.open(
+      {
+        descriptor,
+        diffId,
+        tocDigest: annotationTocDigest(descriptor.annotations),
+        reader: () => this.registry.openBlob(name, descriptor),
+        externalToc: () => this.#externalToc(name, descriptor.digest, options.signal),
+        allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
+      },
+      {
+        signal: options.signal,
+        onProgress: ({ bytes, total, reason }) =>
+          options.onDownload?.({ layer: descriptor.digest, bytes, total, reason }),
+      },
+    );
+  }
+
+  /** Opens every layer of an image, side by side, lowest first; all or none. */
+  async openLayers(image: Image, options: OpenLayerOptions = {}): Promise<Layer[]> {
+    const abort = new AbortController();
+    const signal = options.signal === undefined ? abort.signal : AbortSignal.any([options.signal, abort.signal]);
+    const opening = image.manifest.layers.map((_, index) => this.openLayer(image, index, { ...options, signal }));
+    try {
+      return await Promise.all(opening);
+    } catch (error) {
+      abort.abort(error);
+      for (const result of await Promise.allSettled(opening))
+        if (result.status === 'fulfilled') await result.value[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #externalToc(name: Reference, layer: Digest, signal?: AbortSignal): Promise<Uint8Array> {
+    const reference = externalTocReference(name);
+    const { manifest } = await this.registry.resolve(reference, { signal });
+    const toc = manifest.layers.find((l) => l.annotations?.[EXTERNAL_TOC_OF] === layer);
+    if (toc === undefined)
+      throw new LazylayerError(
+        'NOT_FOUND',
+        `${formatReference(reference)}: expected a layer annotated ${EXTERNAL_TOC_OF}=${layer}, found none`,
+      );
+    return this.registry.fetchBlob(reference, toc, { signal, limit: maxExternalTocBytes });
+  }
+
+  cacheUsage(): Promise<CacheUsage> {
+    return this.cache.du();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.layers[Symbol.asyncDispose]();
+    await this.pool[Symbol.asyncDispose]();
+    await this.cache[Symbol.asyncDispose]();
+    await this.registry[Symbol.asyncDispose]();
+  }
+}
+
+async function resolve(
+  registry: Registry,
+  reference: string,
+  options: { platform?: string; signal: AbortSignal },
+): Promise<PoolContent> {
+  const platform = options.platform === undefined ? undefined : parsePlatform(options.platform);
+  return registry.resolve(parseReference(reference), { platform, signal: options.signal });
+}

@@ -1,0 +1,118 @@
+import * as v from 'valibot';
+import { parseSize, sizeForm } from './size.js';
+
+/*
+ * Every message below is what a value should have been, to stand behind "expected".
+ */
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+export const backends = ['kernel', 'fuse-native'] as const;
+
+const flag = () => v.boolean('true or false');
+const text = () => v.pipe(v.string('a string'), v.nonEmpty('a string that is not empty'));
+const absolutePath = () => v.pipe(v.string('an absolute path'), v.startsWith('/', 'an absolute path'));
+const oneOf = <const T extends readonly string[]>(choices: T) =>
+  v.picklist(choices, `one of ${choices.map((c) => JSON.stringify(c)).join(', ')}`);
+
+function whole(min: number, max: number) {
+  const form = `a whole number from ${min} to ${max}`;
+  return v.pipe(v.number(form), v.integer(form), v.minValue(min, form), v.maxValue(max, form));
+}
+
+function decimal(min: number, max: number) {
+  const form = `a number from ${min} to ${max}`;
+  return v.pipe(v.number(form), v.minValue(min, form), v.maxValue(max, form));
+}
+
+function size(min: number) {
+  const form = min === 0 ? sizeForm : `${sizeForm}, of at least ${min} bytes`;
+  const bytes = (given: number | string) => (typeof given === 'number' ? given : (parseSize(given) ?? NaN));
+  return v.pipe(
+    v.union([v.number(), v.string()], form),
+    v.check((given) => Number.isSafeInteger(bytes(given)) && bytes(given) >= min, form),
+    v.transform(bytes),
+  );
+}
+
+/** Only what is written as a table: an array of tables is none, nor is a date. */
+const anyTable = () =>
+  v.custom<Record<string, unknown>>(
+    (value) => typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date),
+    'a table',
+  );
+
+function table<const E extends v.ObjectEntries>(entries: E) {
+  return v.pipe(anyTable(), v.strictObject(entries));
+}
+
+function tableOf<const S extends v.GenericSchema>(value: S) {
+  return v.pipe(anyTable(), v.record(v.string(), value));
+}
+
+const oneOrMore = (form: string) => v.union([text(), v.array(text())], form);
+
+/** How one server is reached: the keys of hosts.toml. */
+const endpoint = {
+  capabilities: v.optional(v.array(oneOf(['pull', 'resolve', 'push']), 'an array of strings')),
+  ca: v.optional(oneOrMore('a path, or an array of paths')),
+  client: v.optional(
+    v.union(
+      [text(), v.array(v.union([text(), v.array(v.string())]))],
+      'a path, or an array of [certificate, key] paths',
+    ),
+  ),
+  skip_verify: v.optional(flag()),
+  header: v.optional(tableOf(oneOrMore('a string, or an array of strings'))),
+  override_path: v.optional(flag()),
+  dial_timeout: v.optional(v.union([text(), v.number()], 'a duration such as "3s"')),
+};
+
+const host = v.pipe(
+  table({ server: v.optional(text()), ...endpoint, host: v.optional(tableOf(table(endpoint))) }),
+  v.transform(({ host: mirrors, ...own }) => ({
+    ...own,
+    ...(mirrors && { hosts: Object.entries(mirrors).map(([url, settings]) => ({ url, ...settings })) }),
+  })),
+);
+
+export const settings = { root: absolutePath(), log_level: oneOf(logLevels), backend: oneOf(backends) };
+
+/** config.toml, with every default but that of `root`, which depends on who runs. */
+export const configSchema = table({
+  version: v.optional(v.literal(2, '2, the version of the format that this program reads'), 2),
+  root: v.optional(settings.root),
+  log_level: v.optional(settings.log_level, 'info'),
+  allow_no_verification: v.optional(flag(), false),
+  fuse: v.optional(table({ backend: v.optional(settings.backend, 'kernel') }), {}),
+  cache: v.optional(table({ max_bytes: v.optional(size(0), '20GiB') }), {}),
+  fetch: v.optional(
+    table({
+      prefetch: v.optional(flag(), true),
+      background: v.optional(flag(), true),
+      max_concurrency: v.optional(whole(1, 256), 6),
+      max_memory: v.optional(size(2 ** 20), '64MiB'),
+      connect_timeout_sec: v.optional(decimal(0.001, 3600), 10),
+      headers_timeout_sec: v.optional(decimal(0.001, 3600), 30),
+      body_timeout_sec: v.optional(decimal(0.001, 3600), 30),
+      max_retries: v.optional(whole(0, 100), 3),
+      min_wait_msec: v.optional(whole(1, 600_000), 200),
+      max_wait_msec: v.optional(whole(1, 600_000), 5000),
+      max_retry_after_sec: v.optional(decimal(0, 3600), 30),
+    }),
+    {},
+  ),
+  pool: v.optional(
+    table({ max_entries: v.optional(whole(1, 100_000), 30), hold_sec: v.optional(decimal(0, 86_400), 120) }),
+    {},
+  ),
+  registry: v.optional(
+    table({
+      certs_dir: v.optional(v.array(absolutePath(), 'an array of absolute paths'), [
+        '/etc/containerd/certs.d',
+        '/etc/docker/certs.d',
+      ]),
+      hosts: v.optional(tableOf(host), {}),
+    }),
+    {},
+  ),
+});

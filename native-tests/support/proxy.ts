@@ -1,3 +1,4 @@
+import { EventEmitter, once } from 'node:events';
 import { Agent, createServer, request, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Cleanup } from './tools.js';
@@ -15,12 +16,12 @@ export interface SeenRequest {
 export class CountingProxy {
   #server: Server | undefined;
   #port = 0;
+  readonly #asked = new EventEmitter();
   readonly #agent = new Agent({ keepAlive: true });
 
   /** Everything asked since the last `reset`, in order. */
   requests: SeenRequest[] = [];
-  /** Awaited before a request goes on. */
-  gate: ((seen: SeenRequest) => Promise<void>) | undefined;
+  #held: Promise<void> | undefined;
 
   private constructor(private readonly upstream: number) {}
 
@@ -52,6 +53,13 @@ export class CountingProxy {
     this.requests = [];
   }
 
+  /** Holds back every request from now on, until `release`. `asked` resolves when the first one waits. */
+  hold(): { readonly asked: Promise<unknown>; readonly release: () => void } {
+    let release = () => {};
+    this.#held = new Promise((resolve) => (release = resolve));
+    return { asked: once(this.#asked, 'asked'), release };
+  }
+
   async switchOn(): Promise<void> {
     if (this.#server !== undefined) return;
     const server = createServer((incoming, outgoing) => void this.#pass(incoming, outgoing));
@@ -77,7 +85,8 @@ export class CountingProxy {
     const { method = 'GET', url: path = '/', headers } = incoming;
     const seen: SeenRequest = { method, path, range: headers.range, status: 0, bytes: 0 };
     this.requests.push(seen);
-    await this.gate?.(seen);
+    this.#asked.emit('asked');
+    await this.#held;
     if (outgoing.destroyed) return;
     const target = { host: '127.0.0.1', port: this.upstream, method, path, headers, agent: this.#agent };
     const forwarded = request(target, (answer) => {

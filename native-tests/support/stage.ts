@@ -1,0 +1,56 @@
+import type { ExecutionContext, TestFn } from 'ava';
+import { compareTrees, estargzFiles } from './compare.js';
+import { startDockerRegistry } from './docker-registry.js';
+import { fixtureImages, type Fixtures } from './fixtures.js';
+import { CountingProxy } from './proxy.js';
+import { Scene } from './scene.js';
+import { Teardown } from './tools.js';
+
+export interface Stage {
+  readonly scene: Scene;
+  readonly proxy: CountingProxy;
+  readonly target: string;
+  readonly fixtures: Fixtures;
+  /** Reference of a fixture image, as the proxy's registry has it. */
+  readonly image: (name: string) => string;
+}
+
+/** Retries are short, so that a registry that is down is told of soon. Ends inside `[fetch]`, for a test to add to it. */
+const quickRetries = '[fetch]\nmax_retries = 2\nmin_wait_msec = 10\nmax_wait_msec = 50\n';
+
+/**
+ * Makes the images and serves them for all tests of a file; the returned function gives a test its own scene, with a counting proxy
+ * before the registry. `config` continues config.toml inside its `[fetch]` table.
+ */
+export function stageFor(test: TestFn): (t: ExecutionContext, config?: string) => Promise<Stage> {
+  const shared = new Teardown();
+  let fixtures: Fixtures;
+  let upstream: number;
+  test.before('images and their registry', async (t) => {
+    t.timeout(600_000);
+    fixtures = await fixtureImages();
+    upstream = (await startDockerRegistry(shared, fixtures.storage, { readOnly: true })).port;
+  });
+  test.after.always('the registry ends', () => shared[Symbol.asyncDispose]());
+  return async (t, config = '') => {
+    t.timeout(180_000);
+    const proxy = await CountingProxy.start(t, upstream);
+    const scene = await Scene.open(t, `${quickRetries}${config}`);
+    const image = (name: string) => `${proxy.host}/${name}:1`;
+    return { proxy, scene, image, target: await scene.mountPoint(), fixtures };
+  };
+}
+
+/*
+ * overlayfs shows a lower file's own link count: a link that a layer above takes away still counts. A name that was unpacked and
+ * then removed does not. The third layer removes `link-b`.
+ */
+const removedLink = ['link-a', 'sub/link-c'].map((name) => `./srv/hard/${name}: links: expected 2, found 3`);
+
+/** Differences between a mounted fixture image and what umoci unpacked, beyond the ones that are the kernel's way. */
+export async function differences(fixtures: Fixtures, image: 'lazy' | 'odd', target: string): Promise<string[]> {
+  const options = image === 'lazy' ? ({ times: 'rounded to seconds', ignore: estargzFiles } as const) : {};
+  const found = await compareTrees(fixtures.reference[image], target, options);
+  const missing = removedLink.filter((line) => !found.includes(line)).map((line) => `expected to differ: ${line}`);
+  return [...missing, ...found.filter((line) => !removedLink.includes(line))];
+}

@@ -1,13 +1,13 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { tryLock } from 'fs-native-extensions';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import { openConnection } from '../fuse/mount.js';
 import { releaseStale } from '../mount/stale.js';
+import { lockRoot, type RootLock } from '../workspace/lock.js';
 import { toWire } from './control.js';
 import { layoutOf, type Layout } from './layout.js';
 import { createLogger, type Logger } from './log.js';
@@ -15,6 +15,11 @@ import type { HolderReport, ServeOrder, ServeReport } from './protocol.js';
 
 /** A serving process that dies more often than this many times in a minute is not started again. */
 const deathsPerMinute = 5;
+
+interface Serving {
+  /** Its status, when it ends. */
+  readonly exited: Promise<number>;
+}
 
 /**
  * The parent of the serving process. It opens `/dev/fuse`, mounts, and keeps the descriptor, so that the connection outlives a
@@ -24,7 +29,7 @@ const deathsPerMinute = 5;
 class Holder {
   readonly #layout: Layout;
   readonly #log: Logger;
-  #lock = -1;
+  #lock: RootLock | undefined;
   #fuse = -1;
   #deaths: number[] = [];
   #child: ChildProcess | undefined;
@@ -37,21 +42,15 @@ class Holder {
 
   /** Resolves when the mount answers; `ended` is the exit status of the whole daemon. */
   async start(): Promise<{ ended: Promise<number> }> {
-    const { root, lock, fuse, empty, uppers, mounts } = this.#layout;
-    await mkdir(root, { recursive: true, mode: 0o700 });
-    this.#lock = openSync(lock, 'a', 0o600);
-    if (!tryLock(this.#lock))
-      throw new LazylayerError(
-        'BUSY',
-        `${root} is in use by another lazylayer process: use another --root, or wait for its end`,
-      );
+    const { root, fuse, empty, uppers, mounts } = this.#layout;
+    this.#lock = lockRoot(root);
     for (const target of await releaseStale(this.#layout.fuse, mounts))
       this.#log.warn({ target }, 'took away a mount that a dead daemon had left');
     for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end());
     try {
       if (this.config.fuse.backend === 'kernel') this.#fuse = (await openConnection(fuse)).fd;
-      return { ended: this.#supervise(await this.#startChild(false)) };
+      return { ended: this.#supervise(await this.#startServing(false)) };
     } catch (error) {
       await this.#close(1);
       throw error;
@@ -63,9 +62,10 @@ class Holder {
     this.#child?.kill('SIGTERM');
   }
 
-  async #startChild(resume: boolean): Promise<Promise<number>> {
+  /** Resolves when the process serves. */
+  async #startServing(resume: boolean): Promise<Serving> {
     const child = fork(fileURLToPath(new URL('serve.js', import.meta.url)), {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#lock, ...(this.#fuse < 0 ? [] : [this.#fuse])],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#lock!.fd, ...(this.#fuse < 0 ? [] : [this.#fuse])],
     });
     this.#child = child;
     const exited = once(child, 'exit').then(([status]) => (status as number | null) ?? 1);
@@ -81,11 +81,11 @@ class Holder {
     const order: ServeOrder = { config: this.config, resume };
     child.send(order);
     await ready;
-    return exited;
+    return { exited };
   }
 
   /** Follows serving processes until one ends on purpose, or they die too often to go on. */
-  async #supervise(exited: Promise<number>): Promise<number> {
+  async #supervise({ exited }: Serving): Promise<number> {
     for (;;) {
       const status = await exited;
       if (status === 0 || this.#ending) return this.#close(status);
@@ -94,7 +94,7 @@ class Holder {
       this.#log.error({ status, deaths: this.#deaths.length }, 'the serving process died');
       if (this.#fuse < 0 || this.#deaths.length > deathsPerMinute) return this.#close(1);
       try {
-        exited = await this.#startChild(true);
+        ({ exited } = await this.#startServing(true));
         this.#log.info('a new serving process goes on with the mount');
       } catch (error) {
         this.#log.error({ error: toWire(error) }, 'a new serving process could not start');
@@ -108,7 +108,7 @@ class Holder {
     if (this.#fuse >= 0) closeSync(this.#fuse);
     if (status !== 0) await releaseStale(this.#layout.fuse, this.#layout.mounts);
     await rm(this.#layout.control, { force: true });
-    closeSync(this.#lock);
+    this.#lock?.release();
     return status;
   }
 }

@@ -4,7 +4,6 @@ import { join } from 'node:path';
 export function layoutOf(root: string) {
   return {
     root,
-    lock: join(root, 'lock'),
     control: join(root, 'control.sock'),
     log: join(root, 'daemon.log'),
     fuse: join(root, 'fuse'),

@@ -1,0 +1,23 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { lockRoot } from './lock.js';
+
+test('a root has one owner; the error names it; a child that has the descriptor keeps it', async (t) => {
+  const root = mkdtempSync(join(tmpdir(), 'lazylayer-lock-'));
+  t.teardown(() => rmSync(root, { recursive: true }));
+  const lock = lockRoot(root);
+  t.throws(() => lockRoot(root), {
+    message: new RegExp(`in use by another lazylayer process \\(pid ${process.pid}\\)`),
+  });
+  const child = spawn('cat', { stdio: ['pipe', 'ignore', 'ignore', lock.fd] });
+  lock.release();
+  lock.release();
+  t.throws(() => lockRoot(root), { code: 'BUSY' });
+  child.stdin!.end();
+  await once(child, 'close');
+  lockRoot(root).release();
+});

@@ -4,7 +4,10 @@ import test from 'ava';
 import { Presence } from './presence.js';
 
 test('bits are one a chunk, also at the borders of words', (t) => {
-  t.deepEqual([0, 1, 32, 33].map(Presence.bytes), [0, 4, 4, 8]);
+  t.deepEqual(
+    [0, 1, 32, 33].map((chunks) => Presence.bytes(chunks)),
+    [0, 4, 4, 8],
+  );
   const presence = new Presence(new SharedArrayBuffer(Presence.bytes(70)));
   t.true(presence.hasAll(5, 5));
   for (const chunk of [0, 31, 32, 63, 64, 69]) presence.set(chunk);

@@ -41,7 +41,7 @@ class KernelServer implements FuseServer {
     const resume = options.resume ?? false;
     const workerData: WorkerSetup = {
       fd: connection.fd,
-      counts: this.#counts.buffer as SharedArrayBuffer,
+      counts: this.#counts.buffer,
       pool: options.pool,
       layers: (options.layers ?? []).map(shared),
       references: options.references ?? [],

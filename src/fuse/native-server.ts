@@ -1,0 +1,149 @@
+import { realpath } from 'node:fs/promises';
+import { LazylayerError } from '../errors.js';
+import type { LayerView } from '../fs/layer-nodes.js';
+import { ServedTree, type References } from '../fs/served-tree.js';
+import { UPPER } from '../fs/nodes.js';
+import { listMounts } from '../util/mountinfo.js';
+import { FOREVER } from './codec.js';
+import { loadFuseNative, type NativeFuse, type NativeLibrary, type NativeOperations } from './fuse-native.js';
+import { unmount, type ConnectionOptions } from './mount.js';
+import { nativeOperations, type NativeCounts } from './native-operations.js';
+import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
+
+/** How often the mount table is looked at, in milliseconds: libfuse does not tell of the end. */
+const lookMs = 250;
+
+/**
+ * Mounts and serves with fuse-native (libfuse 2), on the main thread, whose business every request then is. Less than the kernel
+ * backend: names and targets in UTF-8 only (others are left out), times in milliseconds since 1970, inode numbers of 32 bits
+ * that last as long as the mount, no reader killed while libfuse waits, and nothing survives this process. Disposing unmounts.
+ * @throws FAILED_PRECONDITION where fuse-native or its library is missing
+ */
+export async function mountNative(
+  mountpoint: string,
+  host: FuseHost,
+  options: ServeOptions & ConnectionOptions = {},
+): Promise<FuseServer> {
+  const server = new NativeServer(loadFuseNative(), await realpath(mountpoint), host, options);
+  await server.open();
+  return server;
+}
+
+class NativeServer implements FuseServer {
+  readonly negotiated = undefined;
+  readonly ended: Promise<void>;
+  readonly #tree: ServedTree;
+  readonly #fuse: NativeFuse;
+  readonly #mountpoint: string;
+  readonly #counts: NativeCounts = { requests: 0, cachedReads: 0, deferredReads: 0, waitingReads: 0 };
+  readonly #closing = new AbortController();
+  readonly #bases = new Map<number, number>();
+  #nextBase = 1;
+  #timer: NodeJS.Timeout | undefined;
+  #end!: () => void;
+
+  constructor(library: NativeLibrary, mountpoint: string, host: FuseHost, options: ServeOptions & ConnectionOptions) {
+    this.#mountpoint = mountpoint;
+    this.#tree = new ServedTree({ pool: options.pool });
+    for (const view of options.layers ?? []) this.#attach(view);
+    this.#tree.setReferences(options.references ?? []);
+    this.ended = new Promise((resolve) => (this.#end = resolve));
+    const inodes = (slot: number, inode: number) => this.#inode(slot, inode);
+    const operations = nativeOperations(this.#tree, host, inodes, this.#counts, this.#closing.signal);
+    this.#fuse = construct(library, mountpoint, operations, options.source ?? 'lazylayer');
+  }
+
+  get stats(): FuseStats {
+    return this.#counts;
+  }
+
+  async open(): Promise<void> {
+    await new Promise<void>((resolve, reject) =>
+      this.#fuse.open((error) => (error === null ? resolve() : reject(error))),
+    );
+    this.#timer = setInterval(() => void this.#look(), lookMs).unref();
+  }
+
+  async attach(view: LayerView): Promise<void> {
+    this.#attach(view);
+  }
+
+  async detach(slot: number): Promise<void> {
+    this.#tree.detach(slot);
+  }
+
+  async setReferences(references: References): Promise<void> {
+    this.#tree.setReferences(references);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#closing.signal.aborted && (await this.#mounted())) await unmount(this.#mountpoint, { lazy: true });
+    await this.#stop();
+  }
+
+  /** Slots have ranges below 2^31 in the order in which they came, the upper tree's hashes the numbers above. */
+  #inode(slot: number, inode: number): number {
+    return slot === UPPER ? (inode | 0x8000_0000) >>> 0 : ((this.#bases.get(slot) ?? 0) + inode) & 0x7fff_ffff;
+  }
+
+  #attach(view: LayerView): void {
+    this.#tree.attach(view);
+    if (this.#bases.has(view.slot)) return;
+    this.#bases.set(view.slot, this.#nextBase);
+    this.#nextBase += view.tree.counts.inodes;
+  }
+
+  async #mounted(): Promise<boolean> {
+    return (await listMounts()).some((m) => m.target === this.#mountpoint && m.type === 'fuse.lazylayer');
+  }
+
+  async #look(): Promise<void> {
+    if (!(await this.#mounted())) await this.#stop();
+  }
+
+  async #stop(): Promise<void> {
+    clearInterval(this.#timer);
+    if (!this.#closing.signal.aborted) {
+      this.#closing.abort();
+      await new Promise<void>((resolve) => this.#fuse.close(() => resolve()));
+    }
+    this.#end();
+  }
+}
+
+function construct(
+  { Fuse, binding }: NativeLibrary,
+  mountpoint: string,
+  operations: NativeOperations,
+  source: string,
+): NativeFuse {
+  if (Buffer.byteLength(source) > MAX_SOURCE)
+    throw new LazylayerError('INVALID_ARGUMENT', `mount source: expected at most ${MAX_SOURCE} bytes, found ${source}`);
+  // The public operations are told neither the size of an xattr's buffer nor a time's whole words; the ones below them are. An
+  // operation counts as implemented by the presence of its public name.
+  const names = Object.keys(operations).map((name) => [name.slice('_op_'.length), true] as const);
+  const extra = ['ro', 'noatime', 'suid', 'dev', 'use_ino', `negative_timeout=${NEGATIVE_SECONDS}`];
+  const fuse = new Fuse(mountpoint, Object.fromEntries(names), {
+    fsname: [source, ...extra].join(','),
+    subtype: 'lazylayer',
+    allowOther: true,
+    defaultPermissions: true,
+    kernelCache: true,
+    entryTimeout: FOREVER,
+    attrTimeout: FOREVER,
+    timeout: false,
+  });
+  return Object.assign(fuse, operations, {
+    // The mount is gone by then; what is left is libfuse's hold on the event loop.
+    _close(done: (error: Error | null) => void) {
+      binding.fuse_native_unmount(fuse.mnt, fuse._thread);
+      done(null);
+    },
+  });
+}
+
+/** Of the 1024 bytes that fuse-native has for all options. */
+const MAX_SOURCE = 512;
+
+/** One time for the whole mount, and the tree above the layers grows: what is not there may come. */
+const NEGATIVE_SECONDS = 1;

@@ -1,0 +1,186 @@
+import { FormatError } from '../errors.js';
+import { NO_BYTES } from '../toc/entry.js';
+
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const MAX_DEPTH = 64;
+
+/** What a backslash and this byte stand for. */
+const escapes: Readonly<Record<string, number>> = {
+  '"': 0x22,
+  '\\': 0x5c,
+  '/': 0x2f,
+  b: 8,
+  f: 12,
+  n: 10,
+  r: 13,
+  t: 9,
+};
+
+/**
+ * Reads JSON (RFC 8259) from bytes, value by value, so that a document of many megabytes makes no objects that its reader does
+ * not want. Strings are bytes: what is not UTF-8 survives, and escapes become UTF-8. Errors give the offset in bytes.
+ */
+export class JsonCursor {
+  at = 0;
+
+  constructor(
+    private readonly bytes: Buffer,
+    private readonly what: string,
+  ) {}
+
+  /** The next byte that is not white space, not consumed; -1 at the end. */
+  peek(): number {
+    const { bytes } = this;
+    for (; this.at < bytes.length; this.at++) {
+      const c = bytes[this.at];
+      if (c !== 0x20 && c !== 0x0a && c !== 0x09 && c !== 0x0d) return c;
+    }
+    return -1;
+  }
+
+  fail(expected: string, offset = this.at): never {
+    const found =
+      offset >= this.bytes.length ? 'the end' : JSON.stringify(this.bytes.toString('utf8', offset, offset + 24));
+    throw new FormatError(this.what, { offset, expected, found });
+  }
+
+  expect(character: number): void {
+    if (this.peek() !== character) this.fail(`"${String.fromCharCode(character)}"`);
+    this.at++;
+  }
+
+  /**
+   * Steps through an object: true with the cursor before a key, or past the end. Call with `first` true once after the opening
+   * brace was consumed, then with false after each value. Arrays go the same way with `close` "]".
+   */
+  more(first: boolean, close: number): boolean {
+    const c = this.peek();
+    if (c === close) {
+      this.at++;
+      return false;
+    }
+    if (first) return true;
+    this.expect(0x2c);
+    if (this.peek() === close) this.fail('a value');
+    return true;
+  }
+
+  /** A string's bytes: a view of the document where it has no escapes. */
+  string(): Buffer {
+    this.expect(QUOTE);
+    const { bytes } = this;
+    const start = this.at;
+    for (let i = start; i < bytes.length; i++) {
+      const c = bytes[i];
+      if (c === QUOTE) {
+        this.at = i + 1;
+        return i === start ? NO_BYTES : bytes.subarray(start, i);
+      }
+      if (c === BACKSLASH) return this.#escaped(start, i);
+      if (c < 0x20) this.fail('a string without control characters', i);
+    }
+    return this.fail('the end of a string', bytes.length);
+  }
+
+  #escaped(start: number, first: number): Buffer {
+    const { bytes } = this;
+    const parts: Buffer[] = [];
+    let from = start;
+    for (let i = first; i < bytes.length; i++) {
+      const c = bytes[i];
+      if (c < 0x20) this.fail('a string without control characters', i);
+      if (c === QUOTE) {
+        parts.push(bytes.subarray(from, i));
+        this.at = i + 1;
+        return Buffer.concat(parts);
+      }
+      if (c !== BACKSLASH) continue;
+      parts.push(bytes.subarray(from, i));
+      const kind = String.fromCharCode(bytes[i + 1]);
+      if (kind === 'u') {
+        let text = String.fromCharCode(this.#hex(i + 2));
+        i += 5;
+        // Two escapes that are a pair of surrogates are one character; one alone becomes U+FFFD.
+        if (/[\ud800-\udbff]/.test(text) && bytes[i + 1] === BACKSLASH && bytes[i + 2] === 0x75) {
+          const second = String.fromCharCode(this.#hex(i + 3));
+          if (/[\udc00-\udfff]/.test(second)) {
+            text += second;
+            i += 6;
+          }
+        }
+        parts.push(Buffer.from(text, 'utf8'));
+      } else {
+        if (!Object.hasOwn(escapes, kind)) this.fail('an escape', i);
+        parts.push(Buffer.of(escapes[kind]));
+        i += 1;
+      }
+      from = i + 1;
+    }
+    return this.fail('the end of a string', bytes.length);
+  }
+
+  #hex(at: number): number {
+    const digits = this.bytes.toString('latin1', at, at + 4);
+    if (!/^[0-9a-fA-F]{4}$/.test(digits)) this.fail('four hex digits', at);
+    return Number.parseInt(digits, 16);
+  }
+
+  /** A number. Integers of up to 15 digits take the short way. */
+  number(): number {
+    const { bytes } = this;
+    this.peek();
+    const start = this.at;
+    let i = start;
+    let value = 0;
+    for (; i < bytes.length && i - start < 15; i++) {
+      const digit = bytes[i] - 0x30;
+      if (!(digit >= 0 && digit <= 9)) break;
+      value = value * 10 + digit;
+    }
+    const after = bytes[i];
+    const plain = after !== 0x2e && after !== 0x65 && after !== 0x45 && !(after >= 0x30 && after <= 0x39);
+    if (i > start && plain && (bytes[start] !== 0x30 || i === start + 1)) {
+      this.at = i;
+      return value;
+    }
+    const text = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/.exec(
+      bytes.toString('latin1', start, start + 400),
+    );
+    if (text === null || text[0].length === 400) return this.fail('a number');
+    this.at = start + text[0].length;
+    return Number(text[0]);
+  }
+
+  /** Consumes `null` where it is next. */
+  null(): boolean {
+    return this.peek() === 0x6e && this.#word('null');
+  }
+
+  #word(word: string): boolean {
+    if (this.bytes.toString('latin1', this.at, this.at + word.length) !== word) this.fail('a value');
+    this.at += word.length;
+    return true;
+  }
+
+  /** Passes over a value of any kind. */
+  skip(depth = 0): void {
+    if (depth > MAX_DEPTH) this.fail(`nesting of at most ${MAX_DEPTH}`);
+    const c = this.peek();
+    if (c === QUOTE) this.string();
+    else if (c === 0x7b) {
+      this.at++;
+      for (let first = true; this.more(first, 0x7d); first = false) {
+        this.string();
+        this.expect(0x3a);
+        this.skip(depth + 1);
+      }
+    } else if (c === 0x5b) {
+      this.at++;
+      for (let first = true; this.more(first, 0x5d); first = false) this.skip(depth + 1);
+    } else if (c === 0x74) this.#word('true');
+    else if (c === 0x66) this.#word('false');
+    else if (c === 0x6e) this.#word('null');
+    else this.number();
+  }
+}

@@ -1,0 +1,54 @@
+import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import { FormatError } from '../errors.js';
+import type { ReadOptions } from '../io/reader.js';
+import { writeFileAtomic } from '../util/atomic-file.js';
+import { HEADER_BYTES, Tree } from './tree.js';
+import { checkTree } from './check.js';
+
+/** After the tree's own bytes: their SHA-256, raw. */
+const CHECKSUM_BYTES = 32;
+
+/** Writes a tree so that a crash leaves the old file, the new one, or none. */
+export async function saveTree(tree: Tree, path: string): Promise<void> {
+  const bytes = new Uint8Array(tree.buffer);
+  await writeFileAtomic(path, Buffer.concat([bytes, checksum(bytes)]));
+}
+
+/**
+ * A saved tree, in shared memory, by one read.
+ * @throws FormatError where the file is not what `saveTree` wrote, or holds an index that leads out of the tree: build it anew
+ */
+export async function loadTree(path: string, options?: ReadOptions): Promise<Tree> {
+  await using file = await open(path, 'r');
+  const { size } = await file.stat();
+  options?.signal?.throwIfAborted();
+  if (size < HEADER_BYTES + CHECKSUM_BYTES || size > MAX_TREE_BYTES)
+    throw new FormatError(path, {
+      expected: `${HEADER_BYTES + CHECKSUM_BYTES} to ${MAX_TREE_BYTES} bytes`,
+      found: `${size}`,
+    });
+  const buffer = new SharedArrayBuffer(size - CHECKSUM_BYTES);
+  const bytes = new Uint8Array(buffer);
+  const claimed = Buffer.alloc(CHECKSUM_BYTES);
+  const { bytesRead } = await file.readv([bytes, claimed], 0);
+  if (bytesRead !== size)
+    throw new FormatError(path, { offset: bytesRead, expected: `${size} bytes`, found: 'the end of the file' });
+  const found = checksum(bytes);
+  if (!found.equals(claimed))
+    throw new FormatError(path, {
+      offset: buffer.byteLength,
+      expected: `the checksum ${found.toString('hex')}`,
+      found: claimed.toString('hex'),
+    });
+  const tree = Tree.over(buffer, path);
+  checkTree(tree, path);
+  return tree;
+}
+
+/** One read() gives no more than this; no tree comes near it. */
+const MAX_TREE_BYTES = 0x7fff_f000;
+
+function checksum(bytes: Uint8Array): Buffer {
+  return createHash('sha256').update(bytes).digest();
+}

@@ -27,9 +27,15 @@ export function parseDocument<S extends v.GenericSchema>(
   const issue = result.issues[0];
   const place = v.getDotPath(issue);
   throw new FormatError(place === null ? what : `${what}, ${place}`, {
-    expected: issue.expected ?? issue.message,
+    expected: expectedOf(issue),
     found: issue.received,
   });
+}
+
+/** What should have been there: the schema's own words where it has any, else valibot's name of the type. */
+export function expectedOf(issue: v.BaseIssue<unknown>): string {
+  const generic = issue.message.startsWith('Invalid ');
+  return generic ? (issue.expected ?? issue.message) : issue.message;
 }
 
 /** Drops members whose value is undefined or null, as `omitempty` writers leave them. */

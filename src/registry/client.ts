@@ -7,7 +7,8 @@ import { isIndexType, isManifestType } from '../image/mediatype.js';
 import { formatPlatform, hostPlatform, matchPlatform, type Platform } from '../image/platform.js';
 import { formatReference, type Reference } from '../image/reference.js';
 import { Authorizer } from './auth/authorizer.js';
-import type { Credential } from './auth/credentials.js';
+import { chainCredentials, fileCredentials } from './auth/auth-files.js';
+import type { Credential, CredentialSource } from './auth/credentials.js';
 import { BlobReader } from './blob-reader.js';
 import { Dispatchers, type Timeouts } from './dispatchers.js';
 import { fetchManifestDocument, verifyDocument, type FetchedManifest } from './documents.js';
@@ -66,10 +67,11 @@ export class Registry implements AsyncDisposable {
     this.#dispatchers = new Dispatchers(timeouts, options.env);
     this.#exchanger = new Exchanger(this.#dispatchers, timeouts, options.onRequest);
     const hosts = new HostResolver(options);
-    const authorizer = new Authorizer(this.#exchanger, async (host, repository) => {
-      const credential = await options.credentials?.(host, repository);
-      return { credential, problems: [] };
-    });
+    const credentials = chainCredentials(
+      hookCredentials(options.credentials),
+      fileCredentials(options.env ?? process.env),
+    );
+    const authorizer = new Authorizer(this.#exchanger, credentials);
     this.#transport = new Transport((host) => hosts.endpoints(host), this.#exchanger, authorizer, {
       ...defaultRetry,
       ...options.retry,
@@ -138,6 +140,17 @@ export class Registry implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#dispatchers[Symbol.asyncDispose]();
   }
+}
+
+function hookCredentials(hook: RegistryOptions['credentials']): CredentialSource {
+  return async (host, repository, signal) => {
+    try {
+      return { credential: await hook?.(host, repository), problems: [] };
+    } catch {
+      signal?.throwIfAborted();
+      return { problems: ['the credentials hook failed'] }; // its error may hold what must not be shown
+    }
+  };
 }
 
 /** What a document says it is; where it does not say, what the registry called it. */

@@ -145,6 +145,14 @@ const timeouts: Readonly<Record<string, string>> = {
   ETIMEDOUT: 'no connection within the time limit',
 };
 
+/** Requests that cannot be sent, and a client that was closed. */
+const hopeless: ReadonlySet<string> = new Set([
+  'UND_ERR_INVALID_ARG',
+  'UND_ERR_NOT_SUPPORTED',
+  'UND_ERR_CLOSED',
+  'UND_ERR_DESTROYED',
+]);
+
 /** The error for a request that got no whole answer. */
 export function networkError(
   request: { method: string; url: string | URL; status?: number },
@@ -160,6 +168,6 @@ export function networkError(
   const text = redactText(failure.message ?? '');
   return new RegistryError('UNAVAILABLE', [text, code].filter((s) => s !== '').join(', '), {
     ...request,
-    retriable: true,
+    retriable: !hopeless.has(code),
   });
 }

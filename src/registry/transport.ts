@@ -157,8 +157,7 @@ export class Transport {
     const authorization = await this.authorizer.answer(endpoint, repository, { challenge, used: known, error }, signal);
     const second = await send(authorization);
     if (second.status !== 401) return second;
-    this.authorizer.forget(endpoint, repository);
-    throw await second.toError('the registry refused the credentials');
+    throw this.authorizer.refused(endpoint, repository, await second.toError());
   }
 
   /** Follows redirects until there is a body. Headers that may hold credentials do not leave the origin they were meant for. */

@@ -9,8 +9,10 @@ import { fetchToken, type Token } from './token.js';
 interface Grant {
   readonly challenge: Challenge;
   /** The Authorization header's value. */
-  header: string;
-  expires: number;
+  readonly header: string;
+  readonly expires: number;
+  /** What failed while credentials were looked for. */
+  readonly problems: readonly string[];
 }
 
 export interface Refusal {
@@ -57,8 +59,12 @@ export class Authorizer {
     return this.#obtain(key, endpoint, repository, challenge, refusal.error, signal);
   }
 
-  forget(endpoint: Endpoint, repository: string): void {
-    this.#grants.delete(keyOf(endpoint, repository));
+  /** The answer to a 401 got another 401: forgets it, and tells what may be behind that. */
+  refused(endpoint: Endpoint, repository: string, error: RegistryError): RegistryError {
+    const key = keyOf(endpoint, repository);
+    const problems = this.#grants.get(key)?.problems ?? [];
+    this.#grants.delete(key);
+    return explain(error, endpoint, 'the answer to its challenge was refused', problems);
   }
 
   #obtain(
@@ -72,7 +78,8 @@ export class Authorizer {
     const work = async (shared: AbortSignal) => {
       const found = await this.credentials(endpoint.credentialHost, repository, shared);
       const token = await this.#token(endpoint, repository, challenge, found, refused, shared);
-      this.#grants.set(key, { challenge, header: token.value, expires: token.expires });
+      const { problems } = found;
+      this.#grants.set(key, { challenge, header: token.value, expires: token.expires, problems });
       return token.value;
     };
     return this.#flights.run(key, work, signal);

@@ -140,18 +140,59 @@ test('what is in use stays, however many; the last release lets it go', async (t
   );
 });
 
-test('a use that comes between the decision to evict and the removal saves the entry', async (t) => {
-  const { pool, world } = await setup(t, { max: 1, holdMs: 0 });
+/** A pool of two idle entries, a:1 the older, whose load of a:3 has just ended when `then` runs: a:3 is being written. */
+async function aboutToEvict(t: ExecutionContext, then: (pool: RefPool) => void) {
+  const evicted: string[] = [];
+  const { pool, world } = await setup(t, {
+    max: 2,
+    holdMs: 0,
+    onEvict: (name) => evicted.push(name.reference),
+    load: async (reference) => {
+      world.loads.push(reference);
+      if (reference === 'a:3') setImmediate(() => then(pool));
+      return content(reference);
+    },
+  });
   await pool.get('a:1');
-  const second = pool.get('a:2');
-  await second;
-  pool.use('a:1'); // a:1 was pushed out of the LRU just now; its directory may still be there
+  await pool.get('a:2');
+  return { pool, world, evicted };
+}
+
+test('an entry that is asked for between the decision to evict it and its turn to go stays', async (t) => {
+  let asked: Promise<unknown> | undefined;
+  const { pool, world, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:1'))));
+  await pool.get('a:3');
+  await asked;
   await pool.flushed();
-  const kept = [...pool.entries()].some((e) => e.reference === 'a:1');
-  t.is(kept, !world.evicted.includes('a:1'));
-  await pool.get('a:1');
-  t.is(world.loads.length, kept ? 2 : 3);
-  t.true([...pool.entries()].some((e) => e.reference === 'a:1'));
+  t.deepEqual(evicted, ['a:2']);
+  t.deepEqual([...pool.entries()].map((e) => e.reference).sort(), ['a:1', 'a:3']);
+  t.deepEqual(world.loads, ['a:1', 'a:2', 'a:3']);
+});
+
+test('an entry that is used between the decision to evict it and its turn to go stays', async (t) => {
+  let asked: Promise<unknown> | undefined;
+  // The read of another entry stands between, so that there is such a moment.
+  const { pool, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:2'))));
+  await pool.get('a:3');
+  pool.use('a:1');
+  await asked;
+  await pool.flushed();
+  t.deepEqual(evicted, []);
+  t.is([...pool.entries()].length, 3);
+  pool.release('a:1');
+  await pool.flushed();
+  t.deepEqual(evicted, ['a:3']);
+});
+
+test('gets that cross with evictions leave as many entries as fit, each with its directory', async (t) => {
+  const { pool, dir } = await setup(t, { max: 2, holdMs: 0 });
+  for (let round = 0; round < 40; round++) {
+    await Promise.all([1, 2, 3, 4, 5].map((n) => pool.get(`a:${(n * (round + 1)) % 7}`)));
+    await pool.flushed();
+    const entries = [...pool.entries()].map((e) => e.directory).sort();
+    t.is(entries.length, 2);
+    t.deepEqual((await readdir(dir)).map((name) => join(dir, name)).sort(), entries);
+  }
 });
 
 test('use counts by key survive a restart, and pin', async (t) => {

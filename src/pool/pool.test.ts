@@ -160,7 +160,7 @@ async function aboutToEvict(t: ExecutionContext, then: (pool: RefPool) => void) 
 
 test('an entry that is asked for between the decision to evict it and its turn to go stays', async (t) => {
   let asked: Promise<unknown> | undefined;
-  const { pool, world, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:1'))));
+  const { pool, world, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:1')));
   await pool.get('a:3');
   await asked;
   await pool.flushed();
@@ -172,7 +172,7 @@ test('an entry that is asked for between the decision to evict it and its turn t
 test('an entry that is used between the decision to evict it and its turn to go stays', async (t) => {
   let asked: Promise<unknown> | undefined;
   // The read of another entry stands between, so that there is such a moment.
-  const { pool, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:2'))));
+  const { pool, evicted } = await aboutToEvict(t, (p) => void (asked = p.get('a:2')));
   await pool.get('a:3');
   pool.use('a:1');
   await asked;

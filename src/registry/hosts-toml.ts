@@ -3,6 +3,7 @@ import * as v from 'valibot';
 import { LazylayerError } from '../errors.js';
 import { expectedOf } from '../image/json.js';
 import type { HostSettings } from './hosts.js';
+import { redactText } from './redact.js';
 import { lineOfKey } from './toml-lines.js';
 
 const text = v.string();
@@ -90,8 +91,8 @@ function issueError(file: string, content: string, issue: v.BaseIssue<unknown>):
   const line = lineOfKey(content, path);
   const key = path.map((name) => (/^[\w-]+$/.test(name) ? name : JSON.stringify(name))).join('.');
   const where = line === undefined ? file : `${file}:${line}`;
-  return new LazylayerError(
-    'INVALID_ARGUMENT',
-    `${where}: ${key}: expected ${expectedOf(issue)}, found ${issue.received}`,
-  );
+  // A header may be a login, and a URL may hold one.
+  const found = path.includes('header') ? 'another value' : issue.received;
+  const problem = redactText(`${key}: expected ${expectedOf(issue)}, found ${found}`);
+  return new LazylayerError('INVALID_ARGUMENT', `${where}: ${problem}`);
 }

@@ -1,0 +1,230 @@
+import { hash } from 'node:crypto';
+import { close, constants, fdatasync, ftruncate, open, readSync, writeSync, fstat } from 'node:fs';
+import { rm, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { Digest } from '../digest/digest.js';
+import { codeOf, LazylayerError } from '../errors.js';
+import type { Tree } from '../toc/tree.js';
+import { syncDirectory } from '../util/atomic-file.js';
+import { loadBitmap, saveBitmap } from './bitmap-file.js';
+import type { LayerKey } from './key.js';
+import { Presence } from './presence.js';
+
+const openFd = promisify(open);
+const closeFd = promisify(close);
+const sync = promisify(fdatasync);
+const setLength = promisify(ftruncate);
+const stat = promisify(fstat);
+
+/** Names in a layer's directory. */
+export const FILES = { tree: 'tree', data: 'data', present: 'present', open: 'open' } as const;
+
+/** What a thread needs to read a layer's cached bytes, and to write more of them. */
+export interface LayerView {
+  /** Number of the layer, durable. */
+  readonly slot: number;
+  readonly tree: Tree;
+  readonly presence: Presence;
+  /** The cache file, open for reading and writing as long as the layer is. */
+  readonly fd: number;
+}
+
+/**
+ * One layer's cache while it is open. Chunks whose bits were saved before an unclean end are suspects: they are held against
+ * their digests when they are first needed, and believed only then.
+ */
+export class CachedLayer implements LayerView {
+  #suspects: Presence | undefined;
+  /** Bits were set since the bitmap was last saved. */
+  #dirty = false;
+  /** Bytes were written since the layer was opened: they must be on disk before the mark goes. */
+  #written = false;
+  #saving: Promise<void> = Promise.resolve();
+  /** Bytes that the files take on disk: counted on while the layer is open, exact after `measure`. */
+  allocated = 0;
+
+  private constructor(
+    readonly key: LayerKey,
+    readonly name: string,
+    readonly directory: string,
+    readonly slot: number,
+    readonly tree: Tree,
+    readonly presence: Presence,
+    readonly fd: number,
+    suspects: Presence | undefined,
+    private marked: boolean,
+  ) {
+    this.#suspects = suspects;
+  }
+
+  /**
+   * Opens the files beside a tree that is in memory (and, where the disk has room, on disk). Everything that cannot be believed
+   * at once (unclean end, damaged bitmap, a tree that was just made beside older data) is suspect.
+   */
+  static async open(
+    key: LayerKey,
+    name: string,
+    directory: string,
+    slot: number,
+    tree: Tree,
+    treeIsNew: boolean,
+  ): Promise<CachedLayer> {
+    const path = (file: string) => join(directory, file);
+    const chunks = tree.counts.chunks;
+    const mark = await setMark(directory);
+    const fd = await openFd(path(FILES.data), constants.O_RDWR | constants.O_CREAT, 0o644);
+    try {
+      const { size } = await stat(fd);
+      const whole = size >= tree.facts.cacheBytes;
+      const saved = await loadBitmap(path(FILES.present), chunks, tree.facts.source);
+      if (!whole) await setLength(fd, tree.facts.cacheBytes);
+      const empty = () => new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
+      const believed = !treeIsNew && mark !== 'found' && whole && saved !== undefined;
+      const suspects = believed || size === 0 ? undefined : (saved ?? full(empty(), chunks));
+      const presence = believed ? saved : empty();
+      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, mark !== 'no room');
+    } catch (error) {
+      await closeFd(fd);
+      throw error;
+    }
+  }
+
+  get digest(): Digest {
+    return this.key.digest;
+  }
+
+  /** Whether any chunk may be on disk though its bit is not set. */
+  get hasSuspects(): boolean {
+    return this.#suspects !== undefined;
+  }
+
+  /** Takes a suspect chunk back into belief if its bytes are right. Synchronous: reads and hashes the chunk. */
+  recover(chunk: number): boolean {
+    if (this.#suspects === undefined || !this.#suspects.has(chunk)) return false;
+    const bytes = readVerified(this.fd, this.tree.chunkCache[chunk], this.tree, chunk);
+    if (bytes === undefined) return false;
+    this.noteWritten();
+    this.presence.set(chunk);
+    return true;
+  }
+
+  /** Writes a chunk whose bytes match its digest, and sets its bit. @throws what the disk says, ENOSPC above all */
+  store(chunk: number, bytes: Uint8Array): void {
+    writeAll(this.fd, bytes, this.tree.chunkCache[chunk]);
+    this.noteWritten();
+    this.presence.set(chunk);
+  }
+
+  /** Says that bits were set, here or in another thread, so that the bitmap wants saving. */
+  noteWritten(): void {
+    this.#dirty = true;
+    this.#written = true;
+  }
+
+  /** Saves the bitmap if bits were set since the last time. */
+  save(): Promise<void> {
+    this.#saving = this.#saving
+      .catch(() => {})
+      .then(async () => {
+        if (!this.#dirty) return;
+        this.#dirty = false;
+        try {
+          await this.#write();
+        } catch (error) {
+          this.#dirty = true;
+          throw error;
+        }
+      });
+    return this.#saving;
+  }
+
+  async #write(): Promise<void> {
+    const { directory, tree } = this;
+    // Bits without the mark would be believed after an unclean end.
+    if (!this.marked && (await setMark(directory)) === 'no room')
+      throw new LazylayerError('RESOURCE_EXHAUSTED', `${directory}: no room on the disk for the mark of an open layer`);
+    this.marked = true;
+    await saveBitmap(join(directory, FILES.present), this.#kept(), tree.counts.chunks, tree.facts.source);
+  }
+
+  /** The bits to save: suspects that nobody asked for yet stay on record, as the mark stays until they are believed or refuted. */
+  #kept(): Presence {
+    const suspects = this.#suspects;
+    if (suspects === undefined) return this.presence;
+    const chunks = this.tree.counts.chunks;
+    const both = new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
+    for (let chunk = 0; chunk < chunks; chunk++) if (suspects.has(chunk) || this.presence.has(chunk)) both.set(chunk);
+    return both;
+  }
+
+  /** Marks the layer as used now, in a way that outlives the process. */
+  async touch(): Promise<void> {
+    const now = new Date();
+    await utimes(join(this.directory, FILES.tree), now, now).catch(() => {});
+  }
+
+  /** Reads from the disk what the files take. */
+  async measure(): Promise<number> {
+    return (this.allocated =
+      (await stat(this.fd)).blocks * 512 + this.tree.buffer.byteLength + this.presence.buffer.byteLength);
+  }
+
+  /** A clean end: data, then bits, then the mark goes, each on disk before the next. No thread may use `fd` any more. */
+  async close(): Promise<void> {
+    try {
+      await this.touch();
+      if (this.#written) await sync(this.fd);
+      await this.save();
+      if (this.#suspects === undefined || this.#settleSuspects()) {
+        await rm(join(this.directory, FILES.open), { force: true });
+        await syncDirectory(this.directory);
+      }
+    } finally {
+      await closeFd(this.fd);
+    }
+  }
+
+  /** Whether every suspect has been believed by now. */
+  #settleSuspects(): boolean {
+    for (let chunk = 0; chunk < this.tree.counts.chunks; chunk++)
+      if (this.#suspects!.has(chunk) && !this.presence.has(chunk)) return false;
+    return true;
+  }
+}
+
+/**
+ * Makes the mark of an open layer, durable before any chunk is written: else a power cut could leave bits that nothing casts
+ * doubt on. A mark that is found was left by an unclean end.
+ */
+async function setMark(directory: string): Promise<'made' | 'found' | 'no room'> {
+  try {
+    await writeFile(join(directory, FILES.open), '', { flag: 'wx' });
+  } catch (error) {
+    if (codeOf(error) === 'ALREADY_EXISTS') return 'found';
+    if (codeOf(error) === 'RESOURCE_EXHAUSTED') return 'no room';
+    throw error;
+  }
+  await syncDirectory(directory);
+  return 'made';
+}
+
+function full(presence: Presence, chunks: number): Presence {
+  for (let chunk = 0; chunk < chunks; chunk++) presence.set(chunk);
+  return presence;
+}
+
+/** The chunk's bytes from a place in a file, or undefined where they are not what its digest names. */
+export function readVerified(fd: number, place: number, tree: Tree, chunk: number): Buffer | undefined {
+  const size = tree.chunkSize[chunk];
+  const bytes = Buffer.allocUnsafe(size);
+  if (readSync(fd, bytes, 0, size, place) !== size) return undefined;
+  const found = hash('sha256', bytes, 'buffer');
+  return found.compare(tree.chunkDigests, chunk * 32, chunk * 32 + 32) === 0 ? bytes : undefined;
+}
+
+/** One pwrite where the kernel takes all, more where it does not. */
+export function writeAll(fd: number, bytes: Uint8Array, place: number): void {
+  for (let done = 0; done < bytes.byteLength;)
+    done += writeSync(fd, bytes, done, bytes.byteLength - done, place + done);
+}

@@ -1,0 +1,404 @@
+import { closeSync, openSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { codeOf, LazylayerError } from '../errors.js';
+import type { Digest } from '../digest/digest.js';
+import { loadTree, saveTree } from '../toc/persist.js';
+import type { Tree } from '../toc/tree.js';
+import { countBitmap } from './bitmap-file.js';
+import { CachedLayer, FILES, readVerified } from './cached-layer.js';
+import { ChunkIndex } from './chunk-index.js';
+import { digestOfName, nameOf, type LayerKey } from './key.js';
+
+/** What an owner may want to log or count. The cache itself goes on in every case. */
+export type CacheEvent =
+  | { readonly type: 'evicted'; readonly digest: Digest; readonly bytes: number }
+  | { readonly type: 'full'; readonly error: unknown }
+  | { readonly type: 'damaged'; readonly what: string; readonly error: unknown };
+
+export interface ChunkCacheOptions {
+  /** Bytes on disk over all layers; none when absent. Layers in use are never dropped, so they may lie above it. */
+  readonly limitBytes?: number;
+  readonly onEvent?: (event: CacheEvent) => void;
+  /** How often bitmaps are saved while chunks come in, in milliseconds. */
+  readonly saveEveryMs?: number;
+}
+
+/** One layer's part of the cache. */
+export interface LayerUsage {
+  readonly digest: Digest;
+  /** Name of its directory below `layers`. */
+  readonly name: string;
+  /** Bytes on disk. */
+  readonly bytes: number;
+  readonly chunks: number;
+  readonly presentChunks: number;
+  readonly lastUsed: Date;
+  readonly inUse: boolean;
+}
+
+export interface CacheUsage {
+  readonly bytes: number;
+  readonly limitBytes: number | undefined;
+  readonly layers: readonly LayerUsage[];
+}
+
+interface Known {
+  bytes: number;
+  lastUsed: number;
+}
+
+const DEAD = '.dead-';
+/** Cache files of layers not in use that are kept open at most. */
+const MAX_LENT = 16;
+
+/**
+ * The chunk cache below one root directory: `layers/<name>/{tree,data,present,open}` and `index/`. One process at a time (its
+ * owner holds a lock); within it, a layer is open once, and whoever opened it closes it by `release`.
+ */
+export class ChunkCache implements AsyncDisposable {
+  readonly #open = new Map<string, CachedLayer>();
+  /** Every layer on disk. For an open one, `bytes` counts on. */
+  readonly #known = new Map<string, Known>();
+  /** One operation at a time for a layer's directory. */
+  readonly #lines = new Map<string, Promise<unknown>>();
+  /** Descriptors of cache files of layers that are not open, read for chunks shared with them. */
+  readonly #lent = new Map<string, number>();
+  readonly #timer: NodeJS.Timeout;
+  #evicting: Promise<void> | undefined;
+  #used = 0;
+  #tick = 0;
+
+  private constructor(
+    readonly root: string,
+    private readonly index: ChunkIndex,
+    private readonly options: ChunkCacheOptions,
+    private readonly temporary: boolean,
+  ) {
+    this.#timer = setInterval(() => void this.#saveAll(), options.saveEveryMs ?? 5000).unref();
+  }
+
+  /** The caller must be the only process that uses `root`. */
+  static async open(root: string, options: ChunkCacheOptions = {}): Promise<ChunkCache> {
+    return ChunkCache.#start(root, options, false);
+  }
+
+  /** A cache in a new directory below `parent`, removed when it is closed: for a process beside the one that owns the root. */
+  static async openTemporary(parent: string, options: ChunkCacheOptions = {}): Promise<ChunkCache> {
+    return ChunkCache.#start(await mkdtemp(join(parent, 'lazylayer-cache-')), options, true);
+  }
+
+  static async #start(root: string, options: ChunkCacheOptions, temporary: boolean): Promise<ChunkCache> {
+    const layers = join(root, 'layers');
+    await mkdir(layers, { recursive: true });
+    const index = await ChunkIndex.open(join(root, 'index'), (error) =>
+      options.onEvent?.({ type: 'damaged', what: 'index', error }),
+    );
+    const cache = new ChunkCache(root, index, options, temporary);
+    for (const name of await readdir(layers)) {
+      const path = join(layers, name);
+      if (name.startsWith(DEAD)) await rm(path, { recursive: true, force: true });
+      else if (digestOfName(name) !== undefined) cache.#learn(name, await sizeOf(path), await lastUse(path));
+    }
+    return cache;
+  }
+
+  /** Whether the limit leaves room for more, once what can be dropped is dropped. */
+  async hasRoom(): Promise<boolean> {
+    await this.#evicting;
+    return !this.overLimit;
+  }
+
+  /** Bytes on disk over all layers, as counted. */
+  get usedBytes(): number {
+    return this.#used;
+  }
+
+  /** Whether the byte limit is reached and only layers in use are left. */
+  get overLimit(): boolean {
+    return this.#used > (this.options.limitBytes ?? Infinity);
+  }
+
+  /**
+   * Opens what the disk has of a layer; undefined where it has no tree that is sound and made from a source that `accepts`
+   * takes. Costs no more than reading the tree and the bitmap.
+   */
+  async acquire(key: LayerKey, accepts: (source: Digest) => boolean): Promise<CachedLayer | undefined> {
+    const name = nameOf(key);
+    return this.#inLine(name, async () => {
+      if (!this.#known.has(name)) return undefined;
+      const path = join(this.#directory(name), FILES.tree);
+      let tree: Tree;
+      try {
+        tree = await loadTree(path);
+        if (!accepts(tree.facts.source)) return undefined;
+      } catch (error) {
+        if (codeOf(error) !== 'NOT_FOUND') this.options.onEvent?.({ type: 'damaged', what: path, error });
+        return undefined;
+      }
+      return this.#enter(key, name, tree, false);
+    });
+  }
+
+  /**
+   * Opens a layer whose tree was just made, and keeps the tree. Chunks that an earlier tree's cache file holds are taken over as
+   * suspects. With `data`, that file (whole and verified by the caller) becomes the cache file and every chunk is present.
+   */
+  async create(key: LayerKey, tree: Tree, data?: string): Promise<CachedLayer> {
+    const name = nameOf(key);
+    return this.#inLine(name, async () => {
+      const directory = this.#directory(name);
+      await this.#withRoom(() => mkdir(directory, { recursive: true }));
+      if (data !== undefined) {
+        await this.#forget(name);
+        await rm(directory, { recursive: true, force: true });
+        await mkdir(directory);
+        await rename(data, join(directory, FILES.data));
+      }
+      // Without room for the tree the layer is served all the same; the next process will ask for it again.
+      await this.#withRoom(() => saveTree(tree, join(directory, FILES.tree))).catch((error: unknown) => {
+        if (codeOf(error) !== 'RESOURCE_EXHAUSTED') throw error;
+      });
+      const layer = await this.#enter(key, name, tree, true);
+      if (data !== undefined) {
+        for (let chunk = 0; chunk < tree.counts.chunks; chunk++) layer.presence.set(chunk);
+        this.wrote(layer, 0, tree.counts.chunks, 0);
+      }
+      return layer;
+    });
+  }
+
+  /** A path on the cache's disk for a file that is being made: under a name that the next start removes. */
+  scratchPath(): string {
+    return join(this.root, 'layers', `${DEAD}${process.pid}-${++this.#tick}`);
+  }
+
+  async #enter(key: LayerKey, name: string, tree: Tree, treeIsNew: boolean): Promise<CachedLayer> {
+    if (this.#open.has(name)) throw new LazylayerError('BUSY', `layer ${name}: open already`);
+    const slot = await this.index.slotOf(name);
+    const layer = await CachedLayer.open(key, name, this.#directory(name), slot, tree, treeIsNew);
+    this.#closeLent(name);
+    this.#open.set(name, layer);
+    await layer.touch();
+    this.#learn(name, await layer.measure(), Date.now());
+    return layer;
+  }
+
+  /** Gives an open layer back: a clean end on disk. Nobody may use its view any more. */
+  async release(layer: CachedLayer): Promise<void> {
+    await this.#inLine(layer.name, async () => {
+      await this.index.flush();
+      try {
+        this.#learn(layer.name, await layer.measure(), Date.now());
+      } finally {
+        this.#open.delete(layer.name);
+        await layer.close().catch((error: unknown) => this.options.onEvent?.({ type: 'full', error }));
+      }
+    });
+    this.#enforceLimit();
+  }
+
+  /** Drops a layer that is not open. */
+  async drop(key: LayerKey): Promise<void> {
+    await this.#drop(nameOf(key));
+  }
+
+  /** Says that chunks in [first, end) were written to an open layer's file and are present, `bytes` of them anew. */
+  wrote(layer: CachedLayer, first: number, end: number, bytes: number): void {
+    layer.noteWritten();
+    const known = this.#known.get(layer.name);
+    if (known !== undefined) known.bytes += bytes;
+    this.#used += bytes;
+    this.index.add(layer.tree, layer.slot, first, end);
+    this.#enforceLimit();
+  }
+
+  /**
+   * A chunk from what is on disk already: the layer's own file after an unclean end, or another layer that has the same bytes.
+   * Verified, and present afterwards. Synchronous; gives the bytes that were taken, 0 for none.
+   */
+  reuse(layer: CachedLayer, chunk: number): number {
+    const { tree } = layer;
+    if (layer.hasSuspects && layer.recover(chunk)) return tree.chunkSize[chunk];
+    const hint = this.index.find(tree, chunk);
+    if (hint === undefined || (hint.slot === layer.slot && hint.place === tree.chunkCache[chunk])) return 0;
+    try {
+      const fd = this.#fdOfSlot(hint.slot);
+      const bytes = fd === undefined ? undefined : readVerified(fd, hint.place, tree, chunk);
+      if (bytes === undefined) return 0;
+      layer.store(chunk, bytes);
+      this.wrote(layer, chunk, chunk + 1, blocks(bytes.byteLength));
+      return bytes.byteLength;
+    } catch {
+      return 0; // a hint that leads nowhere, or a full disk: the registry has the chunk too
+    }
+  }
+
+  #fdOfSlot(slot: number): number | undefined {
+    const name = this.index.nameOfSlot(slot);
+    if (name === undefined) return undefined;
+    const fd = this.#open.get(name)?.fd ?? this.#lent.get(name);
+    if (fd !== undefined || !this.#known.has(name)) return fd;
+    const opened = openSync(join(this.#directory(name), FILES.data), 'r');
+    if (this.#lent.size >= MAX_LENT) this.#closeLent(this.#lent.keys().next().value!);
+    this.#lent.set(name, opened);
+    return opened;
+  }
+
+  #closeLent(name: string): void {
+    const fd = this.#lent.get(name);
+    if (fd === undefined) return;
+    this.#lent.delete(name);
+    closeSync(fd);
+  }
+
+  /** Passes on a failure of the disk that no reader shall notice. */
+  report(error: unknown): void {
+    this.options.onEvent?.({ type: 'full', error });
+  }
+
+  /** Makes room for `bytes` after a write found the disk full, by dropping layers that nobody uses. False when there are none. */
+  async makeRoom(bytes: number, error: unknown): Promise<boolean> {
+    this.options.onEvent?.({ type: 'full', error });
+    return (await this.#evictTo(Math.max(0, this.#used - bytes))) > 0;
+  }
+
+  async #withRoom<V>(work: () => Promise<V>): Promise<V> {
+    try {
+      return await work();
+    } catch (error) {
+      if (codeOf(error) !== 'RESOURCE_EXHAUSTED' || !(await this.makeRoom(16 << 20, error))) throw error;
+      return work();
+    }
+  }
+
+  #enforceLimit(): void {
+    if (!this.overLimit || this.#evicting !== undefined) return;
+    this.#evicting = this.#evictTo(this.options.limitBytes!)
+      .then(
+        () => {},
+        (error: unknown) => this.options.onEvent?.({ type: 'damaged', what: 'layers', error }),
+      )
+      .finally(() => (this.#evicting = undefined));
+  }
+
+  /** Drops layers not in use, the one longest not used first, until `target` bytes are left. Gives how many went. */
+  async #evictTo(target: number): Promise<number> {
+    let dropped = 0;
+    const idle = [...this.#known]
+      .filter(([name]) => !this.#open.has(name))
+      .sort((a, b) => a[1].lastUsed - b[1].lastUsed);
+    for (const [name] of idle) {
+      if (this.#used <= target) break;
+      if (await this.#drop(name)) dropped++;
+    }
+    return dropped;
+  }
+
+  #drop(name: string): Promise<boolean> {
+    return this.#inLine(name, async () => {
+      const known = this.#known.get(name);
+      if (known === undefined || this.#open.has(name)) return false;
+      await this.#forget(name);
+      const dead = this.scratchPath();
+      await rename(this.#directory(name), dead); // gone in one step, whatever happens during the removal
+      await rm(dead, { recursive: true, force: true });
+      this.options.onEvent?.({ type: 'evicted', digest: digestOfName(name)!, bytes: known.bytes });
+      return true;
+    });
+  }
+
+  /** Takes a layer that is about to go out of all books. */
+  async #forget(name: string): Promise<void> {
+    this.#closeLent(name);
+    this.#used -= this.#known.get(name)?.bytes ?? 0;
+    this.#known.delete(name);
+    const tree = await loadTree(join(this.#directory(name), FILES.tree)).catch(() => undefined);
+    if (tree !== undefined) await this.index.forget(tree, await this.index.slotOf(name));
+  }
+
+  async du(): Promise<CacheUsage> {
+    const layers: LayerUsage[] = [];
+    for (const [name, known] of this.#known) {
+      const open = this.#open.get(name);
+      const bytes = open === undefined ? known.bytes : await open.measure();
+      const count =
+        open === undefined
+          ? await countBitmap(join(this.#directory(name), FILES.present))
+          : { chunks: open.tree.counts.chunks, present: open.presence.count() };
+      layers.push({
+        digest: digestOfName(name)!,
+        name,
+        bytes,
+        chunks: count?.chunks ?? 0,
+        presentChunks: count?.present ?? 0,
+        lastUsed: new Date(known.lastUsed),
+        inUse: open !== undefined,
+      });
+    }
+    layers.sort((a, b) => b.lastUsed.getTime() - a.lastUsed.getTime());
+    return { bytes: layers.reduce((sum, l) => sum + l.bytes, 0), limitBytes: this.options.limitBytes, layers };
+  }
+
+  /** Drops layers that are not in use: all, or the least recently used until `keepBytes` (default: the limit) are left. */
+  async prune(options: { all?: boolean; keepBytes?: number } = {}): Promise<{ layers: number; bytes: number }> {
+    const before = this.#used;
+    const target = options.all === true ? 0 : (options.keepBytes ?? this.options.limitBytes ?? Infinity);
+    const layers = await this.#evictTo(target);
+    return { layers, bytes: before - this.#used };
+  }
+
+  async #saveAll(): Promise<void> {
+    for (const layer of this.#open.values())
+      await layer.save().catch((error: unknown) => this.options.onEvent?.({ type: 'full', error }));
+  }
+
+  #learn(name: string, bytes: number, lastUsed: number): void {
+    this.#used += bytes - (this.#known.get(name)?.bytes ?? 0);
+    this.#known.set(name, { bytes, lastUsed });
+  }
+
+  #directory(name: string): string {
+    return join(this.root, 'layers', name);
+  }
+
+  async #inLine<V>(name: string, work: () => Promise<V>): Promise<V> {
+    const before = this.#lines.get(name);
+    const turn = (async () => {
+      await before?.catch(() => {});
+      return work();
+    })();
+    this.#lines.set(name, turn);
+    try {
+      return await turn;
+    } finally {
+      if (this.#lines.get(name) === turn) this.#lines.delete(name);
+    }
+  }
+
+  /** Every layer must have been released. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#evicting;
+    for (const layer of [...this.#open.values()]) await this.release(layer);
+    for (const fd of this.#lent.values()) closeSync(fd);
+    await this.index[Symbol.asyncDispose]();
+    if (this.temporary) await rm(this.root, { recursive: true, force: true });
+  }
+}
+
+/** Bytes that so many take on disk. */
+export function blocks(bytes: number): number {
+  return Math.ceil(bytes / 4096) * 4096;
+}
+
+async function sizeOf(directory: string): Promise<number> {
+  let bytes = 0;
+  for (const file of await readdir(directory)) bytes += (await stat(join(directory, file))).blocks * 512;
+  return bytes;
+}
+
+async function lastUse(directory: string): Promise<number> {
+  const newest = await stat(join(directory, FILES.tree)).catch(() => stat(directory));
+  return newest.mtimeMs;
+}

@@ -1,0 +1,137 @@
+import { open, type Database, type RootDatabase } from 'lmdb';
+import { rm } from 'node:fs/promises';
+import type { Tree } from '../toc/tree.js';
+
+/** Where another layer may have a chunk: a hint, never believed without the digest. */
+export interface ChunkHint {
+  readonly slot: number;
+  /** Byte in that layer's cache file. */
+  readonly place: number;
+}
+
+interface Pending {
+  readonly tree: Tree;
+  readonly slot: number;
+  readonly first: number;
+  readonly end: number;
+}
+
+const KEY_BYTES = 16;
+/** Value: slot (u32), place (f64), little-endian. */
+const VALUE_BYTES = 12;
+const FLUSH_MS = 500;
+/** Chunks that one write transaction takes, so that the event loop is not held for long. */
+const BATCH = 2000;
+
+/**
+ * Slots by layer (durable, never given twice while the index lives) and chunks by the first 16 bytes of their digest. Hints may be
+ * lost or stale; a slot may not, so `slotOf` returns once it is on disk.
+ */
+export class ChunkIndex implements AsyncDisposable {
+  readonly #root: RootDatabase;
+  readonly #slots: Database<number, string>;
+  readonly #names: Database<string, number>;
+  readonly #chunks: Database<Buffer, Buffer>;
+  #pending: Pending[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #flushing: Promise<void> = Promise.resolve();
+
+  private constructor(root: RootDatabase) {
+    this.#root = root;
+    this.#slots = root.openDB({ name: 'slots', encoding: 'json' });
+    this.#names = root.openDB({ name: 'names', encoding: 'json' });
+    this.#chunks = root.openDB({ name: 'chunks', keyEncoding: 'binary', encoding: 'binary' });
+  }
+
+  /** Opens or makes the index in a directory. One that cannot be read is made anew: all in it can be found out again. */
+  static async open(path: string, onDamage: (error: unknown) => void): Promise<ChunkIndex> {
+    try {
+      return new ChunkIndex(open({ path, maxDbs: 3, noSubdir: false }));
+    } catch (error) {
+      onDamage(error);
+      await rm(path, { recursive: true, force: true });
+      return new ChunkIndex(open({ path, maxDbs: 3, noSubdir: false }));
+    }
+  }
+
+  /** The layer's number, from 1. The same for the same name as long as the index lives. */
+  async slotOf(name: string): Promise<number> {
+    const known = this.#slots.get(name);
+    if (known !== undefined) return known;
+    const slot = await this.#root.transaction(() => {
+      const raced = this.#slots.get(name);
+      if (raced !== undefined) return raced;
+      const last = [...this.#names.getKeys({ reverse: true, limit: 1 })][0] ?? 0;
+      void this.#names.put(last + 1, name);
+      void this.#slots.put(name, last + 1);
+      return last + 1;
+    });
+    await this.#root.flushed;
+    return slot;
+  }
+
+  /** The layer that has a slot. */
+  nameOfSlot(slot: number): string | undefined {
+    return this.#names.get(slot);
+  }
+
+  /** Where a chunk with this digest was last seen. */
+  find(tree: Tree, chunk: number): ChunkHint | undefined {
+    const value = this.#chunks.getBinaryFast(chunkKey(tree, chunk));
+    if (value === undefined || value.length !== VALUE_BYTES) return undefined;
+    return { slot: value.readUInt32LE(0), place: value.readDoubleLE(4) };
+  }
+
+  /** Notes that the chunks of [first, end) are in the slot's cache file. Written later, many in one transaction. */
+  add(tree: Tree, slot: number, first: number, end: number): void {
+    const last = this.#pending.at(-1);
+    if (last !== undefined && last.tree === tree && last.end === first)
+      this.#pending[this.#pending.length - 1] = { ...last, end };
+    else this.#pending.push({ tree, slot, first, end });
+    this.#timer ??= setTimeout(() => void this.flush(), FLUSH_MS).unref();
+  }
+
+  /** Forgets the chunks that are noted for a slot whose layer is dropped. */
+  async forget(tree: Tree, slot: number): Promise<void> {
+    this.#pending = this.#pending.filter((p) => p.slot !== slot);
+    await this.#inBatches(0, tree.counts.chunks, (chunk) => {
+      if (this.find(tree, chunk)?.slot === slot) void this.#chunks.remove(chunkKey(tree, chunk));
+    });
+  }
+
+  /** Writes what `add` noted. Hints are not worth an error: what cannot be written is left out. */
+  flush(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const work = this.#pending;
+    this.#pending = [];
+    this.#flushing = this.#flushing.then(async () => {
+      for (const { tree, slot, first, end } of work)
+        await this.#inBatches(first, end, (chunk) => {
+          const value = Buffer.allocUnsafe(VALUE_BYTES);
+          value.writeUInt32LE(slot, 0);
+          value.writeDoubleLE(tree.chunkCache[chunk], 4);
+          void this.#chunks.put(chunkKey(tree, chunk), value);
+        });
+    }, noop);
+    return (this.#flushing = this.#flushing.catch(noop));
+  }
+
+  async #inBatches(first: number, end: number, write: (chunk: number) => void): Promise<void> {
+    for (let from = first; from < end; from += BATCH)
+      await this.#chunks.batch(() => {
+        for (let chunk = from; chunk < Math.min(from + BATCH, end); chunk++) write(chunk);
+      });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.flush();
+    await this.#root.close();
+  }
+}
+
+function chunkKey(tree: Tree, chunk: number): Buffer {
+  return Buffer.from(tree.chunkDigests.subarray(chunk * 32, chunk * 32 + KEY_BYTES));
+}
+
+function noop(): void {}

@@ -1,0 +1,347 @@
+import type { CachedLayer } from '../cache/cached-layer.js';
+import { blocks, type ChunkCache } from '../cache/chunk-cache.js';
+import type { Digest } from '../digest/digest.js';
+import { codeOf, LazylayerError, VerificationError } from '../errors.js';
+import type { RandomAccessReader } from '../io/reader.js';
+import { leaveOnAbort } from '../util/singleflight.js';
+import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
+import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
+import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
+
+/** What a layer's fetching has cost and given. */
+export interface FetchStats {
+  /** Compressed bytes that came over the network. */
+  fetchedBytes: number;
+  requests: number;
+  /** Uncompressed bytes taken from disk: other layers' chunks, and chunks believed again after an unclean end. */
+  reusedBytes: number;
+  /** Chunks whose bytes were not what the TOC claims, each time they came. */
+  badChunks: number;
+  /** Chunks that were served though the disk had no room for them. */
+  unwrittenChunks: number;
+}
+
+/** Missing chunks that lie closer than this, in compressed bytes, share a request. */
+const GAP_BYTES = 64 * 1024;
+/** Read-ahead from a place that nothing leads up to, and at most; in compressed bytes. */
+const FIRST_WINDOW = 128 * 1024;
+const MAX_WINDOW = 8 * 1024 * 1024;
+/** Chunks that a look back goes over at most. */
+const MAX_LOOK = 2048;
+/** Uncompressed bytes that one look for chunks on disk takes in at most, as it holds the event loop. */
+const REUSE_BYTES = 1024 * 1024;
+/** A chunk that came wrong, or whose range somebody else gave up, is asked for so many times in all. */
+const TRIES = 2;
+
+/**
+ * Brings a layer's chunks to its cache file, each once however many wait for it. Keeps no state a chunk: what is there is in the
+ * presence bits, what is coming is in the few ranges in flight.
+ */
+export class ChunkFetcher {
+  readonly stats: FetchStats = { fetchedBytes: 0, requests: 0, reusedBytes: 0, badChunks: 0, unwrittenChunks: 0 };
+  readonly target: ChunkTarget;
+  readonly #ranges = new Set<RangeFetch>();
+  readonly #running = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
+  readonly #host: RangeHost;
+
+  constructor(
+    private readonly cached: CachedLayer,
+    private readonly cache: ChunkCache,
+    readonly scheduler: FetchScheduler,
+    reader: RandomAccessReader,
+    trusting: boolean,
+  ) {
+    const { tree, presence, fd } = cached;
+    this.target = { tree, presence, fd, trusting };
+    this.#host = {
+      target: this.target,
+      scheduler,
+      reader,
+      what: `layer ${cached.digest}`,
+      counted: (bytes) => (this.stats.fetchedBytes += bytes),
+      requested: () => this.stats.requests++,
+      arrived: (batch, result) => this.#arrived(batch, result),
+    };
+  }
+
+  /**
+   * Resolves when chunks [first, end) are in the cache file. Those that the full disk did not take are in the map that it
+   * resolves to.
+   * @throws VerificationError where a chunk came wrong twice; what the reader throws
+   */
+  async ensure(
+    first: number,
+    end: number,
+    options?: { priority?: Priority; signal?: AbortSignal },
+  ): Promise<Map<number, Uint8Array> | undefined> {
+    const priority = options?.priority ?? DEMAND;
+    const signal = options?.signal;
+    const held = new Map<number, Uint8Array>();
+    const demandEnds = priority === DEMAND ? this.scheduler.demandStarts() : undefined;
+    try {
+      let alone = false;
+      for (let attempt = 1; ; attempt++) {
+        signal?.throwIfAborted();
+        this.#closing.signal.throwIfAborted();
+        const waits = this.#plan(first, end, held, priority, alone);
+        if (waits.length === 0) return held.size === 0 ? undefined : held;
+        const error = await this.#await(waits, held, signal);
+        if (error === undefined) return held.size === 0 ? undefined : held;
+        signal?.throwIfAborted();
+        const bad = error.reason instanceof VerificationError;
+        if (attempt >= TRIES || !(bad || error.joined)) throw error.reason;
+        alone = bad;
+      }
+    } finally {
+      demandEnds?.();
+    }
+  }
+
+  /** Waits for all, and gives the first failure. */
+  async #await(
+    waits: { chunk: number; range: RangeFetch; joined: boolean; arrival: Promise<Arrival> }[],
+    held: Map<number, Uint8Array>,
+    signal: AbortSignal | undefined,
+  ): Promise<{ reason: unknown; joined: boolean } | undefined> {
+    let failure: { reason: unknown; joined: boolean } | undefined;
+    let gaveUp = false;
+    for (const { chunk, range, joined, arrival } of waits) {
+      try {
+        // After the first failure the others are still waited for, so that a second try is for what is really missing.
+        const bytes = gaveUp ? undefined : await leaveOnAbort(arrival, signal);
+        if (bytes !== undefined) held.set(chunk, bytes);
+      } catch (reason) {
+        failure ??= { reason, joined };
+        gaveUp ||= signal?.aborted === true;
+      } finally {
+        range.leave(gaveUp);
+      }
+    }
+    return failure;
+  }
+
+  /** Makes sure that every missing chunk of [first, end) is on its way, and gives what to wait for. */
+  #plan(first: number, end: number, held: Map<number, Uint8Array>, priority: Priority, alone: boolean) {
+    const { presence } = this.target;
+    const waits: { chunk: number; range: RangeFetch; joined: boolean; arrival: Promise<Arrival> }[] = [];
+    const wait = (chunk: number, range: RangeFetch, joined: boolean) =>
+      waits.push({ chunk, range, joined, arrival: range.join(chunk, priority === DEMAND) });
+    let ranges: RangeFetch[] = [];
+    for (let chunk = first; chunk < end; chunk++) {
+      if (presence.has(chunk) || held.has(chunk)) continue;
+      const own = ranges.find((r) => r.covers(chunk));
+      if (own !== undefined) {
+        wait(chunk, own, false);
+        continue;
+      }
+      const coming = this.#covering(chunk);
+      if (coming !== undefined && this.#worthWaiting(coming, chunk)) {
+        wait(chunk, coming, true);
+        continue;
+      }
+      if (this.#reuse(chunk)) continue;
+      ranges = ranges.concat(this.#startRanges(chunk, end, priority, alone));
+      wait(
+        chunk,
+        ranges.find((r) => r.covers(chunk))!,
+        false,
+      );
+    }
+    if (!alone && waits.length > 0) this.readAhead(end);
+    return waits;
+  }
+
+  #covering(chunk: number): RangeFetch | undefined {
+    for (const range of this.#ranges) if (range.covers(chunk)) return range;
+    return undefined;
+  }
+
+  /** Near ones come soonest by waiting. A far one is taken out of its range, so that it is fetched once all the same. */
+  #worthWaiting(range: RangeFetch, chunk: number): boolean {
+    if (range.distanceTo(chunk) <= this.scheduler.nearBytes) return true;
+    return !range.cutBefore(firstOfMember(this.target.tree, chunk));
+  }
+
+  /** Starts ranges from a missing chunk on: to the last that is asked for, and as far as reading is likely to go on. */
+  #startRanges(chunk: number, wantedEnd: number, priority: Priority, alone: boolean): RangeFetch[] {
+    const { tree } = this.target;
+    const start = firstOfMember(tree, chunk);
+    const stop = alone ? endOfMember(tree, chunk, tree.counts.chunks) : this.#windowEnd(start, wantedEnd);
+    const ranges: RangeFetch[] = [];
+    for (let at = start; at < stop;) {
+      const end = this.#extent(at, stop, this.scheduler.maxRange, wantedEnd);
+      // What nobody asked for yet is no demand.
+      ranges.push(this.#start(at, end, at < wantedEnd ? priority : (Math.max(priority, PREFETCH) as Priority)));
+      at = this.#nextMissing(end, stop);
+    }
+    return ranges;
+  }
+
+  /** Where reading on from `start` is likely to end: twice as far as what is there leads up to it, as in the kernel's read-ahead. */
+  #windowEnd(start: number, wantedEnd: number): number {
+    const { tree } = this.target;
+    const { chunkOffset, counts } = tree;
+    const offset = chunkOffset[start];
+    const window = Math.max(FIRST_WINDOW, this.#window(start));
+    let end = start;
+    while (end < counts.chunks && (end < wantedEnd || tree.chunkEnd(end) - offset <= window))
+      end = endOfMember(tree, end, counts.chunks);
+    return end;
+  }
+
+  /** Twice the compressed bytes that are known without a gap up to a chunk, at most MAX_WINDOW. */
+  #window(chunk: number): number {
+    const { chunkOffset } = this.target.tree;
+    const offset = chunkOffset[chunk];
+    const floor = Math.max(0, chunk - MAX_LOOK);
+    let back = chunk;
+    while (back > floor && offset - chunkOffset[back] < MAX_WINDOW / 2 && this.#known(back - 1)) back--;
+    return back === floor && floor > 0 ? MAX_WINDOW : Math.min(MAX_WINDOW, 2 * (offset - chunkOffset[back]));
+  }
+
+  /** Whether the chunk is there or on its way. */
+  #known(chunk: number): boolean {
+    return this.target.presence.has(chunk) || this.#covering(chunk) !== undefined;
+  }
+
+  /**
+   * The end of one request from a missing chunk: over small gaps of chunks that are there, up to `limit` compressed bytes, and to
+   * a chunk that somebody else brings. Ends with a missing chunk's member. Beyond `wantedEnd`, what the disk has is taken from there.
+   */
+  #extent(first: number, stop: number, limit: number, wantedEnd: number): number {
+    const { tree, presence } = this.target;
+    const start = tree.chunkOffset[first];
+    let end = endOfMember(tree, first, stop);
+    let local = 0;
+    for (let at = end; at < stop;) {
+      const next = endOfMember(tree, at, stop);
+      if (tree.chunkEnd(at) - start > limit) break;
+      let missing = false;
+      for (let chunk = at; chunk < next; chunk++) {
+        if (presence.has(chunk)) continue;
+        if (this.#covering(chunk) !== undefined) return end;
+        if (local < REUSE_BYTES && this.#reuse(chunk)) local += tree.chunkSize[chunk];
+        else missing = true;
+      }
+      if (local >= REUSE_BYTES && at >= wantedEnd) break;
+      if (missing) end = next;
+      else if (tree.chunkEnd(at) - tree.chunkEnd(end - 1) > GAP_BYTES) break;
+      at = next;
+    }
+    return end;
+  }
+
+  /** The first chunk of [from, stop) that is neither there nor on its way, or `stop`. */
+  #nextMissing(from: number, stop: number): number {
+    let chunk = from;
+    while (chunk < stop && this.#known(chunk)) chunk++;
+    return chunk === stop ? stop : firstOfMember(this.target.tree, chunk, from);
+  }
+
+  /** Keeps the pipe filled for a reader that has come to `chunk` in order: asks for more once half of what lay ahead is used. */
+  readAhead(chunk: number): void {
+    const { tree } = this.target;
+    if (chunk >= tree.counts.chunks) return;
+    const offset = tree.chunkOffset[chunk];
+    const window = this.#window(chunk);
+    if (window <= FIRST_WINDOW * 2) return;
+    let ahead = chunk;
+    while (ahead < tree.counts.chunks && tree.chunkOffset[ahead] - offset < window / 2 && this.#known(ahead)) ahead++;
+    if (ahead >= tree.counts.chunks || tree.chunkOffset[ahead] - offset >= window / 2) return;
+    const start = firstOfMember(tree, ahead);
+    let stop = start;
+    while (stop < tree.counts.chunks && tree.chunkEnd(stop) - offset <= window)
+      stop = endOfMember(tree, stop, tree.counts.chunks);
+    if (stop <= start || this.#covering(start) !== undefined || this.#reuse(start)) return;
+    this.#start(start, this.#extent(start, stop, this.scheduler.maxRange, start), PREFETCH);
+  }
+
+  /** One request from `from` on for chunks below `stop` that nobody has asked for, with leave that was given before. */
+  nextRange(from: number, stop: number, limit: number): { first: number; end: number; weight: number } | undefined {
+    let first = this.#nextMissing(from, stop);
+    for (let local = 0; first < stop && local < REUSE_BYTES; first = this.#nextMissing(first, stop)) {
+      if (!this.#reuse(first)) break;
+      local += this.target.tree.chunkSize[first];
+    }
+    if (first >= stop) return undefined;
+    const end = this.#extent(first, stop, limit, first);
+    return { first, end, weight: weightOf(this.target, first, end) };
+  }
+
+  /** Fetches a range that `nextRange` gave, in the same turn. */
+  fetchRange(
+    range: { first: number; end: number },
+    priority: Priority,
+    admission: Admission,
+  ): Promise<{ failed: number; error: unknown }> {
+    return this.#run(new RangeFetch(this.#host, range.first, range.end, priority), admission);
+  }
+
+  #start(first: number, end: number, priority: Priority): RangeFetch {
+    const range = new RangeFetch(this.#host, first, end, priority);
+    void this.#run(range, undefined);
+    return range;
+  }
+
+  #run(range: RangeFetch, admission: Admission | undefined): Promise<{ failed: number; error: unknown }> {
+    this.#ranges.add(range);
+    const run = range.run(admission, this.#closing.signal).finally(() => {
+      this.#ranges.delete(range);
+      this.#running.delete(run);
+    });
+    this.#running.add(run);
+    return run;
+  }
+
+  /** Aborted when the layer ends. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  get name(): Digest {
+    return this.cached.digest;
+  }
+
+  /** Resolves when nothing that is in flight now is any more. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#running);
+  }
+
+  #reuse(chunk: number): boolean {
+    const bytes = this.cache.reuse(this.cached, chunk);
+    this.stats.reusedBytes += bytes;
+    return bytes > 0;
+  }
+
+  async #arrived(batch: Batch, result: BatchResult): Promise<void> {
+    this.stats.badChunks += result.failed.length;
+    if (result.unwritten.length > 0) await this.#writeAgain(result);
+    if (result.written > 0) this.cache.wrote(this.cached, batch.first, batch.end, blocks(result.written));
+  }
+
+  /** A second try for what the disk did not take, once layers that nobody uses have made room. */
+  async #writeAgain(result: BatchResult): Promise<void> {
+    const unwritten = result.unwritten.splice(0);
+    const bytes = unwritten.reduce((sum, u) => sum + blocks(u.bytes.byteLength), 0);
+    await this.cache.makeRoom(bytes, result.diskError);
+    for (const piece of unwritten) {
+      try {
+        this.cached.store(piece.chunk, piece.bytes);
+        result.written += piece.bytes.byteLength;
+      } catch (error) {
+        if (codeOf(error) !== 'RESOURCE_EXHAUSTED') this.cache.report(error);
+        this.stats.unwrittenChunks++;
+        result.unwritten.push(piece);
+      }
+    }
+  }
+
+  /** Aborts what is in flight and waits until no thread writes to the cache file any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort(new LazylayerError('ABORTED', `${this.#host.what} was closed`));
+    await Promise.all(this.#running);
+    this.scheduler.inflater.detach(this.target);
+    await this.#host.reader[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,193 @@
+import { read as readCallback, readSync } from 'node:fs';
+import { promisify } from 'node:util';
+import type { CachedLayer, LayerView } from '../cache/cached-layer.js';
+import type { ChunkCache } from '../cache/chunk-cache.js';
+import type { Digest } from '../digest/digest.js';
+import { LazylayerError, VerificationError } from '../errors.js';
+import type { ReadOptions } from '../io/reader.js';
+import type { Tree } from '../toc/tree.js';
+import type { ChunkFetcher, FetchStats } from './chunk-fetcher.js';
+import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
+import type { Laziness } from './source.js';
+import { sweep } from './sweep.js';
+
+const readFd = promisify(readCallback);
+
+/** Reads up to this size are made at once after a fetch: the bytes lie in the page cache, and a turn through the pool costs more. */
+const SYNC_READ_BYTES = 1024 * 1024;
+/** Pieces of a stream, in bytes. */
+const PIECE = 1024 * 1024;
+
+/** Numbers of a layer, all in bytes or counts since it was opened. */
+export interface LayerStats extends FetchStats {
+  /** Uncompressed bytes of files that are in the cache now. */
+  readonly presentBytes: number;
+  /** Uncompressed bytes of all files. */
+  readonly totalBytes: number;
+}
+
+/**
+ * An open layer: its tree, and its files' bytes, which come from the cache, or from the registry and then stay. Shared by all who
+ * opened the same layer; each of them disposes it once.
+ */
+export class Layer implements AsyncDisposable {
+  readonly digest: Digest;
+  readonly tree: Tree;
+  readonly slot: number;
+  /** What another thread needs to serve what is cached. Its descriptor is good until the layer is disposed by the last holder. */
+  readonly view: LayerView;
+  readonly #totalBytes: number;
+  #reads = 0;
+  #drained: (() => void) | undefined;
+  #closed = false;
+
+  /** Made by `LayerStore`, which passes what ends the layer's life. */
+  constructor(
+    private readonly cached: CachedLayer,
+    private readonly cache: ChunkCache,
+    private readonly fetcher: ChunkFetcher,
+    /** Bytes of the blob. */
+    readonly size: number,
+    readonly lazy: Laziness,
+    private readonly giveBack: () => Promise<void>,
+  ) {
+    this.digest = cached.digest;
+    this.tree = cached.tree;
+    this.slot = cached.slot;
+    this.view = cached;
+    let total = 0;
+    for (const bytes of this.tree.chunkSize) total += bytes;
+    this.#totalBytes = total;
+  }
+
+  /**
+   * Bytes [offset, offset + length) of a regular file, fewer where the file ends before. What is missing is fetched first.
+   * @throws INVALID_ARGUMENT for what is no regular file; VerificationError; what the registry throws. Errors are not kept:
+   * the next read tries again.
+   */
+  async read(
+    inode: number,
+    offset: number,
+    length: number,
+    options?: ReadOptions & { readonly priority?: Priority },
+  ): Promise<Uint8Array> {
+    const { tree } = this;
+    if (!(inode >= 0 && inode < tree.counts.inodes && tree.isRegular(inode)))
+      throw new LazylayerError('INVALID_ARGUMENT', `layer ${this.digest}: inode ${inode} is no regular file`);
+    if (!(offset >= 0 && length >= 0))
+      throw new LazylayerError('INVALID_ARGUMENT', `read: expected a range, found ${length} bytes from ${offset}`);
+    const stop = Math.min(offset + length, tree.size[inode]);
+    if (offset >= stop) return Buffer.alloc(0);
+    this.#enter();
+    try {
+      const { first, end } = tree.chunksOf(inode, offset, stop - offset);
+      const place = tree.cacheOffset(inode) + offset;
+      if (this.view.presence.hasAll(first, end)) return await this.#pread(place, stop - offset, false);
+      const held = await this.fetcher.ensure(first, end, options);
+      return await this.#pread(place, stop - offset, true, held);
+    } finally {
+      this.#leave();
+    }
+  }
+
+  /** A regular file's bytes [start, end) in order, fetched ahead of the reader. */
+  async *stream(
+    inode: number,
+    options?: ReadOptions & { readonly start?: number; readonly end?: number },
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const { tree } = this;
+    const end = Math.min(options?.end ?? Infinity, tree.size[inode]);
+    for (let at = options?.start ?? 0; at < end; at += PIECE) {
+      const piece = await this.read(inode, at, Math.min(PIECE, end - at), options);
+      if (at + PIECE < end && !this.#closed) this.fetcher.readAhead(tree.chunksOf(inode, at + PIECE, 1).first);
+      yield piece;
+    }
+  }
+
+  /** Brings what the layer's prefetch landmark asks for to the cache. */
+  async prefetch(signal?: AbortSignal): Promise<void> {
+    const { chunkOffset, counts, facts } = this.tree;
+    let low = 0;
+    for (let high = counts.chunks; low < high;) {
+      const middle = (low + high) >>> 1;
+      if (chunkOffset[middle] < facts.prefetchBytes) low = middle + 1;
+      else high = middle;
+    }
+    await this.#sweep(low, { priority: PREFETCH, signal });
+  }
+
+  /** Brings everything to the cache; gives up after a few failures of the network. See `sweep` for the errors. */
+  async fetchAll(signal?: AbortSignal): Promise<void> {
+    await this.#sweep(this.tree.counts.chunks, { priority: PREFETCH, signal });
+  }
+
+  /** Brings everything to the cache behind all readers' backs, and goes on after failures of the network until the signal. */
+  async background(signal?: AbortSignal): Promise<void> {
+    await this.#sweep(this.tree.counts.chunks, { priority: BACKGROUND, signal, patient: true });
+  }
+
+  async #sweep(end: number, options: { priority: Priority; signal?: AbortSignal; patient?: boolean }): Promise<void> {
+    this.#enter();
+    try {
+      const closing = this.fetcher.closing;
+      const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing]);
+      await sweep(this.fetcher, end, { ...options, signal, hasRoom: () => this.cache.hasRoom() });
+    } finally {
+      this.#leave();
+    }
+  }
+
+  get stats(): LayerStats {
+    return { ...this.fetcher.stats, presentBytes: this.#presentBytes(), totalBytes: this.#totalBytes };
+  }
+
+  #presentBytes(): number {
+    const { chunkSize, counts } = this.tree;
+    let present = 0;
+    for (let chunk = 0; chunk < counts.chunks; chunk++) if (this.view.presence.has(chunk)) present += chunkSize[chunk];
+    return present;
+  }
+
+  /** Bytes from the cache file, with what the full disk did not take laid over them. */
+  async #pread(place: number, length: number, fresh: boolean, held?: Map<number, Uint8Array>): Promise<Uint8Array> {
+    const bytes = Buffer.allocUnsafeSlow(length);
+    for (let done = 0; done < length;) {
+      const n =
+        fresh && length <= SYNC_READ_BYTES
+          ? readSync(this.view.fd, bytes, done, length - done, place + done)
+          : (await readFd(this.view.fd, bytes, done, length - done, place + done)).bytesRead;
+      if (n === 0)
+        throw new VerificationError(`cache of layer ${this.digest}`, `${length} bytes at ${place}`, `${done} bytes`);
+      done += n;
+    }
+    if (held !== undefined)
+      for (const [chunk, chunkBytes] of held) {
+        const at = this.tree.chunkCache[chunk] - place; // may lie before the range
+        const from = Math.max(0, -at);
+        bytes.set(chunkBytes.subarray(from, Math.max(from, length - at)), at + from);
+      }
+    return bytes;
+  }
+
+  #enter(): void {
+    if (this.#closed) throw new LazylayerError('ABORTED', `layer ${this.digest} was closed`);
+    this.#reads++;
+  }
+
+  #leave(): void {
+    if (--this.#reads === 0) this.#drained?.();
+  }
+
+  /** Gives back one `open`. The last holder's ends the layer: what is in flight is aborted, the bitmap saved. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.giveBack();
+  }
+
+  /** For `LayerStore`: ends everything that uses the cache file. */
+  async end(): Promise<void> {
+    this.#closed = true;
+    await this.fetcher[Symbol.asyncDispose]();
+    if (this.#reads > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
+    await this.cache.release(this.cached);
+  }
+}

@@ -1,0 +1,261 @@
+import { LazylayerError, VerificationError } from '../errors.js';
+import type { RandomAccessReader } from '../io/reader.js';
+import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
+import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
+
+/** What a range needs of the layer it belongs to. */
+export interface RangeHost {
+  readonly target: ChunkTarget;
+  readonly scheduler: FetchScheduler;
+  readonly reader: RandomAccessReader;
+  /** Names the layer in errors. */
+  readonly what: string;
+  counted(bytes: number): void;
+  requested(): void;
+  /**
+   * Chunks of a batch are present. Where the disk took some not, gives those that still are not, after a second try: their
+   * bytes are for those who wait.
+   */
+  arrived(batch: Batch, result: BatchResult): Promise<void>;
+}
+
+/** What a waiter gets: nothing when the chunk is in the cache file, its bytes when the disk had no room. */
+export type Arrival = Uint8Array | undefined;
+
+interface Wait {
+  readonly promise: Promise<Arrival>;
+  readonly resolve: (bytes: Arrival) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface Filling {
+  readonly first: number;
+  readonly end: number;
+  readonly from: number;
+  readonly to: number;
+  readonly buffer: SharedArrayBuffer;
+}
+
+/**
+ * One request for neighbouring chunks [first, end). Its bytes are inflated batch by batch as they come, so that who waits for
+ * the first chunk does not wait for the last. Chunks that are present already ride along unused.
+ */
+export class RangeFetch {
+  readonly #waits = new Map<number, Wait>();
+  /** Chunks that came and are not in the cache file: bad ones, and those that the disk had no room for. */
+  readonly #missed = new Set<number>();
+  readonly #controller = new AbortController();
+  #filling: Filling | undefined;
+  /** Compressed bytes up to here have come. */
+  #received: number;
+  #next: number;
+  #waiters = 0;
+  #useful = false;
+  #over = false;
+  /** Begun for a reader: when nobody reads any more, it is for nothing. */
+  readonly #demanded: boolean;
+
+  constructor(
+    private readonly host: RangeHost,
+    readonly first: number,
+    /** Shrinks where a reader takes over the rest. */
+    public end: number,
+    private priority: Priority,
+  ) {
+    this.#received = host.target.tree.chunkOffset[first];
+    this.#next = first;
+    this.#demanded = priority === DEMAND;
+  }
+
+  /** Whether the chunk will come with this range. */
+  covers(chunk: number): boolean {
+    return !this.#over && chunk >= this.first && chunk < this.end && !this.#missed.has(chunk);
+  }
+
+  /** Compressed bytes still to come until the chunk is complete. */
+  distanceTo(chunk: number): number {
+    return this.host.target.tree.chunkEnd(chunk) - this.#received;
+  }
+
+  /** Leaves the chunks from `chunk` on, the first of a member, to somebody else. False when they are about to come anyway. */
+  cutBefore(chunk: number): boolean {
+    if (chunk <= (this.#filling?.end ?? this.#next)) return false;
+    for (const waited of this.#waits.keys()) if (waited >= chunk) return false;
+    this.end = chunk;
+    return true;
+  }
+
+  /** Waits for one chunk of the range. `urgent` waits make the range's work urgent. */
+  join(chunk: number, urgent: boolean): Promise<Arrival> {
+    if (urgent) this.priority = DEMAND;
+    let wait = this.#waits.get(chunk);
+    if (wait === undefined) {
+      let resolve!: (bytes: Arrival) => void;
+      let reject!: (error: unknown) => void;
+      const promise = new Promise<Arrival>((yes, no) => ((resolve = yes), (reject = no)));
+      promise.catch(() => {}); // whoever waited may have left
+      wait = { promise, resolve, reject };
+      this.#waits.set(chunk, wait);
+    }
+    this.#waiters++;
+    return wait.promise;
+  }
+
+  /** Ends one `join`. The request is aborted when its last waiter gave up before any was served. */
+  leave(gaveUp: boolean): void {
+    this.#waiters--;
+    if (!gaveUp) this.#useful = true;
+    if (this.#waiters === 0 && !this.#useful && this.#demanded)
+      this.#controller.abort(new LazylayerError('ABORTED', 'nobody waits for this range any more'));
+  }
+
+  /** Fetches. Settles when all batches are through and never rejects: failures go to the waiters, and are returned. */
+  async run(admission: Admission | undefined, signal: AbortSignal): Promise<{ failed: number; error: unknown }> {
+    const { scheduler } = this.host;
+    const aborted = AbortSignal.any([signal, this.#controller.signal]);
+    const batches: Promise<number>[] = [];
+    let leave = admission;
+    let error: unknown;
+    try {
+      leave ??= await scheduler.admit(this.priority, this.weight(), aborted);
+      await this.#receive(batches, aborted);
+    } catch (e) {
+      error = e;
+    }
+    leave?.requestDone();
+    if (this.#filling !== undefined) scheduler.buffers.give(this.#filling.buffer);
+    this.#filling = undefined;
+    // Each batch reports its own failure to its waiters; what never came is reported below.
+    const settled = await Promise.allSettled(batches);
+    leave?.release();
+    this.#over = true;
+    let failed = 0;
+    for (const outcome of settled) {
+      if (outcome.status === 'fulfilled') failed += outcome.value;
+      else error ??= outcome.reason;
+    }
+    if (error !== undefined) for (const wait of this.#waits.values()) wait.reject(error);
+    else for (const [chunk, wait] of this.#waits) this.#answer(chunk, wait);
+    return { failed, error };
+  }
+
+  /** Memory that the range takes while it is in flight, in bytes. */
+  weight(): number {
+    return weightOf(this.host.target, this.first, this.end);
+  }
+
+  #answer(chunk: number, wait: Wait): void {
+    if (this.host.target.presence.has(chunk)) wait.resolve(undefined);
+    else wait.reject(new LazylayerError('INTERNAL', `${this.host.what}, chunk ${chunk}: its range ended without it`));
+  }
+
+  async #receive(batches: Promise<number>[], signal: AbortSignal): Promise<void> {
+    const { host } = this;
+    const { tree } = host.target;
+    const start = this.#received;
+    const stop = tree.chunkEnd(this.end - 1);
+    let began = 0;
+    host.requested();
+    for await (const piece of host.reader.stream(start, stop - start, { signal })) {
+      if (began === 0) began = performance.now();
+      host.counted(piece.byteLength);
+      this.#accept(piece, batches);
+      // Cut short by a reader that wanted a later part sooner: the rest of the body is not worth its time. Where all has come,
+      // the loop ends by itself, and the connection stays good.
+      if (this.#next >= this.end && this.#received < stop) break;
+    }
+    host.scheduler.measured(this.#received - start, performance.now() - began);
+    if (this.#next < this.end)
+      throw new VerificationError(host.what, `${stop - start} bytes from ${start}`, `${this.#received - start} bytes`);
+  }
+
+  #accept(piece: Uint8Array, batches: Promise<number>[]): void {
+    for (let at = 0; at < piece.byteLength && this.#next < this.end;) {
+      const filling = (this.#filling ??= this.#startBatch());
+      const length = Math.min(piece.byteLength - at, filling.to - this.#received);
+      new Uint8Array(filling.buffer, this.#received - filling.from, length).set(piece.subarray(at, at + length));
+      at += length;
+      this.#received += length;
+      if (this.#received < filling.to) return;
+      this.#filling = undefined;
+      this.#next = filling.end;
+      const batch = this.#process(filling);
+      batch.catch(() => {}); // looked at when the range ends
+      batches.push(batch);
+    }
+  }
+
+  /** Whole members that are worth handing on together. The first batch ends with the member that is waited for. */
+  #startBatch(): Filling {
+    const { target, scheduler } = this.host;
+    const { tree } = target;
+    const first = this.#next;
+    const from = tree.chunkOffset[first];
+    const enough = from + scheduler.batchBytes;
+    let end = endOfMember(tree, first, this.end);
+    let stop = tree.chunkEnd(first);
+    while (end < this.end && stop < enough && !(first === this.first && this.#waits.has(end - 1))) {
+      const next = endOfMember(tree, end, this.end);
+      const nextStop = tree.chunkEnd(end);
+      if (tree.chunkCache[next - 1] - tree.chunkCache[first] > MAX_BATCH_OUTPUT) break;
+      end = next;
+      stop = nextStop;
+    }
+    return { first, end, from, to: stop, buffer: scheduler.buffers.take(stop - from) };
+  }
+
+  /** @returns how many chunks failed */
+  async #process(filling: Filling): Promise<number> {
+    const { host } = this;
+    const { buffers, inflater } = host.scheduler;
+    const { first, end, from, to, buffer } = filling;
+    const batch: Batch = { first, end, base: from, input: new Uint8Array(buffer, 0, to - from) };
+    // The beginning of an urgent range is what a reader waits for.
+    const now = this.priority === DEMAND && to - this.host.target.tree.chunkOffset[this.first] <= NOW_BYTES;
+    let result: BatchResult;
+    try {
+      result = await inflater.run(host.target, batch, this.priority, now);
+    } finally {
+      buffers.give(buffer);
+    }
+    await host.arrived(batch, result);
+    this.#settle(batch, result);
+    return result.failed.length;
+  }
+
+  #settle(batch: Batch, result: BatchResult): void {
+    for (const { chunk } of result.failed) this.#missed.add(chunk);
+    for (const { chunk } of result.unwritten) this.#missed.add(chunk);
+    if (this.#waits.size === 0) return;
+    for (const { chunk, expected, found } of result.failed) {
+      const error = new VerificationError(`${this.host.what}, chunk ${chunk}`, expected, found);
+      this.#take(chunk)?.reject(error);
+    }
+    for (const { chunk, bytes } of result.unwritten) this.#take(chunk)?.resolve(bytes);
+    for (let chunk = batch.first; chunk < batch.end && this.#waits.size > 0; chunk++) {
+      const wait = this.#take(chunk);
+      if (wait !== undefined) this.#answer(chunk, wait);
+    }
+  }
+
+  #take(chunk: number): Wait | undefined {
+    const wait = this.#waits.get(chunk);
+    this.#waits.delete(chunk);
+    return wait;
+  }
+}
+
+/** Compressed bytes of an urgent range that are inflated at once where the batches are small. */
+const NOW_BYTES = 128 * 1024;
+/** Output of a batch beyond which it is cut, in bytes. */
+const MAX_BATCH_OUTPUT = 2 * 1024 * 1024;
+/** Chunks beyond this do not fit the worker's own buffer. */
+const LARGE_CHUNK = 4 * 1024 * 1024;
+
+/** Memory that a range of these chunks takes while it is in flight, in bytes. */
+export function weightOf(target: ChunkTarget, first: number, end: number): number {
+  const { tree } = target;
+  let largest = 0;
+  for (let chunk = first; chunk < end; chunk++) largest = Math.max(largest, tree.chunkSize[chunk]);
+  return tree.chunkEnd(end - 1) - tree.chunkOffset[first] + (largest > LARGE_CHUNK ? largest : 0);
+}

@@ -1,0 +1,137 @@
+import { PrioritySemaphore } from '../util/semaphore.js';
+import { BufferPool } from './buffers.js';
+import { Inflater } from './inflater.js';
+
+/** A reader waits for it. */
+export const DEMAND = 0;
+/** Likely to be read soon: a landmark's prefetch, read-ahead. */
+export const PREFETCH = 1;
+/** The rest of the layer. */
+export const BACKGROUND = 2;
+export type Priority = 0 | 1 | 2;
+
+export interface FetchSchedulerOptions {
+  /** Requests at once over all layers. Default 8. */
+  readonly maxRequests?: number;
+  /** Of these, at most so many that nobody waits for. Default 4. */
+  readonly maxBulkRequests?: number;
+  /** Bytes of compressed data (and of chunks too large for the worker's own buffer) held at once. Default 32 MiB. */
+  readonly memoryBytes?: number;
+}
+
+/** Leave to send one request and to hold its bytes. */
+export interface Admission {
+  /** The body has ended: another request may start. */
+  requestDone(): void;
+  /** The bytes are gone. Gives back everything. */
+  release(): void;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+/** Assumed until something was measured, in bytes per second. */
+const FIRST_RATE = 16 * MIB;
+
+/** What all layers share: requests in flight, memory in flight, the inflate worker, and how fast the network was of late. */
+export class FetchScheduler implements AsyncDisposable {
+  readonly inflater = new Inflater();
+  readonly buffers: BufferPool;
+  readonly #requests: PrioritySemaphore;
+  readonly #bulk: PrioritySemaphore;
+  readonly #memory: PrioritySemaphore;
+  #rate = FIRST_RATE;
+  #demands = 0;
+  #idle: (() => void)[] = [];
+
+  constructor(options: FetchSchedulerOptions = {}) {
+    const requests = options.maxRequests ?? 8;
+    const memory = options.memoryBytes ?? 32 * MIB;
+    this.#requests = new PrioritySemaphore(requests, { priorities: 3 });
+    this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 4, Math.max(1, requests - 1)), {
+      priorities: 3,
+    });
+    this.#memory = new PrioritySemaphore(memory, { priorities: 3 });
+    this.buffers = new BufferPool(memory / 2);
+    this.maxRange = Math.min(4 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
+  }
+
+  /** Compressed bytes that one request asks for at most (one member may be longer). */
+  readonly maxRange: number;
+
+  /** Bytes reserved by what is in flight. */
+  get memoryInUse(): number {
+    return this.#memory.used;
+  }
+
+  /** Requests in flight. */
+  get requestsInUse(): number {
+    return this.#requests.used;
+  }
+
+  /** Bytes per second of one transfer, of late. */
+  get rate(): number {
+    return this.#rate;
+  }
+
+  /** Size of a request that nobody waits for: about a quarter of a second, so that it is soon out of a reader's way. */
+  get bulkRange(): number {
+    return Math.min(this.maxRange, Math.max(512 * KIB, this.#rate / 4));
+  }
+
+  /** Size from which complete members are handed on: about 10 ms of transfer. */
+  get batchBytes(): number {
+    return Math.min(256 * KIB, Math.max(32 * KIB, this.#rate / 100));
+  }
+
+  /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer. */
+  get nearBytes(): number {
+    return Math.max(256 * KIB, this.#rate / 10);
+  }
+
+  measured(bytes: number, milliseconds: number): void {
+    if (bytes < 64 * KIB) return;
+    this.#rate = 0.7 * this.#rate + 0.3 * ((bytes / Math.max(0.1, milliseconds)) * 1000);
+  }
+
+  /** Waits for leave in order of priority. Everything is taken before anything is held and waited with. */
+  async admit(priority: Priority, bytes: number, signal?: AbortSignal): Promise<Admission> {
+    const held: (() => void)[] = [];
+    const release = () => held.splice(0).forEach((give) => give());
+    try {
+      if (priority !== DEMAND) held.push(await this.#bulk.acquire(priority, 1, signal));
+      const memory = await this.#memory.acquire(priority, bytes, signal);
+      held.push(memory);
+      const request = await this.#requests.acquire(priority, 1, signal);
+      held.push(request);
+      return { requestDone: request, release };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  /** Counts a reader in until the returned function is called. */
+  demandStarts(): () => void {
+    this.#demands++;
+    return () => {
+      if (--this.#demands > 0) return;
+      for (const go of this.#idle.splice(0)) go();
+    };
+  }
+
+  /** Resolves when no reader waits, or after a tenth of a second: background work goes on, but not in a crowd. */
+  async politely(): Promise<void> {
+    if (this.#demands === 0) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, 100);
+      this.#idle.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.inflater[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,32 @@
+import type { Digest } from '../digest/digest.js';
+import type { RandomAccessReader } from '../io/reader.js';
+
+/** A layer as a manifest and its config tell of it, and the way to its blob. */
+export interface LayerSource {
+  readonly descriptor: {
+    readonly mediaType: string;
+    readonly digest: Digest;
+    /** Bytes of the blob. */
+    readonly size: number;
+    readonly annotations?: Readonly<Record<string, string>>;
+  };
+  /** Digest of the uncompressed tar, as the image's config has it. */
+  readonly diffId: Digest;
+  /** Opens the blob. Sends no request before the first read. */
+  readonly reader: () => RandomAccessReader;
+  /** What the manifest vouches for by `containerd.io/snapshot/stargz/toc.digest`. */
+  readonly tocDigest?: Digest;
+  /** Brings the TOC's own blob where it lies in another image. */
+  readonly externalToc?: () => Promise<Uint8Array>;
+  /** Serve an eStargz layer although nothing vouches for its TOC. */
+  readonly allowNoVerification?: boolean;
+}
+
+/** Bytes of a blob that have come, of how many. */
+export interface Progress {
+  readonly bytes: number;
+  readonly total: number;
+}
+
+/** Whether a layer's chunks come as they are read, or why all of it was downloaded first. */
+export type Laziness = { readonly lazy: true } | { readonly lazy: false; readonly reason: string };

@@ -1,0 +1,162 @@
+import type { CachedLayer } from '../cache/cached-layer.js';
+import type { ChunkCache } from '../cache/chunk-cache.js';
+import { nameOf, type LayerKey } from '../cache/key.js';
+import type { Digest } from '../digest/digest.js';
+import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
+import { readEstargzTree } from '../estargz/open.js';
+import { leaveOnAbort } from '../util/singleflight.js';
+import { ChunkFetcher } from './chunk-fetcher.js';
+import { countingReader, type Meter } from './counting-reader.js';
+import { Layer } from './layer.js';
+import { downloadPlain } from './plain.js';
+import type { FetchScheduler } from './scheduler.js';
+import type { Laziness, LayerSource, Progress } from './source.js';
+
+export interface OpenLayerOptions {
+  readonly signal?: AbortSignal;
+  /** Called while a layer that cannot be served lazily is downloaded. */
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+interface Entry {
+  opening: Promise<Layer>;
+  readonly controller: AbortController;
+  readonly listeners: Set<(progress: Progress) => void>;
+  holders: number;
+}
+
+/** The layers that are open, each once. */
+export class LayerStore {
+  readonly #entries = new Map<string, Entry>();
+  readonly #ending = new Map<string, Promise<void>>();
+
+  constructor(
+    private readonly cache: ChunkCache,
+    private readonly scheduler: FetchScheduler,
+  ) {}
+
+  /**
+   * Opens a layer, or joins those who have it open. Costs no request where the cache has the tree; one for an eStargz layer (two
+   * where its TOC is long); one download of the whole for any other. Who opens a layer disposes it once.
+   * @throws VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
+   */
+  async open(source: LayerSource, options?: OpenLayerOptions): Promise<Layer> {
+    options?.signal?.throwIfAborted();
+    const key = keyOf(source);
+    const name = nameOf(key);
+    let entry = this.#entries.get(name);
+    if (entry === undefined) {
+      const controller = new AbortController();
+      const listeners: Entry['listeners'] = new Set();
+      const onProgress = (progress: Progress) => listeners.forEach((listen) => listen(progress));
+      const started: Entry = { controller, listeners, holders: 0, opening: undefined! };
+      const giveBack = () => this.#giveBack(name, started);
+      started.opening = this.#open(source, key, name, { signal: controller.signal, onProgress, giveBack });
+      started.opening.catch(() => {
+        if (this.#entries.get(name) === started) this.#entries.delete(name);
+      });
+      this.#entries.set(name, (entry = started));
+    }
+    const joined = entry;
+    joined.holders++;
+    if (options?.onProgress !== undefined) joined.listeners.add(options.onProgress);
+    try {
+      const layer = await leaveOnAbort(joined.opening, options?.signal);
+      if (!accepts(source, layer.tree.facts.source))
+        throw new VerificationError(`layer ${key.digest}, opened before`, source.diffId, layer.tree.facts.source);
+      return layer;
+    } catch (error) {
+      await this.#giveBack(name, joined);
+      throw error;
+    } finally {
+      if (options?.onProgress !== undefined) joined.listeners.delete(options.onProgress);
+    }
+  }
+
+  async #giveBack(name: string, entry: Entry): Promise<void> {
+    if (entry.holders === 0 || --entry.holders > 0) return;
+    if (this.#entries.get(name) === entry) this.#entries.delete(name);
+    entry.controller.abort(new LazylayerError('ABORTED', 'nobody waits for this layer any more'));
+    const end = (async () => {
+      const layer = await entry.opening.catch(() => undefined);
+      await layer?.end();
+    })();
+    const ending = Promise.all([this.#ending.get(name), end]).then(() => {});
+    this.#ending.set(name, ending);
+    try {
+      await ending;
+    } finally {
+      if (this.#ending.get(name) === ending) this.#ending.delete(name);
+    }
+  }
+
+  async #open(
+    source: LayerSource,
+    key: LayerKey,
+    name: string,
+    options: { signal: AbortSignal; onProgress: (progress: Progress) => void; giveBack: () => Promise<void> },
+  ): Promise<Layer> {
+    await this.#ending.get(name)?.catch(() => {});
+    const meter: Meter = { requests: 0, bytes: 0 };
+    let reason = refusal(source);
+    let cached = await this.#fromDisk(source, key);
+    if (cached === undefined && reason === undefined) {
+      try {
+        await using reader = countingReader(source.reader(), meter);
+        const { tree } = await readEstargzTree(reader, { ...source, signal: options.signal });
+        cached = await this.cache.create(key, tree);
+      } catch (error) {
+        if (codeOf(error) !== 'UNSUPPORTED') throw error;
+        reason = describeError(error);
+      }
+    }
+    if (cached === undefined) {
+      const { tree, path, bytes } = await downloadPlain(source, this.cache, options);
+      cached = await this.cache.create(key, tree, path);
+      meter.requests++;
+      meter.bytes += bytes;
+    }
+    const plain = cached.tree.facts.source === source.diffId;
+    const lazy: Laziness = plain ? { lazy: false, reason: reason ?? 'the blob is no eStargz' } : { lazy: true };
+    const reader = source.reader();
+    const fetcher = new ChunkFetcher(cached, this.cache, this.scheduler, reader, key.source === undefined);
+    fetcher.stats.requests += meter.requests;
+    fetcher.stats.fetchedBytes += meter.bytes;
+    return new Layer(cached, this.cache, fetcher, source.descriptor.size, lazy, options.giveBack);
+  }
+
+  /** What the cache has of the layer, if this source's claims vouch for it. */
+  async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
+    const cached = await this.cache.acquire(key, (found) => accepts(source, found));
+    if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
+    // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
+    const { chunks } = cached.tree.counts;
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      if (cached.presence.has(chunk)) continue;
+      if (!cached.recover(chunk)) {
+        await this.cache.release(cached);
+        await this.cache.drop(key);
+        return undefined;
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return cached;
+  }
+}
+
+function keyOf(source: LayerSource): LayerKey {
+  const { descriptor, tocDigest, diffId, allowNoVerification } = source;
+  return { digest: descriptor.digest, source: tocDigest ?? (allowNoVerification === true ? undefined : diffId) };
+}
+
+/** Whether the source vouches for a tree that was made from `found`: its TOC, or the whole of its tar. */
+function accepts(source: LayerSource, found: Digest): boolean {
+  if (found === source.diffId || found === source.tocDigest) return true;
+  return source.tocDigest === undefined && source.allowNoVerification === true;
+}
+
+/** Why a source cannot be served lazily, as far as that is plain before the first request. */
+function refusal(source: LayerSource): string | undefined {
+  if (source.tocDigest !== undefined || source.allowNoVerification === true) return undefined;
+  return 'no TOC digest in its annotations, so nothing could be verified by parts (--allow-no-verification takes an eStargz layer all the same)';
+}

@@ -112,6 +112,14 @@ const refused: [what: string, text: string, messages: string[]][] = [
     ],
   ],
   [
+    'a wrong value of a mirror',
+    '[registry.hosts.a]\nserver = "ftp://x y"\n[registry.hosts.a.host."https://m"]\ncapabilities = ["pull", "fly"]\n',
+    [
+      'f:2: registry.hosts.a.server: expected a http or https URL without user, query and fragment, or a host name, found "ftp://x y"',
+      'f:4: registry.hosts.a.host."https://m".capabilities[1]: expected ("pull" | "resolve" | "push" | "referrers"), found "fly"',
+    ],
+  ],
+  [
     'several things, in the order of the file',
     'zebra = 1\n[fetch]\nmax_retries = "x"\n[pool]\nhold_sec = -1\n',
     ['f:1: zebra', 'f:3: fetch.max_retries', 'f:5: pool.hold_sec: expected a number from 0 to 86400, found -1'],

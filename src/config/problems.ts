@@ -1,5 +1,6 @@
 import type * as v from 'valibot';
 import { LazylayerError } from '../errors.js';
+import { expectedOf } from '../image/json.js';
 import { nearest } from './nearest.js';
 import type { KeyLines, KeyPath } from './lines.js';
 import { configSchema } from './schema.js';
@@ -32,7 +33,7 @@ export function problemOf(issue: v.BaseIssue<unknown>, lines: KeyLines): ConfigP
   const path = (issue.path ?? []).map((item) => item.key as string | number);
   const at = { line: lines.lineOf(path), key: formatPath(path) };
   if (issue.type !== 'strict_object' || issue.expected !== 'never')
-    return { ...at, message: `expected ${issue.message}, found ${show(issue.input)}` };
+    return { ...at, message: `expected ${expectedOf(issue)}, found ${show(issue.input)}` };
   const suggestion = suggest(path);
   return { ...at, message: `unknown key${suggestion === undefined ? '' : `; did you mean ${suggestion}?`}` };
 }

@@ -1,4 +1,5 @@
 import * as v from 'valibot';
+import { endpointShape, serverSchema } from '../registry/hosts-toml.js';
 import { parseSize, sizeForm } from './size.js';
 
 /*
@@ -9,7 +10,6 @@ export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] a
 export const backends = ['kernel', 'fuse-native'] as const;
 
 const flag = () => v.boolean('true or false');
-const text = () => v.pipe(v.string('a string'), v.nonEmpty('a string that is not empty'));
 const absolutePath = () => v.pipe(v.string('an absolute path'), v.startsWith('/', 'an absolute path'));
 const oneOf = <const T extends readonly string[]>(choices: T) =>
   v.picklist(choices, `one of ${choices.map((c) => JSON.stringify(c)).join(', ')}`);
@@ -49,26 +49,13 @@ function tableOf<const S extends v.GenericSchema>(value: S) {
   return v.pipe(anyTable(), v.record(v.string(), value));
 }
 
-const oneOrMore = (form: string) => v.union([text(), v.array(text())], form);
-
-/** How one server is reached: the keys of hosts.toml. */
-const endpoint = {
-  capabilities: v.optional(v.array(oneOf(['pull', 'resolve', 'push']), 'an array of strings')),
-  ca: v.optional(oneOrMore('a path, or an array of paths')),
-  client: v.optional(
-    v.union(
-      [text(), v.array(v.union([text(), v.array(v.string())]))],
-      'a path, or an array of [certificate, key] paths',
-    ),
-  ),
-  skip_verify: v.optional(flag()),
-  header: v.optional(tableOf(oneOrMore('a string, or an array of strings'))),
-  override_path: v.optional(flag()),
-  dial_timeout: v.optional(v.union([text(), v.number()], 'a duration such as "3s"')),
-};
-
+/** As hosts.toml has it, but that unknown keys are refused here. */
 const host = v.pipe(
-  table({ server: v.optional(text()), ...endpoint, host: v.optional(tableOf(table(endpoint))) }),
+  table({
+    server: v.optional(serverSchema),
+    ...endpointShape,
+    host: v.optional(v.pipe(anyTable(), v.record(serverSchema, table(endpointShape)))),
+  }),
   v.transform(({ host: mirrors, ...own }) => ({
     ...own,
     ...(mirrors && { hosts: Object.entries(mirrors).map(([url, settings]) => ({ url, ...settings })) }),

@@ -55,12 +55,12 @@ async function makeImage(directory: string, registry: TestRegistry): Promise<Pub
   const app = join(directory, 'app');
   await mkdir(join(app, 'srv/app'), { recursive: true });
   await run('sh', ['-c', 'cat >"$0" && chmod 755 "$0"', join(app, 'srv/app/job')], { input: job });
-  const ofList = (name: string) => ['-C', '/', '--no-recursion', '-T', join(directory, name), '-cf', '-'];
+  const ofList = (name: string) => ['tar', '-C', '/', '--no-recursion', '-T', join(directory, name), '-cf', '-'];
   const layers = [];
   for (const [name, args] of [
     ['base', ofList('base')],
     ['bulk', ofList('bulk')],
-    ['app', ['-C', app, '-cf', '-', 'srv']],
+    ['app', ['tar', '-C', app, '-cf', '-', 'srv']],
   ] as const)
     layers.push(...(await convertTar(args, [join(directory, `${name}.esgz`)], { level: 3 })));
   return publish(registry, 'demo', layers);

@@ -11,16 +11,15 @@ export interface ConvertedLayer {
 }
 
 /**
- * Turns what a `tar -c` writes into eStargz blobs, as it streams by. `layerOf` sorts the entries into the layers; a hardlink goes
+ * Turns the tar that a command writes into eStargz blobs, as it streams by. `layerOf` sorts the entries into the layers; a hardlink goes
  * where its target went.
  */
 export async function convertTar(
-  tarArguments: readonly string[],
+  [program, ...args]: readonly string[],
   paths: readonly string[],
-  options: { level: number; layerOf?: (name: string) => number; input?: string },
+  options: { level: number; layerOf?: (name: string) => number },
 ): Promise<ConvertedLayer[]> {
-  const tar = spawn('tar', tarArguments, { stdio: ['pipe', 'pipe', 'inherit'] });
-  tar.stdin.end(options.input);
+  const tar = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = once(tar, 'close') as Promise<[number | null]>;
   const layers = paths.map((path) => new LayerFile(path, options.level));
   const reader = new TarReader(tar.stdout);
@@ -29,7 +28,7 @@ export async function convertTar(
     await layer.writer.add(entry, entry.type === 'reg' ? reader.payload() : undefined);
   }
   const [status] = await ended;
-  if (status !== 0) throw new Error(`tar ${tarArguments.join(' ')} ended with ${status}`);
+  if (status !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${status}`);
   return Promise.all(layers.map((layer) => layer.finish()));
 }
 

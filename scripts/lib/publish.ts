@@ -8,8 +8,8 @@ export interface PublishedImage {
   readonly blobUrls: readonly string[];
 }
 
-const manifestType = 'application/vnd.oci.image.manifest.v1+json';
-const configType = 'application/vnd.oci.image.config.v1+json';
+export const manifestType = 'application/vnd.oci.image.manifest.v1+json';
+export const configType = 'application/vnd.oci.image.config.v1+json';
 const layerType = 'application/vnd.oci.image.layer.v1.tar+gzip';
 
 /** Config and manifest of an image of these layers (OCI image specification), lowest layer first. */

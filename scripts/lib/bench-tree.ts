@@ -1,0 +1,124 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Scene } from '../../native-tests/support/scene.js';
+import { eventually, run } from '../../native-tests/support/tools.js';
+import { serveImage, type BenchPart } from './bench-part.js';
+import { convertTar } from './convert.js';
+import { dropCaches, milliseconds, type Verdict } from './measure.js';
+
+const fileCount = 20_000;
+const directories = 200;
+const bigBytes = 512 * 1024 * 1024;
+
+/** Opens, reads and closes the first 2,000 files again and again; prints microseconds for one. Perl, for its small own cost. */
+const openReadClose = `
+use Time::HiRes qw(time);
+my ($root, $passes) = @ARGV;
+my @names = map { sprintf "%s/d%03d/f%05d", $root, $_ % ${directories}, $_ } 0 .. 1999;
+sub pass { for (@names) { sysopen(my $f, $_, 0) or die "$_: $!"; sysread($f, my $b, 8192) or die "$_: $!"; close $f } }
+pass();
+my $start = time;
+pass() for 1 .. $passes;
+printf "%.3f", (time - $start) * 1e6 / $passes / @names;
+`;
+
+async function makeTree(directory: string): Promise<string> {
+  const root = join(directory, 'plain');
+  for (let d = 0; d < directories; d++) {
+    const path = join(root, `d${String(d).padStart(3, '0')}`);
+    await mkdir(path, { recursive: true });
+    for (let f = d; f < fileCount; f += directories)
+      await writeFile(join(path, `f${String(f).padStart(5, '0')}`), randomBytes(1024).toString('hex'));
+  }
+  // Half random, half not, as programs are.
+  const text = Buffer.alloc(bigBytes / 1024, 'a line of text\n');
+  await using big = await open(join(root, 'big'), 'w');
+  for (let written = 0; written < bigBytes; written += 2 * text.length) {
+    await big.write(randomBytes(text.length));
+    await big.write(text);
+  }
+  return root;
+}
+
+/** Backends and a plain directory, over the same files, with every chunk in the cache. */
+export async function benchTree(part: BenchPart): Promise<Verdict[]> {
+  const { cleanup, directory, runs, measurements, say } = part;
+  say(`making ${fileCount} files and one of 512 MiB`);
+  const plain = await makeTree(directory);
+  const layers = await convertTar(
+    ['tar', '-C', plain, '--sort=name', '-cf', '-', '.'],
+    [join(directory, 'tree.esgz')],
+    { level: 1 },
+  );
+  const registry = await serveImage(part, layers);
+  const candidates = new Map<string, { tree: string; fresh: () => Promise<void> }>();
+  for (const backend of ['kernel', 'fuse-native']) {
+    say(`mounting with ${backend} and fetching everything`);
+    const scene = await Scene.open(cleanup, `[fuse]\nbackend = "${backend}"\n`);
+    const target = await scene.mountPoint();
+    await scene.mount(`${registry.host}/bench:1`, target);
+    const wholeCache = async () => {
+      const [info] = await scene.ps();
+      return info.presentBytes === info.contentBytes ? true : undefined;
+    };
+    await eventually('everything is cached', wholeCache, 300_000);
+    // A daemon that has fetched is not the daemon of a second start: begin anew, as it will run.
+    const fresh = async () => {
+      await scene.umount(target);
+      await scene.daemonGone();
+      await scene.mount(`${registry.host}/bench:1`, target, '--no-background-fetch');
+    };
+    await fresh();
+    candidates.set(backend, { tree: target, fresh });
+  }
+  candidates.set('plain directory', { tree: plain, fresh: async () => {} });
+  for (let i = 1; i <= runs; i++) {
+    say(`run ${i} of ${runs}`);
+    for (const [name, { tree, fresh }] of candidates) {
+      await fresh();
+      await dropCaches(2);
+      measurements.add('cold find', name, 'ms', await milliseconds(() => run('find', [tree])));
+      await dropCaches(2);
+      measurements.add(
+        'cold find, with stat',
+        name,
+        'ms',
+        await milliseconds(() => run('find', [tree, '-newermt', '2100-01-01'])),
+      );
+      measurements.add(
+        'warm open+read+close',
+        name,
+        'µs',
+        Number(await run('perl', ['-e', openReadClose, tree, '10'])),
+      );
+      for (const [what, drop] of [
+        ['sequential read, nothing in memory', true],
+        ['sequential read, again', false],
+      ] as const) {
+        if (drop) await dropCaches(3);
+        const ms = await milliseconds(() =>
+          run('dd', [`if=${join(tree, 'big')}`, 'of=/dev/null', 'bs=1M', 'status=none']),
+        );
+        measurements.add(what, name, 'MB/s', bigBytes / 1000 / ms);
+      }
+    }
+  }
+  if ((await readdir(plain)).length !== directories + 1) throw new Error('the plain tree has changed');
+  const ratio = (measure: string, over: string, under: string) =>
+    measurements.median(measure, over) / measurements.median(measure, under);
+  const verdict = (claim: string, value: number, bound: string, holds: boolean): Verdict => ({
+    claim,
+    value,
+    bound,
+    holds,
+  });
+  const find = ratio('cold find', 'fuse-native', 'kernel');
+  const openReadCloses = ratio('warm open+read+close', 'fuse-native', 'kernel');
+  const plainOpen = ratio('warm open+read+close', 'kernel', 'plain directory');
+  return [
+    verdict('cold find, fuse-native / kernel', find, 'at least 5', find >= 5),
+    verdict('warm open+read+close, fuse-native / kernel', openReadCloses, 'at least 5', openReadCloses >= 5),
+    verdict('warm open+read+close, kernel / plain directory', plainOpen, 'at most 1.5', plainOpen <= 1.5),
+  ];
+}

@@ -6,7 +6,7 @@ import { MAX_SLOT, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, CachedRange, DirectoryEntry, NodeOperations, Statistics } from './nodes.js';
 import { UpperTree } from './upper-tree.js';
 
-const { ESTALE } = constants.errno;
+const { ENAMETOOLONG, ESTALE } = constants.errno;
 
 /** One layer of a reference in the store view. */
 export interface ReferenceLayer {
@@ -26,6 +26,8 @@ export interface ServedTreeOptions {
 }
 
 const LAYERS = 'l';
+/** Bytes of a name. */
+export const NAME_MAX = 255;
 
 /**
  * All layers in one tree:
@@ -103,6 +105,7 @@ export class ServedTree {
   }
 
   lookup(slot: number, directory: number, bytes: Uint8Array, start: number, end: number): number {
+    if (end - start > NAME_MAX) return -ENAMETOOLONG;
     return this.#slots[slot]?.lookup(directory, bytes, start, end) ?? -ESTALE;
   }
 

@@ -1,5 +1,6 @@
 import { endianness } from 'node:os';
 import { LazylayerError } from '../errors.js';
+import { NAME_MAX } from '../fs/served-tree.js';
 import type { Attributes, DirectoryEntry, Statistics } from '../fs/nodes.js';
 
 /*
@@ -69,7 +70,6 @@ export const OUT_HEADER = 16;
 export const ATTR = 88;
 export const ENTRY_OUT = 40 + ATTR;
 export const DIRENT = 24;
-export const NAME_MAX = 255;
 
 /** Seconds that stand for ever: the most that old kernels take without overflow. */
 export const FOREVER = 0x7fff_ffff;

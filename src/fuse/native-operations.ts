@@ -5,8 +5,7 @@ import { errnoOf, VerificationError } from '../errors.js';
 import { blankAttributes, blankEntry, DEFERRED, inodeOf, slotOf } from '../fs/nodes.js';
 import type { Attributes, CachedRange } from '../fs/nodes.js';
 import { nodeAt } from '../fs/paths.js';
-import type { ServedTree } from '../fs/served-tree.js';
-import { NAME_MAX } from './codec.js';
+import { NAME_MAX, type ServedTree } from '../fs/served-tree.js';
 import type { NativeOperations, StatWords } from './fuse-native.js';
 import type { FuseHost } from './server.js';
 
@@ -19,16 +18,18 @@ export interface NativeCounts {
   requests: number;
   cachedReads: number;
   deferredReads: number;
-  waitingReads: number;
 }
 
-/** Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers. */
+/**
+ * Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers, `waiting`
+ * holds the reads that the host is asked for.
+ */
 export function nativeOperations(
   tree: ServedTree,
   host: FuseHost,
   inodes: (slot: number, inode: number) => number,
   counts: NativeCounts,
-  closing: AbortSignal,
+  waiting: Set<AbortController>,
 ): NativeOperations {
   const attributes = blankAttributes();
   const range: CachedRange = { fd: -1, position: 0 };
@@ -43,19 +44,20 @@ export function nativeOperations(
   };
   const readHost = async (node: number, into: Buffer, offset: number, size: number): Promise<number> => {
     const [slot, inode] = [slotOf(node), inodeOf(node)];
+    const abort = new AbortController();
     counts.deferredReads++;
-    counts.waitingReads++;
+    waiting.add(abort);
     try {
-      const bytes = await host.read(slot, inode, offset, size, closing);
+      const bytes = await host.read(slot, inode, offset, size, abort.signal);
       if (bytes.byteLength !== size)
         throw new VerificationError('bytes of a file', `${size} bytes`, `${bytes.byteLength} bytes`);
       into.set(bytes);
       return size;
     } catch (error) {
-      if (!closing.aborted) host.onError?.(error, { slot, inode, offset, size });
+      if (!abort.signal.aborted) host.onError?.(error, { slot, inode, offset, size });
       return -errnoOf(error);
     } finally {
-      counts.waitingReads--;
+      waiting.delete(abort);
     }
   };
   /** Bytes into `into`, at once, or later. */

@@ -16,7 +16,8 @@ const lookMs = 250;
 /**
  * Mounts and serves with fuse-native (libfuse 2), on the main thread, whose business every request then is. Less than the kernel
  * backend: names and targets in UTF-8 only (others are left out), times in milliseconds since 1970, inode numbers of 32 bits
- * that last as long as the mount, no reader killed while libfuse waits, and nothing survives this process. Disposing unmounts.
+ * that last as long as the mount, no reader killed while libfuse waits. Programs that
+ * this process starts inherit the connection, so that it can outlive a crash unserved: `umount -f` ends it. Disposing unmounts.
  * @throws FAILED_PRECONDITION where fuse-native or its library is missing
  */
 export async function mountNative(
@@ -35,8 +36,9 @@ class NativeServer implements FuseServer {
   readonly #tree: ServedTree;
   readonly #fuse: NativeFuse;
   readonly #mountpoint: string;
-  readonly #counts: NativeCounts = { requests: 0, cachedReads: 0, deferredReads: 0, waitingReads: 0 };
-  readonly #closing = new AbortController();
+  readonly #counts: NativeCounts = { requests: 0, cachedReads: 0, deferredReads: 0 };
+  readonly #waiting = new Set<AbortController>();
+  #closed = false;
   readonly #bases = new Map<number, number>();
   #nextBase = 1;
   #timer: NodeJS.Timeout | undefined;
@@ -49,12 +51,12 @@ class NativeServer implements FuseServer {
     this.#tree.setReferences(options.references ?? []);
     this.ended = new Promise((resolve) => (this.#end = resolve));
     const inodes = (slot: number, inode: number) => this.#inode(slot, inode);
-    const operations = nativeOperations(this.#tree, host, inodes, this.#counts, this.#closing.signal);
+    const operations = nativeOperations(this.#tree, host, inodes, this.#counts, this.#waiting);
     this.#fuse = construct(library, mountpoint, operations, options.source ?? 'lazylayer');
   }
 
   get stats(): FuseStats {
-    return this.#counts;
+    return { ...this.#counts, waitingReads: this.#waiting.size };
   }
 
   async open(): Promise<void> {
@@ -77,7 +79,7 @@ class NativeServer implements FuseServer {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#closing.signal.aborted && (await this.#mounted())) await unmount(this.#mountpoint, { lazy: true });
+    if (!this.#closed && (await this.#mounted())) await unmount(this.#mountpoint, { lazy: true });
     await this.#stop();
   }
 
@@ -103,8 +105,9 @@ class NativeServer implements FuseServer {
 
   async #stop(): Promise<void> {
     clearInterval(this.#timer);
-    if (!this.#closing.signal.aborted) {
-      this.#closing.abort();
+    if (!this.#closed) {
+      this.#closed = true;
+      for (const abort of this.#waiting) abort.abort();
       await new Promise<void>((resolve) => this.#fuse.close(() => resolve()));
     }
     this.#end();

@@ -80,7 +80,7 @@ export class FixtureLayer implements Disposable {
     this.presence = new Presence(new SharedArrayBuffer(Presence.bytes(this.tree.counts.chunks)));
     this.fd = openUnlinked();
     for (const entry of entries) {
-      if ((entry.type ?? 'reg') !== 'reg') continue;
+      if ((entry.type ?? 'reg') !== 'reg' || entry.name.includes('.wh.')) continue;
       this.#names.set(this.find(entry.name), entry.name);
       if (entry.cached) this.fill(entry.name);
     }

@@ -1,0 +1,121 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { lstat, open, readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import test, { type ExecutionContext } from 'ava';
+import { fixtureContent } from '../src/testing/fs-fixture.js';
+import { FsServer, startMount, type ServedMount } from './fs-client.js';
+import { manyNames, odd } from './fs-layers.js';
+import { fsSuite } from './fs-suite.js';
+
+const run = promisify(execFile);
+
+fsSuite('kernel');
+
+async function started(t: ExecutionContext): Promise<ServedMount & { at: (...path: string[]) => string }> {
+  const mount = await startMount('kernel');
+  t.teardown(() => mount[Symbol.asyncDispose]());
+  return Object.assign(mount, { at: (...path: string[]) => join(mount.mountpoint, 'l/1', ...path) });
+}
+
+test.serial('a new server goes on where a killed one left readers waiting', async (t) => {
+  const mount = await started(t);
+  const { at } = mount;
+  const before = await lstat(at('odd'), { bigint: true });
+  await using held = await open(at('dir/hard-three'));
+  await mount.server.call('stall', 'lazy/j');
+  const reader = run('cat', [at('lazy/j')], { encoding: 'buffer' });
+  await mount.server.untilWaiting('lazy/j');
+  await mount.server.kill();
+
+  t.deepEqual(await lstat(at('odd'), { bigint: true }), before, 'what the kernel knows holds without a server');
+  const lookup = run('stat', ['-c', '%s', at('many', manyNames[42])]);
+  const cached = readFile(at('odd-cached'));
+  mount.server = await FsServer.start(
+    { backend: 'kernel', mountpoint: mount.mountpoint, resume: true },
+    mount.connection!.fd,
+  );
+  t.true((await reader).stdout.equals(fixtureContent('lazy/j', 0, 100_000)));
+  t.is((await lookup).stdout, '42\n');
+  t.true((await cached).equals(fixtureContent('odd-cached', 0, odd)));
+  t.deepEqual(await lstat(at('odd'), { bigint: true }), before);
+  t.true((await held.readFile()).equals(fixtureContent('hard', 0, 5000)), 'files that were open stay open');
+  t.is((await readdir(at('many'))).length, manyNames.length);
+  t.deepEqual((await readdir(join(mount.mountpoint, 'l'))).sort(), ['1', '2']);
+});
+
+test.serial('a main thread that stands still slows neither metadata nor cached reads', async (t) => {
+  t.timeout(30_000);
+  const { server, at } = await started(t);
+  const release = await server.block();
+  const waiting = run('cat', [at('lazy/k')], { encoding: 'buffer' });
+  t.is((await readdir(at('many'))).length, manyNames.length);
+  for (const name of manyNames.slice(0, 300)) t.is((await lstat(at('many', name))).nlink, 1);
+  for (const name of manyNames.slice(0, 100)) await readFile(at('many', name));
+  t.true((await readFile(at('odd-cached'))).equals(fixtureContent('odd-cached', 0, odd)));
+  t.is((await readFile(at('big'))).length, 8 * 2 ** 20);
+  // Everything above was answered before the main thread hears of anything.
+  release();
+  t.true((await waiting).stdout.equals(fixtureContent('lazy/k', 0, 100_000)));
+  t.is((await server.stats()).deferredReads, 1);
+});
+
+/** A reader that waits in one request of its own, with no read-ahead between; counts the SIGUSR1 that it gets. */
+const directReader = `use Fcntl; $| = 1; $SIG{USR1} = sub { $signals++ };
+  sysopen(my $f, $ARGV[0], O_RDONLY | O_DIRECT) or die; my $r = sysread($f, my $b, 1000);
+  print defined $r ? "read $r, signals $signals" : "error " . ($! + 0);`;
+
+test.serial(
+  'an ordinary signal does not break a read; SIGKILL ends the reader, also after another signal',
+  async (t) => {
+    const { server, at } = await started(t);
+    for (const then of ['release', 'kill'] as const) {
+      await server.call('stall', 'lazy/j');
+      const reader = spawn('perl', ['-e', directReader, at('lazy/j')], { stdio: ['ignore', 'pipe', 'inherit'] });
+      let said = '';
+      reader.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
+      const exit = once(reader, 'close');
+      await server.untilWaiting('lazy/j');
+      reader.kill('SIGUSR1');
+      await sleep(100);
+      t.is(reader.exitCode, null);
+      t.is((await server.stats()).waitingReads, 1);
+      if (then === 'kill') reader.kill('SIGKILL');
+      else await server.call('release', 'lazy/j');
+      t.deepEqual(await exit, then === 'kill' ? [null, 'SIGKILL'] : [0, null]);
+      t.is(said, then === 'kill' ? '' : 'read 1000, signals 1');
+      t.is((await server.stats()).waitingReads, 0, 'the host is told that nobody waits');
+      await server.call('release', 'lazy/j');
+    }
+  },
+);
+
+test.serial('programs that the server starts do not inherit the connection', async (t) => {
+  const { server } = await started(t);
+  const { stdout } = await run('ls', ['-l', `/proc/${server.process.pid}/fd`]);
+  t.regex(stdout, /\/dev\/fuse/);
+  t.notRegex(String(await server.call('children')), /\/dev\/fuse/);
+});
+
+test.serial('forgotten nodes are the same nodes afterwards', async (t) => {
+  const { at } = await started(t);
+  const before = await lstat(at('hard'), { bigint: true });
+  await using directory = await open(at('many'));
+  await run('sh', ['-c', 'echo 2 > /proc/sys/vm/drop_caches']);
+  t.deepEqual(await lstat(at('hard'), { bigint: true }), before);
+  t.true((await directory.stat()).isDirectory());
+  t.true((await readFile(at('hard'))).equals(fixtureContent('hard', 0, 5000)));
+});
+
+test.serial('a warm file costs no request at all: neither lookup nor open nor read', async (t) => {
+  const { server, at } = await started(t);
+  // Through an open directory, since what lies above the layers is asked again once a second.
+  await using root = await open(at());
+  const path = `/proc/self/fd/${root.fd}/odd-cached`;
+  await readFile(path);
+  const { requests } = await server.stats();
+  for (let i = 0; i < 50; i++) await readFile(path);
+  t.is((await server.stats()).requests, requests);
+});

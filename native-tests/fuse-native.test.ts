@@ -1,0 +1,3 @@
+import { fsSuite } from './fs-suite.js';
+
+fsSuite('fuse-native', { milliseconds: true, utf8Only: true, shortInodes: true });

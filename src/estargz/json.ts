@@ -17,6 +17,34 @@ const escapes: Readonly<Record<string, number>> = {
   t: 9,
 };
 
+/** A few words by their bytes, to be found in a document without taking them out of it. */
+export class Words<V> {
+  readonly #byHash = new Map<number, { word: Uint8Array; value: V }>();
+
+  /** @throws RangeError where two words have one hash: the sets are fixed, so a test would see it */
+  constructor(words: Iterable<readonly [string, V]>) {
+    for (const [text, value] of words) {
+      const word = Buffer.from(text, 'latin1');
+      const hash = hashOf(word, 0, word.length);
+      if (this.#byHash.has(hash)) throw new RangeError(`${text} has another word's hash`);
+      this.#byHash.set(hash, { word, value });
+    }
+  }
+
+  find(bytes: Uint8Array, start = 0, end = bytes.length): V | undefined {
+    const found = this.#byHash.get(hashOf(bytes, start, end));
+    if (found?.word.length !== end - start) return undefined;
+    for (let i = 0; i < found.word.length; i++) if (found.word[i] !== bytes[start + i]) return undefined;
+    return found.value;
+  }
+}
+
+function hashOf(bytes: Uint8Array, start: number, end: number): number {
+  let hash = end - start;
+  for (let i = start; i < end; i++) hash = (Math.imul(hash, 31) + bytes[i]) | 0;
+  return hash;
+}
+
 /**
  * Reads JSON (RFC 8259) from bytes, value by value, so that a document of many megabytes makes no objects that its reader does
  * not want. Strings are bytes: what is not UTF-8 survives, and escapes become UTF-8. Errors give the offset in bytes.
@@ -68,26 +96,62 @@ export class JsonCursor {
 
   /** A string's bytes: a view of the document where it has no escapes. */
   string(): Buffer {
+    const start = this.#open();
+    const end = this.#close(start);
+    if (end < 0) return this.#escaped(start);
+    this.at = end + 1;
+    return end === start ? NO_BYTES : this.bytes.subarray(start, end);
+  }
+
+  /** What `words` has for the string, or undefined; no memory is taken for it. */
+  word<V>(words: Words<V>): V | undefined {
+    const start = this.#open();
+    const end = this.#close(start);
+    if (end < 0) return words.find(this.#escaped(start));
+    this.at = end + 1;
+    return words.find(this.bytes, start, end);
+  }
+
+  /**
+   * Hands a string without escapes to `parse` as a range of the document, and gives what that gives.
+   * Where there are escapes, or the result is undefined, it was not what was `expected`. A string of the `usual` length is not
+   * searched for its end: `parse` must refuse a quote, a backslash and control characters within.
+   */
+  parsed<V>(
+    parse: (bytes: Uint8Array, start: number, end: number) => V | undefined,
+    expected: string,
+    usual: number,
+  ): V {
+    const start = this.#open();
+    const end = this.bytes[start + usual] === QUOTE ? start + usual : this.#close(start);
+    const value = end < 0 ? undefined : parse(this.bytes, start, end);
+    if (value === undefined) this.fail(expected, start - 1);
+    this.at = end + 1;
+    return value;
+  }
+
+  #open(): number {
     this.expect(QUOTE);
+    return this.at;
+  }
+
+  /** Where the closing quote of the string at `start` stands; -1 where there are escapes before it. */
+  #close(start: number): number {
     const { bytes } = this;
-    const start = this.at;
     for (let i = start; i < bytes.length; i++) {
       const c = bytes[i];
-      if (c === QUOTE) {
-        this.at = i + 1;
-        return i === start ? NO_BYTES : bytes.subarray(start, i);
-      }
-      if (c === BACKSLASH) return this.#escaped(start, i);
+      if (c === QUOTE) return i;
+      if (c === BACKSLASH) return -1;
       if (c < 0x20) this.fail('a string without control characters', i);
     }
     return this.fail('the end of a string', bytes.length);
   }
 
-  #escaped(start: number, first: number): Buffer {
+  #escaped(start: number): Buffer {
     const { bytes } = this;
     const parts: Buffer[] = [];
     let from = start;
-    for (let i = first; i < bytes.length; i++) {
+    for (let i = start; i < bytes.length; i++) {
       const c = bytes[i];
       if (c < 0x20) this.fail('a string without control characters', i);
       if (c === QUOTE) {
@@ -154,10 +218,10 @@ export class JsonCursor {
 
   /** Consumes `null` where it is next. */
   null(): boolean {
-    return this.peek() === 0x6e && this.#word('null');
+    return this.peek() === 0x6e && this.#literal('null');
   }
 
-  #word(word: string): boolean {
+  #literal(word: string): boolean {
     if (this.bytes.toString('latin1', this.at, this.at + word.length) !== word) this.fail('a value');
     this.at += word.length;
     return true;
@@ -178,9 +242,9 @@ export class JsonCursor {
     } else if (c === 0x5b) {
       this.at++;
       for (let first = true; this.more(first, 0x5d); first = false) this.skip(depth + 1);
-    } else if (c === 0x74) this.#word('true');
-    else if (c === 0x66) this.#word('false');
-    else if (c === 0x6e) this.#word('null');
+    } else if (c === 0x74) this.#literal('true');
+    else if (c === 0x66) this.#literal('false');
+    else if (c === 0x6e) this.#literal('null');
     else this.number();
   }
 }

@@ -1,14 +1,14 @@
 import { FormatError } from '../errors.js';
-import { NO_BYTES, type Xattr } from '../toc/entry.js';
-import type { JsonCursor } from './json.js';
-import { parseRfc3339 } from './time.js';
+import { NO_BYTES, type EntryType, type Xattr } from '../toc/entry.js';
+import { Words, type JsonCursor } from './json.js';
+import { parseRfc3339, type Time } from './time.js';
 
 /** One object of a TOC's `entries`, as written: of a file, or of a further chunk of the file before it. */
 export interface TocRecord {
   /** Byte in the JSON where the object begins. */
   at: number;
   name: Buffer;
-  type: string;
+  type: EntryType | 'chunk';
   size: number;
   mode: number;
   uid: number;
@@ -42,53 +42,40 @@ function integer(json: JsonCursor, max = Number.MAX_SAFE_INTEGER): number {
 }
 
 const U32 = 0xffff_ffff;
-// One string for each type, not one for each record.
-const types = ['dir', 'reg', 'symlink', 'hardlink', 'char', 'block', 'fifo', 'chunk'];
-const typeByBytes = types.map((type) => ({ type, bytes: Buffer.from(type) }));
 
-const setters: Readonly<Record<string, Setter>> = {
-  name: (r, json) => (r.name = json.string()),
-  type: (r, json) => {
-    const bytes = json.string();
-    r.type = typeByBytes.find((known) => known.bytes.equals(bytes))?.type ?? bytes.toString('utf8');
-  },
-  size: (r, json) => (r.size = integer(json)),
-  modtime: (r, json) => {
-    json.peek();
-    const at = json.at;
-    const text = json.string();
-    if (text.byteLength === 0) return;
-    const time = parseRfc3339(text);
-    if (time === undefined) return json.fail('an RFC 3339 time', at);
-    r.mtime = time.seconds;
-    r.mtimeNsec = time.nanoseconds;
-  },
-  linkName: (r, json) => (r.linkName = json.string()),
-  mode: (r, json) => (r.mode = integer(json) % 0o10000),
-  uid: (r, json) => (r.uid = integer(json, U32)),
-  gid: (r, json) => (r.gid = integer(json, U32)),
-  devMajor: (r, json) => (r.devMajor = integer(json, U32)),
-  devMinor: (r, json) => (r.devMinor = integer(json, U32)),
-  xattrs: (r, json) => (r.xattrs = xattrs(json)),
-  digest: (r, json) => (r.digest = sha256(json)),
-  offset: (r, json) => (r.offset = integer(json)),
-  innerOffset: (r, json) => (r.innerOffset = integer(json, U32)),
-  chunkOffset: (r, json) => (r.chunkOffset = integer(json)),
-  chunkSize: (r, json) => (r.chunkSize = integer(json)),
-  chunkDigest: (r, json) => (r.chunkDigest = sha256(json)),
-};
+const types = new Words<TocRecord['type']>(
+  (['dir', 'reg', 'symlink', 'hardlink', 'char', 'block', 'fifo', 'chunk'] as const).map((type) => [type, type]),
+);
 
-/** The key's number: cheap, and different for every key known. */
-const keyHash = (key: Uint8Array): number => {
-  let h = key.length;
-  for (let i = 0; i < key.length; i++) h = (Math.imul(h, 31) + key[i]) | 0;
-  return h;
-};
+function setType(record: TocRecord, json: JsonCursor): void {
+  json.peek();
+  const { at } = json;
+  record.type = json.word(types) ?? json.fail('a known type', at);
+}
 
-const settersByHash = new Map(
-  Object.entries(setters).map(([key, set]) => {
-    const bytes = Buffer.from(key);
-    return [keyHash(bytes), { bytes, set }];
+const setters = new Words<Setter>(
+  Object.entries<Setter>({
+    name: (r, json) => (r.name = json.string()),
+    type: setType,
+    size: (r, json) => (r.size = integer(json)),
+    modtime: (r, json) => {
+      const time = json.parsed(modtime, 'an RFC 3339 time', 20);
+      r.mtime = time.seconds;
+      r.mtimeNsec = time.nanoseconds;
+    },
+    linkName: (r, json) => (r.linkName = json.string()),
+    mode: (r, json) => (r.mode = integer(json) % 0o10000),
+    uid: (r, json) => (r.uid = integer(json, U32)),
+    gid: (r, json) => (r.gid = integer(json, U32)),
+    devMajor: (r, json) => (r.devMajor = integer(json, U32)),
+    devMinor: (r, json) => (r.devMinor = integer(json, U32)),
+    xattrs: (r, json) => (r.xattrs = xattrs(json)),
+    digest: (r, json) => (r.digest = sha256(json)),
+    offset: (r, json) => (r.offset = integer(json)),
+    innerOffset: (r, json) => (r.innerOffset = integer(json, U32)),
+    chunkOffset: (r, json) => (r.chunkOffset = integer(json)),
+    chunkSize: (r, json) => (r.chunkSize = integer(json)),
+    chunkDigest: (r, json) => (r.chunkDigest = sha256(json)),
   }),
 );
 
@@ -98,7 +85,7 @@ export function parseRecord(json: JsonCursor): TocRecord {
   const record: TocRecord = {
     at: json.at - 1,
     name: NO_BYTES,
-    type: '',
+    type: 'reg',
     size: 0,
     mode: 0,
     uid: 0,
@@ -116,13 +103,17 @@ export function parseRecord(json: JsonCursor): TocRecord {
     chunkSize: 0,
     chunkDigest: undefined,
   };
+  let typed = false;
   for (let first = true; json.more(first, CLOSE); first = false) {
-    const key = json.string();
+    const set = json.word(setters);
     json.expect(COLON);
-    const known = settersByHash.get(keyHash(key));
-    if (known === undefined || !known.bytes.equals(key)) json.skip();
-    else if (!json.null()) known.set(record, json);
+    if (set === undefined) json.skip();
+    else if (!json.null()) {
+      set(record, json);
+      typed ||= set === setType;
+    }
   }
+  if (!typed) throw new FormatError('TOC', { offset: record.at, expected: 'an entry with a type', found: 'none' });
   if (record.name.byteLength === 0 && record.type !== 'chunk')
     throw new FormatError('TOC', { offset: record.at, expected: 'an entry with a name', found: 'none' });
   return record;
@@ -130,21 +121,29 @@ export function parseRecord(json: JsonCursor): TocRecord {
 
 /** `sha256:` and 64 hex digits as raw bytes; undefined for an empty text. */
 function sha256(json: JsonCursor): Uint8Array | undefined {
-  json.peek();
-  const at = json.at;
-  const text = json.string();
-  if (text.byteLength === 0) return undefined;
+  const raw = json.parsed(rawSha256, 'sha256: and 64 lower-case hex digits', 71);
+  return raw === NO_BYTES ? undefined : raw;
+}
+
+function rawSha256(text: Uint8Array, start: number, end: number): Uint8Array | undefined {
+  if (start === end) return NO_BYTES;
+  if (end - start !== 71) return undefined;
+  for (let i = 0; i < 7; i++) if (text[start + i] !== PREFIX[i]) return undefined;
   const raw = Buffer.allocUnsafe(32);
-  let ok = text.byteLength === 71 && text.compare(PREFIX, 0, 7, 0, 7) === 0;
-  for (let i = 0; ok && i < 32; i++) {
-    const byte = (nibble[text[7 + 2 * i]] << 4) | nibble[text[8 + 2 * i]];
-    ok = byte >= 0;
+  for (let i = 0, at = start + 7; i < 32; i++, at += 2) {
+    const byte = (nibble[text[at]] << 4) | nibble[text[at + 1]];
+    if (byte < 0) return undefined;
     raw[i] = byte;
   }
-  if (!ok) json.fail('sha256: and 64 lower-case hex digits', at);
   return raw;
 }
 
+/** An absent time is 1970. */
+function modtime(text: Uint8Array, start: number, end: number): Time | undefined {
+  return start === end ? EPOCH : parseRfc3339(text, start, end);
+}
+
+const EPOCH: Time = { seconds: 0, nanoseconds: 0 };
 const PREFIX = Buffer.from('sha256:');
 const nibble = Int16Array.from({ length: 256 }, (_, c) => '0123456789abcdef'.indexOf(String.fromCharCode(c)));
 

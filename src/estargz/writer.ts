@@ -8,7 +8,7 @@ import { NO_BYTES } from '../toc/entry.js';
 import { encodeFooter, type FooterKind } from './footer.js';
 import { TOC_NAME } from './open.js';
 import { formatRfc3339 } from './time.js';
-import { TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION } from './verifier.js';
+import { TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION } from './annotations.js';
 
 export const DEFAULT_CHUNK_BYTES = 4 * 1024 * 1024;
 

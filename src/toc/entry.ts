@@ -41,6 +41,8 @@ export interface TocEntry {
   readonly devMajor: number;
   readonly devMinor: number;
   readonly xattrs: readonly Xattr[];
+  /** SHA-256 of a whole regular file, raw, where the format tells it. Reading goes by the chunks' digests. */
+  readonly digest?: Uint8Array;
   /** The regular file's chunks in file order, without gaps. */
   readonly chunks: readonly TocChunk[];
 }

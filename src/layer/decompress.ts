@@ -18,9 +18,9 @@ export async function* decompressed(source: AsyncIterable<Uint8Array>): AsyncGen
   try {
     let head: Uint8Array = new Uint8Array(0);
     while (head.byteLength < 4) {
-      const { done, value } = await pieces.next();
-      if (done === true) break;
-      head = Buffer.concat([head, value]);
+      const next = await pieces.next();
+      if (next.done === true) break;
+      head = Buffer.concat([head, next.value]);
     }
     const rest = resume(head, pieces);
     const transform = decompressorFor(head);

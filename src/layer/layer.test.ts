@@ -11,9 +11,9 @@ test('opening costs one request, reading a small file one more, reading it again
   t.deepEqual(layer.lazy, { lazy: true });
   t.is(blob.asked.length, 1);
   const inode = layer.tree.lookup(0, Buffer.from('file20'));
-  t.deepEqual(Buffer.from(await layer.read(inode, 0, 1 << 20)), files[20].bytes);
+  t.true(files[20].bytes.equals(await layer.read(inode, 0, 1 << 20)));
   t.is(blob.asked.length, 2);
-  t.deepEqual(Buffer.from(await layer.read(inode, 100, 300)), files[20].bytes.subarray(100, 400));
+  t.true(files[20].bytes.subarray(100, 400).equals(await layer.read(inode, 100, 300)));
   t.is((await layer.read(inode, files[20].bytes.length, 10)).byteLength, 0);
   t.is(blob.asked.length, 2);
   t.is(layer.stats.requests, 2);
@@ -35,7 +35,7 @@ test('a layer opened again after a restart costs no request, and what was read i
   };
   await using again = await bench.store.open(source);
   t.is(again.slot, slot);
-  t.deepEqual(Buffer.from(await again.read(inode, 0, 1 << 20)), files[7].bytes);
+  t.true(files[7].bytes.equals(await again.read(inode, 0, 1 << 20)));
   t.is(blob.asked.length, 0);
 });
 
@@ -51,7 +51,7 @@ test('a whole layer is fetched once, each byte at most once, by a sweep or by a 
     for (const { name, bytes } of big) {
       const parts: Uint8Array[] = [];
       for await (const piece of layer.stream(layer.tree.lookup(0, Buffer.from(name)))) parts.push(piece);
-      t.deepEqual(Buffer.concat(parts), bytes);
+      t.true(Buffer.concat(parts).equals(bytes));
     }
     const asked = [...blob.asked].sort((a, b) => a.offset - b.offset);
     asked.reduce((end, { offset, length }) => {

@@ -23,6 +23,7 @@ export interface PlainLayer {
 export async function downloadPlain(
   source: LayerSource,
   cache: ChunkCache,
+  reason: string,
   options: { signal?: AbortSignal; onProgress?: (progress: Progress) => void },
 ): Promise<PlainLayer> {
   const { descriptor, diffId } = source;
@@ -36,7 +37,7 @@ export async function downloadPlain(
         options.signal?.throwIfAborted();
         bytes += piece.byteLength;
         yield piece;
-        options.onProgress?.({ bytes, total: descriptor.size });
+        options.onProgress?.({ bytes, total: descriptor.size, reason });
       }
     };
     const blob = verifiedStream(counted(), descriptor, `layer ${descriptor.digest}`);

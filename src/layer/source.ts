@@ -26,6 +26,8 @@ export interface LayerSource {
 export interface Progress {
   readonly bytes: number;
   readonly total: number;
+  /** Why the layer is downloaded whole. */
+  readonly reason: string;
 }
 
 /** Whether a layer's chunks come as they are read, or why all of it was downloaded first. */

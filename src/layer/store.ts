@@ -9,8 +9,17 @@ import { ChunkFetcher } from './chunk-fetcher.js';
 import { countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
-import type { FetchScheduler } from './scheduler.js';
+import { FetchScheduler } from './scheduler.js';
 import type { Laziness, LayerSource, Progress } from './source.js';
+
+export interface LayerStoreOptions {
+  /** Left open by the store. */
+  readonly cache: ChunkCache;
+  /** Requests in flight over all layers; 8 by default. */
+  readonly maxConcurrency?: number;
+  /** Bytes in flight over all layers; 32 MiB by default. */
+  readonly maxMemory?: number;
+}
 
 export interface OpenLayerOptions {
   readonly signal?: AbortSignal;
@@ -26,14 +35,17 @@ interface Entry {
 }
 
 /** The layers that are open, each once. */
-export class LayerStore {
+export class LayerStore implements AsyncDisposable {
   readonly #entries = new Map<string, Entry>();
   readonly #ending = new Map<string, Promise<void>>();
+  readonly #cache: ChunkCache;
+  /** What the layers share for fetching: to look at what is in flight. */
+  readonly scheduler: FetchScheduler;
 
-  constructor(
-    private readonly cache: ChunkCache,
-    private readonly scheduler: FetchScheduler,
-  ) {}
+  constructor(options: LayerStoreOptions) {
+    this.#cache = options.cache;
+    this.scheduler = new FetchScheduler({ maxRequests: options.maxConcurrency, memoryBytes: options.maxMemory });
+  }
 
   /**
    * Opens a layer, or joins those who have it open. Costs no request where the cache has the tree; one for an eStargz layer (two
@@ -104,38 +116,62 @@ export class LayerStore {
       try {
         await using reader = countingReader(source.reader(), meter);
         const { tree } = await readEstargzTree(reader, { ...source, signal: options.signal });
-        cached = await this.cache.create(key, tree);
+        cached = await this.#cache.create(key, tree);
       } catch (error) {
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
       }
     }
     if (cached === undefined) {
-      const { tree, path, bytes } = await downloadPlain(source, this.cache, options);
-      cached = await this.cache.create(key, tree, path);
+      reason ??= NO_ESTARGZ;
+      const { tree, path, bytes } = await downloadPlain(source, this.#cache, reason, options);
+      cached = await this.#cache.create(key, tree, path);
       meter.requests++;
       meter.bytes += bytes;
     }
     const plain = cached.tree.facts.source === source.diffId;
-    const lazy: Laziness = plain ? { lazy: false, reason: reason ?? 'the blob is no eStargz' } : { lazy: true };
+    const lazy: Laziness = plain ? { lazy: false, reason: reason ?? NO_ESTARGZ } : { lazy: true };
     const reader = source.reader();
-    const fetcher = new ChunkFetcher(cached, this.cache, this.scheduler, reader, key.source === undefined);
+    const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
-    return new Layer(cached, this.cache, fetcher, source.descriptor.size, lazy, options.giveBack);
+    return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
+  }
+
+  /**
+   * Fetches for layers that will be read: what their landmarks ask for, all layers side by side, then, with `background`, the rest,
+   * layer by layer and behind every reader. Settles when all is done or has failed.
+   * @throws the first failure; the other layers are seen to all the same
+   */
+  async fetchAhead(layers: readonly Layer[], options: { background: boolean; signal?: AbortSignal }): Promise<void> {
+    const outcomes = await Promise.allSettled(layers.map((layer) => layer.prefetch(options.signal)));
+    if (options.background)
+      for (const layer of layers) {
+        if (options.signal?.aborted === true) break;
+        outcomes.push(...(await Promise.allSettled([layer.background(options.signal)])));
+      }
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) throw failure.reason;
+  }
+
+  /** Ends the fetching for good. Layers that nobody gave back end too. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#entries].map(([name, entry]) => ((entry.holders = 1), this.#giveBack(name, entry))));
+    await Promise.all(this.#ending.values());
+    await this.scheduler[Symbol.asyncDispose]();
   }
 
   /** What the cache has of the layer, if this source's claims vouch for it. */
   async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
-    const cached = await this.cache.acquire(key, (found) => accepts(source, found));
+    const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
     const { chunks } = cached.tree.counts;
     for (let chunk = 0; chunk < chunks; chunk++) {
       if (cached.presence.has(chunk)) continue;
       if (!cached.recover(chunk)) {
-        await this.cache.release(cached);
-        await this.cache.drop(key);
+        await this.#cache.release(cached);
+        await this.#cache.drop(key);
         return undefined;
       }
       await new Promise((resolve) => setImmediate(resolve));
@@ -154,6 +190,8 @@ function accepts(source: LayerSource, found: Digest): boolean {
   if (found === source.diffId || found === source.tocDigest) return true;
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
+
+const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */
 function refusal(source: LayerSource): string | undefined {

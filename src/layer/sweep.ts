@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { LazylayerError, VerificationError } from '../errors.js';
+import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ChunkFetcher } from './chunk-fetcher.js';
 import { BACKGROUND, type Priority } from './scheduler.js';
@@ -35,8 +35,7 @@ export async function sweep(fetcher: ChunkFetcher, end: number, options: SweepOp
     signal?.throwIfAborted();
     if (error !== undefined) {
       if (presence.count() > before) tries = 0;
-      if (error instanceof LazylayerError && !worthAnotherTry.has(error.code)) throw error;
-      if (++tries >= TRIES && options.patient !== true) throw error;
+      if (!worthAnotherTry.has(codeOf(error)) || (++tries >= TRIES && options.patient !== true)) throw error as Error;
       await sleep(backoffMs(Math.min(tries, 8), BACKOFF), undefined, { signal, ref: false });
     } else if (failed > 0 && ++badPasses > 1)
       throw new VerificationError(`layer ${fetcher.name}`, 'chunks as its TOC claims', `${failed} others, twice`);

@@ -5,9 +5,8 @@ import { ChunkCache, type ChunkCacheOptions } from '../cache/chunk-cache.js';
 import { EstargzWriter, type EstargzWriterOptions } from '../estargz/writer.js';
 import { BufferReader } from '../io/readers.js';
 import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
-import { FetchScheduler, type FetchSchedulerOptions } from '../layer/scheduler.js';
 import type { LayerSource } from '../layer/source.js';
-import { LayerStore } from '../layer/store.js';
+import { LayerStore, type LayerStoreOptions } from '../layer/store.js';
 
 /** One range that was asked for. */
 export interface AskedRange {
@@ -122,33 +121,31 @@ export function randomness(seed: number) {
 /** A cache, a scheduler and a store over one directory, which can be closed and opened again as a process would. */
 export class LayerBench implements AsyncDisposable {
   cache!: ChunkCache;
-  scheduler!: FetchScheduler;
   store!: LayerStore;
 
   private constructor(
     readonly root: string,
     private readonly owned: boolean,
     private readonly cacheOptions?: ChunkCacheOptions,
-    private readonly schedulerOptions?: FetchSchedulerOptions,
+    private readonly storeOptions?: Omit<LayerStoreOptions, 'cache'>,
   ) {}
 
   static async create(
-    options: { root?: string; cache?: ChunkCacheOptions; scheduler?: FetchSchedulerOptions } = {},
+    options: { root?: string; cache?: ChunkCacheOptions; store?: Omit<LayerStoreOptions, 'cache'> } = {},
   ): Promise<LayerBench> {
     const root = options.root ?? (await mkdtemp(join(tmpdir(), 'lazylayer-layer-')));
-    const bench = new LayerBench(root, options.root === undefined, options.cache, options.scheduler);
+    const bench = new LayerBench(root, options.root === undefined, options.cache, options.store);
     await bench.start();
     return bench;
   }
 
   async start(): Promise<void> {
     this.cache = await ChunkCache.open(this.root, this.cacheOptions);
-    this.scheduler = new FetchScheduler(this.schedulerOptions);
-    this.store = new LayerStore(this.cache, this.scheduler);
+    this.store = new LayerStore({ cache: this.cache, ...this.storeOptions });
   }
 
   async stop(): Promise<void> {
-    await this.scheduler[Symbol.asyncDispose]();
+    await this.store[Symbol.asyncDispose]();
     await this.cache[Symbol.asyncDispose]();
   }
 

@@ -17,8 +17,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { ExecutionContext, TestFn } from 'ava';
-import anyTest from 'ava';
+import anyTest, { type ExecutionContext } from 'ava';
 import { unmount } from '../src/fuse/mount.js';
 import { FIXTURE_CHUNK, fixtureContent } from '../src/testing/fs-fixture.js';
 import { runCommand } from '../src/util/command.js';
@@ -53,8 +52,8 @@ const bytes = (...parts: string[]) => Buffer.from(parts.join('/'), 'latin1');
 
 /** What every backend must do, over one mount; tests that end their mount have their own. */
 export function fsSuite(backend: ServerSetup['backend'], limits: BackendLimits = {}): void {
-  const { serial: test } = anyTest as TestFn;
-  const { before, after } = anyTest as TestFn;
+  const { serial: test } = anyTest;
+  const { before, after } = anyTest;
   let mount: ServedMount;
   const at = (...path: string[]) => join(mount.mountpoint, 'l/1', ...path);
 

@@ -60,6 +60,7 @@ export function statusError(
   const problem = [
     `status ${status}${meanings[status] ?? ''}`,
     ...said,
+    ...(answer.retryAfterMs === undefined ? [] : [`asks to wait ${Math.ceil(answer.retryAfterMs / 1000)} s`]),
     ...(answer.hint === undefined ? [] : [answer.hint]),
   ].join('; ');
   return new RegistryError(codeOfStatus(status), problem, {

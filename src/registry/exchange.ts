@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Dispatcher } from 'undici';
 import type { ConnectionProfile, Dispatchers, Timeouts } from './dispatchers.js';
 import type { RegistryError } from './errors.js';
@@ -42,6 +43,7 @@ const errorBodyLimit = 16 * 1024;
 /** Sends single requests: no retries, no redirects, no authorization. Counts them and maps their failures. */
 export class Exchanger {
   readonly counters: Counters = { requests: 0, bytes: 0 };
+  #recycling: Promise<void> | undefined;
 
   constructor(
     private readonly dispatchers: Dispatchers,
@@ -52,10 +54,14 @@ export class Exchanger {
   /** The answer, whatever its status. Its body must be read to the end, left, or discarded. @throws RegistryError */
   async send(request: OutgoingRequest): Promise<Answer> {
     const { method, url, signal } = request;
+    // undici takes a connection back a turn of the event loop after the body's end: without waiting for that, a request that
+    // follows another one would open a second connection.
+    if (this.#recycling !== undefined) await this.#recycling;
     signal?.throwIfAborted();
     this.counters.requests++;
     const started = performance.now();
     const settle = (bytes: number, complete: boolean, status?: number) => {
+      this.#recycling ??= nextTurn().then(() => (this.#recycling = undefined));
       this.onRequest?.({
         method,
         url: redactUrl(url),

@@ -55,8 +55,8 @@ export class Transport {
 
   /** An answer with status 200 or 206. @throws RegistryError, or the signal's reason */
   async get(target: Target, options: GetOptions = {}): Promise<Answer> {
-    const endpoints = this.#endpoints(target, options.location);
-    let pending = endpoints;
+    const endpoints = this.#endpoints(target);
+    let pending = this.#ranked(endpoints, options.location);
     const failed = new Map<string, RegistryError>();
     const round = async (): Promise<Answer> => {
       for (const endpoint of pending) {
@@ -86,18 +86,22 @@ export class Transport {
     return wait > this.retryOptions.maxRetryAfterMs ? undefined : wait;
   }
 
-  #endpoints(target: Target, location: Location | undefined): Endpoint[] {
+  #endpoints(target: Target): Endpoint[] {
     const able = this.endpointsOf(target.host).filter((e) => e.capabilities.has(target.capability));
-    if (able.length === 0)
-      throw new LazylayerError(
-        'FAILED_PRECONDITION',
-        `${target.host}: expected a server with the capability "${target.capability}" in certs.d or the configuration, found none`,
-      );
-    if (able.length === 1) return able;
+    if (able.length > 0) return able;
+    throw new LazylayerError(
+      'FAILED_PRECONDITION',
+      `${target.host}: expected a server with the capability "${target.capability}" in certs.d or the configuration, found none`,
+    );
+  }
+
+  /** In the order to ask: where the blob was found last, then as configured, those that failed lately last. */
+  #ranked(endpoints: readonly Endpoint[], location: Location | undefined): readonly Endpoint[] {
+    if (endpoints.length === 1) return endpoints;
     const now = Date.now();
     const rank = (e: Endpoint) =>
       ((this.#pausedUntil.get(e.base) ?? 0) > now ? 2 : 0) + (e.base === location?.base ? 0 : 1);
-    return able.toSorted((a, b) => rank(a) - rank(b));
+    return endpoints.toSorted((a, b) => rank(a) - rank(b));
   }
 
   async #ask(endpoint: Endpoint, target: Target, options: GetOptions): Promise<Answer> {
@@ -188,11 +192,11 @@ export class Transport {
 
 const sensitive = { authorization: true, cookie: true } as const;
 
-/** The host's own server decides what is told, as the mirrors may lack what it has; what they said is added. */
+/** The host's own server, the last, decides what is told, as mirrors may lack what it has; what they said is added. */
 function combine(endpoints: readonly Endpoint[], failed: ReadonlyMap<string, RegistryError>): RegistryError {
-  const own = endpoints.findLast((e) => e.namespace === undefined) ?? endpoints[endpoints.length - 1];
+  const own = endpoints[endpoints.length - 1];
   const said = failed.get(own.base)!;
-  const others = endpoints.filter((e) => e !== own).map((e) => failed.get(e.base)!);
+  const others = endpoints.slice(0, -1).map((e) => failed.get(e.base)!);
   if (others.length === 0) return said;
   const waits = [said, ...others].filter((e) => e.retriable).map((e) => e.retryAfterMs ?? 0);
   return new RegistryError(said.code, `${said.problem} (mirrors: ${others.map((e) => e.message).join('; ')})`, {

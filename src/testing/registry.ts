@@ -5,6 +5,7 @@ import { createServer as createHttpServer, type IncomingMessage, type Server, ty
 import { createServer as createHttpsServer, type ServerOptions } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { TLSSocket } from 'node:tls';
 import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import type { Descriptor } from '../image/descriptor.js';
@@ -33,6 +34,8 @@ export interface LoggedRequest {
   readonly path: string;
   readonly range: string | undefined;
   readonly headers: IncomingMessage['headers'];
+  /** Common name of the client's certificate; empty when it sent none. Undefined without TLS. */
+  readonly client: string | undefined;
   status: number;
   /** Body bytes sent. */
   bytes: number;
@@ -55,6 +58,8 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
 export class TestRegistry implements AsyncDisposable {
   readonly faults = new Faults();
   readonly requests: LoggedRequest[] = [];
+  /** Accepted since the start of this object. */
+  connections = 0;
   readonly #blobs = new Map<string, Content>();
   readonly #manifests = new Map<string, StoredManifest>();
   readonly #gate: Gate;
@@ -78,6 +83,11 @@ export class TestRegistry implements AsyncDisposable {
   /** As references name it. */
   get host(): string {
     return `127.0.0.1:${this.#port}`;
+  }
+
+  /** Of the listener that blobs are redirected to. */
+  get storageUrl(): string {
+    return `${this.#scheme}://localhost:${this.#storagePort}`;
   }
 
   get url(): string {
@@ -170,6 +180,7 @@ export class TestRegistry implements AsyncDisposable {
     };
     const server =
       this.options.tls === undefined ? createHttpServer(handler) : createHttpsServer(this.options.tls, handler);
+    server.on('connection', () => this.connections++);
     server.keepAliveTimeout = 60_000;
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
@@ -180,7 +191,9 @@ export class TestRegistry implements AsyncDisposable {
     const path = request.url ?? '/';
     const method = request.method ?? 'GET';
     const { headers } = request;
-    const entry: LoggedRequest = { server, method, path, range: headers.range, headers, status: 0, bytes: 0 };
+    const client =
+      request.socket instanceof TLSSocket ? String(request.socket.getPeerCertificate().subject?.CN ?? '') : undefined;
+    const entry: LoggedRequest = { server, method, path, range: headers.range, headers, client, status: 0, bytes: 0 };
     this.requests.push(entry);
     const faults = this.faults.strike(server, path);
     if (find(faults, 'hang') !== undefined) return;
@@ -220,7 +233,7 @@ export class TestRegistry implements AsyncDisposable {
     const blob = this.#blobs.get(name);
     if (blob === undefined) return reply.error(404, 'BLOB_UNKNOWN');
     if (this.options.redirectBlobs) {
-      const target = `${this.#scheme}://localhost:${this.#storagePort}/${name}`;
+      const target = `${this.storageUrl}/${name}`;
       return reply.text(307, '', { location: `${target}?X-Signature=very-secret-${++this.#signature}` });
     }
     return reply.content(blob, { 'docker-content-digest': name });

@@ -7,7 +7,7 @@ export interface Challenge {
 const token = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
 const schemePattern = new RegExp(`${token}(?=$|[ \\t,])`, 'y');
 const parameterPattern = new RegExp(
-  `[ \\t]*(${token})[ \\t]*=[ \\t]*(?:"((?:[^"\\\\]|\\\\.)*)"|(${token}))[ \\t]*`,
+  `[ \\t]*(${token})[ \\t]*=[ \\t]*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s",]+))[ \\t]*`,
   'y',
 );
 const gapPattern = /[ \t,]*/y;

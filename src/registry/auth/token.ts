@@ -20,8 +20,8 @@ export interface Token {
   readonly expires: number;
 }
 
-/** Taken off a token's life, in milliseconds: for the way to the registry and clocks that differ. */
-const margin = 5_000;
+/** Taken off a token's life for the way to the registry: a tenth, at most so many milliseconds. */
+const maxMargin = 5_000;
 /** Seconds, where the service does not say (Docker's token specification). */
 const defaultLife = 60;
 const maxAnswer = 1024 * 1024;
@@ -64,6 +64,6 @@ export async function fetchToken(exchanger: Exchanger, request: TokenRequest, si
   const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), answerSchema), await answer.text(maxAnswer));
   const value = parsed.success ? parsed.output.token || parsed.output.access_token : undefined;
   if (!parsed.success || !value) throw refuse('expected a token in the answer, found none', url);
-  const life = Math.max(0, (parsed.output.expires_in ?? defaultLife) * 1000 - margin);
-  return { value, expires: started + life };
+  const life = Math.max(0, parsed.output.expires_in ?? defaultLife) * 1000;
+  return { value, expires: started + life - Math.min(life / 10, maxMargin) };
 }

@@ -18,6 +18,11 @@ export function checkTree(tree: Tree, what = 'tree'): void {
   for (const fact of [facts.prefetchBytes, facts.contentEnd, facts.cacheBytes])
     if (!Number.isSafeInteger(fact) || fact < 0) refuse('facts that are whole numbers', `${fact}`);
 
+  for (let dirent = 0; dirent < counts.dirents; dirent++) {
+    within(tree.direntName[dirent], tree.direntNameBytes[dirent], counts.stringBytes, 'a name');
+    const name = tree.name(dirent);
+    if (name.byteLength === 0 || name.includes(0x2f)) refuse('a name without a slash', JSON.stringify(name.toString()));
+  }
   // A directory's parent comes before it and lists it once: no circles. Inodes of other types may have several names.
   const listed = new Uint8Array(counts.inodes);
   listed[ROOT] = 1;
@@ -30,6 +35,7 @@ export function checkTree(tree: Tree, what = 'tree'): void {
         for (let dirent = first; dirent < first + count; dirent++) {
           const child = tree.direntInode[dirent];
           if (child >= counts.inodes) refuse(`an inode below ${counts.inodes}`, `${child}`);
+          if (dirent > first && !isBefore(tree, dirent - 1, dirent)) refuse('sorted names', `dirent ${dirent}`);
           if (!tree.isDirectory(child)) continue;
           if (child <= inode || tree.extra[child] !== inode || listed[child] !== 0)
             refuse('each directory in its parent, once', `inode ${child} in ${inode}`);
@@ -52,9 +58,14 @@ export function checkTree(tree: Tree, what = 'tree'): void {
     }
     checkXattrs(tree, tree.xattr[inode], within);
   }
-  for (let dirent = 0; dirent < counts.dirents; dirent++)
-    within(tree.direntName[dirent], tree.direntNameBytes[dirent], counts.stringBytes, 'a name');
   checkChunks(tree, refuse);
+}
+
+/** Whether two dirents are in the order that a lookup goes by. */
+function isBefore(tree: Tree, a: number, b: number): boolean {
+  const { strings, direntName, direntNameBytes } = tree;
+  const [one, two] = [direntName[a], direntName[b]];
+  return strings.compare(strings, two, two + direntNameBytes[b], one, one + direntNameBytes[a]) < 0;
 }
 
 type Refuse = (expected: string, found: string) => never;

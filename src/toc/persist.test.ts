@@ -1,0 +1,90 @@
+import { createHash } from 'node:crypto';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import fc from 'fast-check';
+import { FormatError } from '../errors.js';
+import { describeTree, treeOf } from '../testing/image-tree.js';
+import { checkTree } from './check.js';
+import { loadTree, saveTree } from './persist.js';
+import { HEADER_BYTES, Tree } from './tree.js';
+
+async function scratch(t: ExecutionContext): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-tree-'));
+  t.teardown(() => rm(dir, { recursive: true }));
+  return dir;
+}
+
+const sample = () =>
+  treeOf([
+    { path: 'dir/sub/file', size: 9000, xattrs: { 'user.a': 'b' } },
+    { path: 'dir/other', content: 'hello' },
+    { path: 'link', target: 'dir/other' },
+    { path: 'hard', type: 'hardlink', target: 'dir/other' },
+    { path: 'null', type: 'char', devMajor: 1, devMinor: 3 },
+  ]);
+
+test('a saved tree comes back the same, in shared memory, and nothing is left beside it', async (t) => {
+  const dir = await scratch(t);
+  const tree = sample();
+  await saveTree(tree, join(dir, 'tree'));
+  const back = await loadTree(join(dir, 'tree'));
+  t.deepEqual(describeTree(back), describeTree(tree));
+  t.deepEqual(back.facts, tree.facts);
+  t.deepEqual(Buffer.from(back.buffer), Buffer.from(tree.buffer));
+  t.deepEqual(await readdir(dir), ['tree']);
+});
+
+test('a file that was changed, cut or extended is refused', async (t) => {
+  const path = join(await scratch(t), 'tree');
+  await saveTree(sample(), path);
+  const good = await readFile(path);
+  const refused = async (bytes: Uint8Array, message: RegExp) => {
+    await writeFile(path, bytes);
+    await t.throwsAsync(loadTree(path), { instanceOf: FormatError, message });
+  };
+  for (const at of [0, 12, 64, HEADER_BYTES, good.length >> 1, good.length - 1]) {
+    const bad = Buffer.from(good);
+    bad[at] ^= 1;
+    await refused(bad, /expected the checksum/);
+  }
+  await refused(good.subarray(0, good.length - 1), /expected the checksum/);
+  await refused(Buffer.concat([good, Buffer.alloc(1)]), /expected the checksum/);
+  await refused(Buffer.alloc(0), /found 0$/);
+  const wrongMagic = Buffer.from(good.subarray(0, -32));
+  wrongMagic[0] ^= 1;
+  const checksum = createHash('sha256').update(wrongMagic).digest();
+  await refused(Buffer.concat([wrongMagic, checksum]), /expected "lazytree", version 1/);
+});
+
+test('no damage, even with a right checksum, makes a walk leave the arrays or go in circles', (t) => {
+  const good = Buffer.from(sample().buffer);
+  let refused = 0;
+  fc.assert(
+    fc.property(
+      fc.array(fc.record({ at: fc.integer({ min: HEADER_BYTES, max: good.length - 1 }), byte: fc.nat(255) }), {
+        minLength: 1,
+        maxLength: 4,
+      }),
+      (changes) => {
+        const buffer = new SharedArrayBuffer(good.length);
+        const bytes = new Uint8Array(buffer);
+        bytes.set(good);
+        for (const { at, byte } of changes) bytes[at] = byte;
+        const tree = Tree.over(buffer);
+        try {
+          checkTree(tree);
+        } catch (error) {
+          if (!(error instanceof FormatError)) throw error;
+          refused++;
+          return;
+        }
+        // Ends, and reads nothing that is undefined.
+        t.false(describeTree(tree).some((line) => line.includes('undefined') || line.includes('NaN.')));
+      },
+    ),
+    { numRuns: 3000 },
+  );
+  t.true(refused > 300, `${refused} refused`);
+});

@@ -9,6 +9,7 @@ import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 import { leaveOnAbort } from '../util/singleflight.js';
+import { isLocked } from '../workspace/lock.js';
 import { fromWire } from './control.js';
 import { layoutOf } from './layout.js';
 import type { HolderReport, MountAnswer, WireError } from './protocol.js';
@@ -22,7 +23,8 @@ const settleMs = 10_000;
 export class DaemonClient implements AsyncDisposable {
   readonly #client: Client;
 
-  constructor(socketPath: string) {
+  constructor(private readonly root: string) {
+    const socketPath = layoutOf(root).control;
     this.#client = new Client('http://daemon', { socketPath, bodyTimeout: 0, headersTimeout: 0 });
   }
 
@@ -46,12 +48,19 @@ export class DaemonClient implements AsyncDisposable {
     throw new LazylayerError('UNAVAILABLE', 'the daemon ended while it was mounting; see its log');
   }
 
-  /** @throws NOT_FOUND where nothing of ours is mounted, BUSY where it is in use (unless `lazy`). */
+  /**
+   * Unmounts. With the last mount the daemon ends too, and this resolves only then, so that nothing is left behind.
+   * @throws NOT_FOUND where nothing of ours is mounted, BUSY where it is in use (unless `lazy`).
+   */
   async umount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
-    await this.#call(
-      'DELETE',
-      `/mounts?${new URLSearchParams({ target, lazy: String(options.lazy === true) }).toString()}`,
-    );
+    const path = `/mounts?${new URLSearchParams({ target, lazy: String(options.lazy === true) }).toString()}`;
+    const { left } = (await this.#call('DELETE', path)) as { left: number };
+    if (left === 0) await this.#ended();
+  }
+
+  /** Resolves when no daemon has the root any more, or after 10 seconds. */
+  async #ended(): Promise<void> {
+    for (const deadline = Date.now() + settleMs; isLocked(this.root) && Date.now() < deadline;) await sleep(20);
   }
 
   async list(): Promise<MountInfo[]> {
@@ -103,7 +112,7 @@ export class DaemonClient implements AsyncDisposable {
 
 /** The daemon that owns a root, or undefined where none runs. */
 export async function findDaemon(root: string): Promise<DaemonClient | undefined> {
-  const client = new DaemonClient(layoutOf(root).control);
+  const client = new DaemonClient(root);
   try {
     await client.list();
     return client;

@@ -57,7 +57,7 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
       return sendJson(response, await handler.list());
     case 'DELETE /mounts':
       await handler.umount(target, url.searchParams.get('lazy') === 'true');
-      return sendJson(response, {});
+      return sendJson(response, { left: (await handler.list()).length });
     case 'GET /mounts/gone':
       await handler.gone(target, signal);
       return sendJson(response, {});

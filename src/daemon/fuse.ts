@@ -20,7 +20,7 @@ export async function startFuse(
   const server =
     config.fuse.backend === 'kernel'
       ? await serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume })
-      : await (await import('../fuse/native.js')).mountNative(mountpoint, host, serve);
+      : await (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
   served.bind(server);
   return server;
 }

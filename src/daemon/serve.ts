@@ -26,7 +26,7 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
   const workspace = await Workspace.open(config, {
-    onEvent: (event, fields) => log.info(fields, event),
+    onEvent: (event, fields) => log.debug(fields, event),
     onError: fault,
   });
   const served = new ServedLayers();
@@ -62,14 +62,15 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
   const idle = setTimeout(() => mounts.list().length === 0 && end('nobody asked for a mount'), firstMountMs);
   log.info({ why: await ended }, 'ending');
   clearTimeout(idle);
+  const hungUp = closeControl(control);
   await mounts[Symbol.asyncDispose]();
   await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();
   await workspace[Symbol.asyncDispose]();
-  await closeControl(control);
+  await hungUp;
 }
 
-/** Lets answers that are under way go out, so that a client learns how its last request ended; then hangs up. */
+/** Takes nobody new, lets answers that are under way go out, so that a client learns how its request ended, and hangs up. */
 async function closeControl(control: Server): Promise<void> {
   const closed = once(control, 'close');
   control.close();

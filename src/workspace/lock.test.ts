@@ -4,12 +4,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { lockRoot } from './lock.js';
+import { isLocked, lockRoot } from './lock.js';
 
 test('a root has one owner; the error names it; a child that has the descriptor keeps it', async (t) => {
   const root = mkdtempSync(join(tmpdir(), 'lazylayer-lock-'));
   t.teardown(() => rmSync(root, { recursive: true }));
+  t.false(isLocked(root));
   const lock = lockRoot(root);
+  t.true(isLocked(root));
   t.throws(() => lockRoot(root), {
     message: new RegExp(`in use by another lazylayer process \\(pid ${process.pid}\\)`),
   });
@@ -19,5 +21,6 @@ test('a root has one owner; the error names it; a child that has the descriptor 
   t.throws(() => lockRoot(root), { code: 'BUSY' });
   child.stdin!.end();
   await once(child, 'close');
+  t.false(isLocked(root));
   lockRoot(root).release();
 });

@@ -37,3 +37,18 @@ export function lockRoot(root: string): RootLock {
     },
   };
 }
+
+/** Whether some process has the root. */
+export function isLocked(root: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(join(root, 'lock'), 'r+');
+  } catch {
+    return false;
+  }
+  try {
+    return !tryLock(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

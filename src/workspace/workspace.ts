@@ -4,7 +4,7 @@ import { ChunkCache, type CacheUsage } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import type { Digest } from '../digest/digest.js';
 import { describeError, LazylayerError } from '../errors.js';
-import { annotationTocDigest } from '../estargz/verifier.js';
+import { annotationTocDigest } from '../estargz/annotations.js';
 import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';

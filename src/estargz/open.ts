@@ -46,11 +46,12 @@ export interface OpenedToc {
 }
 
 /**
- * Bytes to ask for first, from the end of a blob of `size` bytes, so that the TOC is among them. Layers of Debian content have
- * TOCs of 0.3 to 2.5 percent of the blob; the rest of the range costs less than the second request would.
+ * Bytes to ask for first, from the end of a blob of `size` bytes, so that the TOC is among them. Debian's tools write TOCs of 45 to
+ * 60 bytes an entry: 0.8 to 1.9 percent of layers of programs, headers or manual pages. A little more than that costs less than
+ * a second request.
  */
 export function suffixBytes(size: number): number {
-  return Math.min(size, Math.max(256 * 1024, Math.min(2 * 1024 * 1024, Math.ceil(size / 50))));
+  return Math.min(size, Math.max(256 * 1024, Math.min(2 * 1024 * 1024, Math.ceil(size / 40))));
 }
 
 /**

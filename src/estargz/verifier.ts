@@ -1,3 +1,4 @@
+import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { digestFromBytes, type Digest } from '../digest/digest.js';
 import { createDigester, type Digester } from '../digest/digester.js';
@@ -111,16 +112,12 @@ async function* passing(source: AsyncIterable<Uint8Array>, digester: Digester): 
 
 /** All members of a gzip file after each other. */
 async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  // The stream holds what it was given, while the source may use its memory again.
+  const copies = async function* () {
+    for await (const bytes of source) yield Buffer.from(bytes);
+  };
   const gunzip = createGunzip();
-  const pump = (async () => {
-    for await (const bytes of source) {
-      // The source may use its memory again: the stream must not keep a view of it.
-      if (!gunzip.write(Buffer.from(bytes)))
-        await new Promise((resolve) => gunzip.once('drain', resolve).once('close', resolve));
-      if (gunzip.destroyed) return;
-    }
-    gunzip.end();
-  })().catch((error: unknown) => void gunzip.destroy(error as Error));
+  const done = pipeline(copies, gunzip).catch((error: unknown) => error);
   try {
     for await (const bytes of gunzip) yield bytes as Uint8Array;
   } catch (error) {
@@ -128,6 +125,6 @@ async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint
     throw new FormatError('layer', { expected: 'a gzip file', found: describeError(error) }, { cause: error });
   } finally {
     gunzip.destroy();
-    await pump;
+    await done;
   }
 }

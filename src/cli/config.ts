@@ -1,0 +1,57 @@
+import { existsSync } from 'node:fs';
+import type { Command } from 'commander';
+import { configPath, defaultConfig } from '../config/config.js';
+import { formatConfig } from '../config/format.js';
+import { ConfigError } from '../config/problems.js';
+import { configFile, configOf, examples, type Cli } from './context.js';
+
+interface JsonFlag {
+  readonly json?: true;
+}
+
+export function addConfig(program: Command, cli: Cli): void {
+  const config = program
+    .command('config')
+    .summary('write or check the configuration')
+    .description('Writes or checks config.toml.');
+  config
+    .command('default')
+    .summary('write the default configuration')
+    .description('Writes a config.toml with every key, its default, and what it does.')
+    .option('--json', 'the values alone, sizes in bytes')
+    .addHelpText('after', examples(['lazylayer config default > /etc/lazylayer/config.toml', 'a file to start from']))
+    .action(async (flags: JsonFlag) => {
+      if (flags.json) await cli.terminal.json(defaultConfig());
+      else await cli.terminal.write(formatConfig(defaultConfig()));
+    });
+  config
+    .command('check')
+    .summary('check the configuration')
+    .description(
+      'Checks the configuration file and the variables and flags that go before it. Names file, line and key of all that is wrong.',
+    )
+    .option('--json', 'an object with the values in force, or the problems')
+    .addHelpText(
+      'after',
+      examples(
+        ['lazylayer config check', 'the file in force'],
+        ['lazylayer config check --config new.toml', 'before it is put in place'],
+      ),
+    )
+    .action(async (flags: JsonFlag, command: Command) => {
+      const { path } = configPath(configFile(command));
+      const file = existsSync(path) ? path : null;
+      try {
+        const values = await configOf(command);
+        if (flags.json) await cli.terminal.json({ file, problems: [], config: values });
+        else
+          await cli.terminal.write(
+            file === null ? `${path} is not there: defaults are in force\n` : `${path} is good\n`,
+          );
+      } catch (error) {
+        if (!(flags.json && error instanceof ConfigError)) throw error;
+        await cli.terminal.json({ file, problems: error.problems });
+        process.exitCode = 2;
+      }
+    });
+}

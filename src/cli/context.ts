@@ -1,0 +1,71 @@
+import type { Command } from 'commander';
+import { loadConfig, type Config, type ConfigFlags } from '../config/config.js';
+import { parsePlatform } from '../image/platform.js';
+import type { OpenImageOptions } from '../index.js';
+import type { Interrupts } from './interrupts.js';
+import { ProgressView } from './progress.js';
+import type { Terminal } from './terminal.js';
+
+/** What every verb is given. */
+export interface Cli {
+  readonly terminal: Terminal;
+  readonly interrupts: Interrupts;
+}
+
+/** Flags that every verb understands, before it or behind it. */
+interface GlobalFlags {
+  readonly config?: string;
+  readonly root?: string;
+  readonly logLevel?: string;
+}
+
+/** Flags of the verbs that open an image. */
+export interface ImageFlags {
+  readonly platform?: string;
+  readonly allowNoVerification?: true;
+}
+
+export function addGlobalFlags(program: Command): void {
+  program
+    .option('--config <file>', 'configuration file (default: /etc/lazylayer/config.toml; variable LAZYLAYER_CONFIG)')
+    .option('--root <dir>', 'directory of cache and daemon (variable LAZYLAYER_ROOT)')
+    .option('--log-level <level>', 'trace, debug, info, warn, error or silent (variable LAZYLAYER_LOG_LEVEL)');
+}
+
+export function addImageFlags(command: Command): Command {
+  return command
+    .option('--platform <os/arch>', "platform of the image, such as linux/arm64 (default: this machine's)", (text) => {
+      parsePlatform(text);
+      return text;
+    })
+    .option('--allow-no-verification', 'serve eStargz layers whose TOC nothing vouches for');
+}
+
+export function configOf(command: Command, flags: ConfigFlags = {}): Promise<Config> {
+  const { config, root, logLevel } = command.optsWithGlobals<GlobalFlags>();
+  return loadConfig(config, { flags: { root, logLevel, ...flags } });
+}
+
+export function configFile(command: Command): string | undefined {
+  return command.optsWithGlobals<GlobalFlags>().config;
+}
+
+/** How images are opened in this process: by the configuration, with downloads shown and Ctrl-C heard. Dispose it to end the show. */
+export async function imageOptions(cli: Cli, command: Command, flags: ImageFlags) {
+  const config = await configOf(command, { allowNoVerification: flags.allowNoVerification });
+  const view = new ProgressView(cli.terminal);
+  const options: OpenImageOptions & { readonly config: Config } = {
+    config,
+    platform: flags.platform,
+    allowNoVerification: config.allow_no_verification,
+    onDownload: (download) => view.update(download),
+    signal: cli.interrupts.signal,
+  };
+  return { options, [Symbol.dispose]: () => view[Symbol.dispose]() };
+}
+
+/** Examples at the end of a verb's help, each a command line with what it does. */
+export function examples(...lines: readonly [command: string, does: string][]): string {
+  const width = Math.max(...lines.map(([command]) => command.length));
+  return `\nExamples:\n${lines.map(([command, does]) => `  ${command.padEnd(width)}  # ${does}`).join('\n')}`;
+}

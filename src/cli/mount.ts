@@ -1,0 +1,125 @@
+import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import { connectDaemon, type DaemonClient, type MountInfo } from '../daemon/client.js';
+import { codeOf, LazylayerError } from '../errors.js';
+import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
+import { ProgressView } from './progress.js';
+import { humanBytes, plural } from './text.js';
+
+interface Flags extends ImageFlags {
+  readonly detach?: true;
+  readonly rw?: true;
+  readonly upper?: string;
+  readonly backend?: string;
+  /** False for --no-background-fetch. */
+  readonly backgroundFetch: boolean;
+  readonly json?: true;
+}
+
+/** How often a mount that is in use is tried again, in milliseconds. */
+const retryMs = 500;
+
+export function addMount(program: Command, cli: Cli): void {
+  addImageFlags(program.command('mount <image> <dir>'))
+    .summary('mount an image')
+    .description(
+      'Mounts an image at a directory after a few requests; files are fetched and verified when they are read. Stays until Ctrl-C, which unmounts, or until the mount is gone.',
+    )
+    .option('-d, --detach', 'return once it is mounted')
+    .option('--rw', 'writable; what is written lies in a temporary directory and goes with the mount')
+    .option('--upper <dir>', 'writable; what is written is kept in this directory')
+    .option('--backend <name>', 'kernel or fuse-native; counts when nothing is mounted yet')
+    .option('--no-background-fetch', 'fetch only what is read')
+    .option('--json', 'tell of the mount as an object')
+    .addHelpText(
+      'after',
+      examples(
+        ['lazylayer mount debian:12 /mnt', 'until Ctrl-C'],
+        ['lazylayer mount -d --rw python:3.12 /mnt', 'writable, in the background'],
+        ['lazylayer mount --platform linux/arm64 alpine /mnt', "another machine's image"],
+      ),
+    )
+    .action(async (image: string, dir: string, flags: Flags, command: Command) => {
+      const config = await configOf(command, {
+        backend: flags.backend,
+        backgroundFetch: flags.backgroundFetch ? undefined : false,
+        allowNoVerification: flags.allowNoVerification,
+      });
+      if (process.geteuid!() !== 0)
+        throw new LazylayerError(
+          'PERMISSION_DENIED',
+          'only root can mount; ls, cat, inspect and explain work for any user',
+        );
+      const { signal } = cli.interrupts;
+      await using client = await connectDaemon(config, { signal });
+      const request = {
+        image,
+        target: resolve(dir),
+        platform: flags.platform,
+        rw: flags.rw === true || flags.upper !== undefined,
+        upper: flags.upper === undefined ? undefined : resolve(flags.upper),
+        backgroundFetch: config.fetch.background,
+        allowNoVerification: config.allow_no_verification,
+      };
+      const info = await mountShown(cli, client, request);
+      if (flags.json) await cli.terminal.json(info);
+      else if (flags.detach) await cli.terminal.write(`${info.target}\n`);
+      if (flags.detach) return;
+      cli.terminal.say(describeMount(info));
+      await stay(cli, client, info.target);
+    });
+}
+
+async function mountShown(
+  cli: Cli,
+  client: DaemonClient,
+  request: Parameters<DaemonClient['mount']>[0],
+): Promise<MountInfo> {
+  using view = new ProgressView(cli.terminal);
+  return await client.mount(request, {
+    onProgress: (progress) => {
+      if (progress.kind === 'download') view.update(progress);
+      else cli.terminal.warn(progress.message);
+    },
+    signal: cli.interrupts.signal,
+  });
+}
+
+function describeMount(info: MountInfo): string {
+  const how = info.readOnly
+    ? 'read-only'
+    : info.upper === undefined
+      ? 'writable'
+      : `writable, changes in ${info.upper}`;
+  return (
+    `${info.image} is at ${info.target} (${how}): ${plural(info.layers, 'layer')}, ${info.lazyLayers} lazy; ` +
+    `${humanBytes(info.fetchedBytes)} of ${humanBytes(info.totalBytes)} fetched so far. Ctrl-C unmounts it.`
+  );
+}
+
+/** Until the mount is gone, by Ctrl-C or by somebody else. */
+async function stay(cli: Cli, client: DaemonClient, target: string): Promise<void> {
+  const { terminal, interrupts } = cli;
+  const atAnyPrice = interrupts.takeSecond();
+  try {
+    await client.waitGone(target, interrupts.signal);
+    terminal.say(`${target} was unmounted`);
+    return;
+  } catch (error) {
+    if (!interrupts.signal.aborted) throw error;
+  }
+  for (let told = false; !atAnyPrice.aborted;) {
+    try {
+      await client.umount(target);
+      return;
+    } catch (error) {
+      if (codeOf(error) === 'NOT_FOUND') return;
+      if (codeOf(error) !== 'BUSY') throw error;
+    }
+    if (!told) terminal.say(`${target} is in use: waiting for that to end; Ctrl-C again takes it away from its users`);
+    told = true;
+    await sleep(retryMs, undefined, { signal: atAnyPrice }).catch(() => {});
+  }
+  await client.umount(target, { lazy: true });
+}

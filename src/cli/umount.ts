@@ -1,0 +1,38 @@
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { findDaemon } from '../daemon/client.js';
+import { describeError, exitStatusOf, LazylayerError } from '../errors.js';
+import { configOf, examples, type Cli } from './context.js';
+import { hintFor } from './hints.js';
+
+interface Flags {
+  readonly lazy?: true;
+}
+
+export function addUmount(program: Command, cli: Cli): void {
+  program
+    .command('umount <dir...>')
+    .summary('unmount images')
+    .description('Unmounts images. The cache keeps what was fetched.')
+    .option('-l, --lazy', 'take the mount away now, though it is in use; who has files open there may go on')
+    .addHelpText(
+      'after',
+      examples(['lazylayer umount /mnt', 'one'], ['lazylayer umount -l /mnt /srv/image', 'two, at any price']),
+    )
+    .action(async (dirs: string[], flags: Flags, command: Command) => {
+      const config = await configOf(command);
+      await using client = await findDaemon(config.root);
+      for (const dir of dirs) {
+        const target = resolve(dir);
+        try {
+          if (client === undefined)
+            throw new LazylayerError('NOT_FOUND', `${target} has no image mounted: no daemon runs over ${config.root}`);
+          await client.umount(target, { lazy: flags.lazy === true });
+        } catch (error) {
+          // One that stays does not keep the others from going.
+          cli.terminal.fail(describeError(error), hintFor(error));
+          process.exitCode = exitStatusOf(error);
+        }
+      }
+    });
+}

@@ -1,11 +1,15 @@
-import test from 'ava';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
+import { VerificationError } from '../errors.js';
 import { mediaTypes } from '../image/mediatype.js';
 import { parsePlatform } from '../image/platform.js';
 import { parseReference } from '../image/reference.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
-import { Registry } from './client.js';
+import { Registry, type RegistryOptions } from './client.js';
 
+const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
+const retry = { attempts: 2, baseMs: 1, maxMs: 2 };
 const amd64 = parsePlatform('linux/amd64');
 
 function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1') {
@@ -40,7 +44,7 @@ function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1') {
 test('a tag of an index takes three requests, a manifest two, and a blob reader none until it reads', async (t) => {
   await using server = await startTestRegistry();
   const { layer, manifest } = pushImage(server);
-  await using registry = new Registry();
+  await using registry = new Registry({ env });
   const reference = parseReference(`${server.host}/team/app:1`);
   const image = await registry.resolve(reference, { platform: amd64 });
   t.deepEqual(
@@ -70,4 +74,106 @@ test('a tag of an index takes three requests, a manifest two, and a blob reader 
     [['bytes=7-106', 206, 100]],
   );
   t.is(registry.stats.requests, 6);
+});
+
+async function setUp(t: ExecutionContext, options: RegistryOptions = {}) {
+  const server = await startTestRegistry();
+  const registry = new Registry({ env, retry, ...options });
+  t.teardown(async () => {
+    await registry[Symbol.asyncDispose]();
+    await server[Symbol.asyncDispose]();
+  });
+  const resolve = (name: string) => registry.resolve(parseReference(`${server.host}/${name}`), { platform: amd64 });
+  return { server, registry, resolve, ...pushImage(server) };
+}
+
+test('by digest: of the manifest, of the index, with a tag beside it that does not count', async (t) => {
+  const { server, resolve, manifest, index } = await setUp(t);
+  t.is((await resolve(`team/app@${manifest.digest}`)).descriptor.digest, manifest.digest);
+  t.is((await resolve(`team/app@${index.digest}`)).descriptor.digest, manifest.digest);
+  t.is((await resolve(`team/app:gone@${index.digest}`)).descriptor.digest, manifest.digest);
+  t.is(server.requests.filter((r) => r.status !== 200).length, 0);
+  t.is(server.requests.length, 8);
+});
+
+test('every document is held against its digest', async (t) => {
+  for (const [path, message] of [
+    [/manifests\/1$/, /^manifest .*team\/app 1: expected sha256:/],
+    [/manifests\/sha256/, /^manifest .*: expected sha256:/],
+    [/blobs\//, /^blob .*: expected sha256:/],
+  ] as const) {
+    const { server, resolve } = await setUp(t);
+    server.faults.add({ path, action: { kind: 'corrupt', offset: 3, length: 1 } });
+    await t.throwsAsync(resolve('team/app:1'), { instanceOf: VerificationError, message });
+  }
+  const { server, resolve, index } = await setUp(t);
+  server.faults.add({ path: 'manifests/1', action: { kind: 'header', name: 'docker-content-digest', value: '' } });
+  t.truthy(await resolve('team/app:1'));
+  server.faults.add({ path: 'manifests', action: { kind: 'corrupt', offset: 3, length: 1 } });
+  await t.throwsAsync(resolve(`team/app@${index.digest}`), { instanceOf: VerificationError });
+});
+
+test('a body that breaks off is asked for again; one that is packed or too large is refused', async (t) => {
+  for (const [action, error] of [
+    [{ kind: 'truncate', after: 10 }, undefined],
+    [{ kind: 'gzip' }, /expected no content-encoding, found "gzip"/],
+    [
+      { kind: 'status', status: 200, body: ' '.repeat(4 * 1024 * 1024 + 1) },
+      /expected at most 4194304 bytes, found 4194305/,
+    ],
+  ] as const) {
+    const { server, resolve } = await setUp(t);
+    server.faults.add({ path: 'manifests/1', times: 1, action });
+    if (error === undefined) {
+      await resolve('team/app:1');
+      t.is(server.requests.length, 4);
+    } else await t.throwsAsync(resolve('team/app:1'), { code: 'DATA_LOSS', message: error });
+  }
+});
+
+test('what cannot be mounted is told: no such platform, schema 1, a wrong size, diffIDs that do not fit', async (t) => {
+  const { server, registry, resolve, config, layer, manifest } = await setUp(t);
+  await t.throwsAsync(
+    registry.resolve(parseReference(`${server.host}/team/app:1`), { platform: parsePlatform('linux/s390x') }),
+    { code: 'NOT_FOUND', message: /team\/app:1: expected an image for linux\/s390x, found linux\/amd64$/ },
+  );
+  const put = (tag: string, value: object, mediaType: string) =>
+    server.putManifest('team/app', tag, Buffer.from(JSON.stringify(value)), mediaType);
+  put('old', { schemaVersion: 1 }, 'application/vnd.docker.distribution.manifest.v1+prettyjws');
+  await t.throwsAsync(resolve('team/app:old'), { code: 'UNSUPPORTED', message: /found "application\/vnd\.docker.*v1/ });
+  const platform = { os: 'linux', architecture: 'amd64' };
+  put('size', { schemaVersion: 2, manifests: [{ ...manifest, size: 5, platform }] }, mediaTypes.ociIndex);
+  await t.throwsAsync(resolve('team/app:size'), { code: 'DATA_LOSS', message: /expected 5 bytes, found \d+ bytes/ });
+  put('two', { schemaVersion: 2, config, layers: [layer, layer] }, mediaTypes.ociManifest);
+  await t.throwsAsync(resolve('team/app:two'), { message: /expected 2 digests, one for each layer .*, found 1/ });
+  put('huge', { schemaVersion: 2, config: { ...config, size: 1e12 }, layers: [layer] }, mediaTypes.ociManifest);
+  await t.throwsAsync(resolve('team/app:huge'), { message: /expected at most 8388608 bytes, found 1000000000000/ });
+  await t.throwsAsync(resolve('team/app:none'), {
+    code: 'NOT_FOUND',
+    message: /status 404 \(not found\); MANIFEST_UNKNOWN/,
+  });
+});
+
+test('a signal ends a resolve', async (t) => {
+  const { server, registry } = await setUp(t);
+  server.faults.add({ path: 'blobs', action: { kind: 'hang' } });
+  const controller = new AbortController();
+  const resolving = registry.resolve(parseReference(`${server.host}/team/app:1`), {
+    platform: amd64,
+    signal: controller.signal,
+  });
+  while (server.count('blobs') === 0) await sleep(5);
+  controller.abort(new Error('left'));
+  await t.throwsAsync(resolving, { message: 'left' });
+});
+
+test('closing the registry ends what is under way', async (t) => {
+  const { server, registry, resolve } = await setUp(t);
+  server.faults.add({ path: 'blobs', action: { kind: 'hang' } });
+  const resolving = resolve('team/app:1');
+  resolving.catch(() => {});
+  while (server.count('blobs') === 0) await sleep(5);
+  await registry[Symbol.asyncDispose]();
+  await t.throwsAsync(resolving, { code: 'UNAVAILABLE' });
+  await t.throwsAsync(resolve('team/app:1'), { code: 'UNAVAILABLE' });
 });

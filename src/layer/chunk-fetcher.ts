@@ -170,10 +170,12 @@ export class ChunkFetcher {
     const stop = alone ? endOfMember(tree, chunk, tree.counts.chunks) : this.#windowEnd(start, wantedEnd);
     const ranges: RangeFetch[] = [];
     for (let at = start; at < stop;) {
-      const end = this.#extent(at, stop, this.scheduler.maxRange, wantedEnd);
+      const end = this.#extent(at, stop, this.scheduler.maxRange);
       // What nobody asked for yet is no demand.
       ranges.push(this.#start(at, end, at < wantedEnd ? priority : (Math.max(priority, PREFETCH) as Priority)));
-      at = this.#nextMissing(end, stop);
+      const next = this.#nextToFetch(end, stop);
+      if (next === 'more on disk') break; // enough for one turn: the rest is looked for when it is read
+      at = next;
     }
     return ranges;
   }
@@ -207,24 +209,23 @@ export class ChunkFetcher {
 
   /**
    * The end of one request from a missing chunk: over small gaps of chunks that are there, up to `limit` compressed bytes, and to
-   * a chunk that somebody else brings. Ends with a missing chunk's member. Beyond `wantedEnd`, what the disk has is taken from there.
+   * a chunk that somebody else brings. Ends with a missing chunk's member. What the disk has is taken from there.
    */
-  #extent(first: number, stop: number, limit: number, wantedEnd: number): number {
+  #extent(first: number, stop: number, limit: number): number {
     const { tree, presence } = this.target;
     const start = tree.chunkOffset[first];
     let end = endOfMember(tree, first, stop);
     let local = 0;
-    for (let at = end; at < stop;) {
+    for (let at = end; at < stop && local < REUSE_BYTES;) {
       const next = endOfMember(tree, at, stop);
       if (tree.chunkEnd(at) - start > limit) break;
       let missing = false;
       for (let chunk = at; chunk < next; chunk++) {
         if (presence.has(chunk)) continue;
         if (this.#covering(chunk) !== undefined) return end;
-        if (local < REUSE_BYTES && this.#reuse(chunk)) local += tree.chunkSize[chunk];
+        if (this.#reuse(chunk)) local += tree.chunkSize[chunk];
         else missing = true;
       }
-      if (local >= REUSE_BYTES && at >= wantedEnd) break;
       if (missing) end = next;
       else if (tree.chunkEnd(at) - tree.chunkEnd(end - 1) > GAP_BYTES) break;
       at = next;
@@ -237,6 +238,18 @@ export class ChunkFetcher {
     let chunk = from;
     while (chunk < stop && this.#known(chunk)) chunk++;
     return chunk === stop ? stop : firstOfMember(this.target.tree, chunk, from);
+  }
+
+  /** The first chunk of [from, stop) that only the network has, or `stop`; what the disk has is taken up to a bound for one turn. */
+  #nextToFetch(from: number, stop: number): number | 'more on disk' {
+    let local = 0;
+    for (;;) {
+      const chunk = this.#nextMissing(from, stop);
+      if (chunk >= stop) return stop;
+      if (local >= REUSE_BYTES) return 'more on disk';
+      if (!this.#reuse(chunk)) return chunk;
+      local += this.target.tree.chunkSize[chunk];
+    }
   }
 
   /** Keeps the pipe filled for a reader that has come to `chunk` in order: asks for more once half of what lay ahead is used. */
@@ -253,19 +266,24 @@ export class ChunkFetcher {
     let stop = start;
     while (stop < tree.counts.chunks && tree.chunkEnd(stop) - offset <= window)
       stop = endOfMember(tree, stop, tree.counts.chunks);
-    if (stop <= start || this.#covering(start) !== undefined || this.#reuse(start)) return;
-    this.#start(start, this.#extent(start, stop, this.scheduler.maxRange, start), PREFETCH);
+    const next = this.#nextToFetch(start, stop);
+    if (next === 'more on disk' || next >= stop) return;
+    this.#start(next, this.#extent(next, stop, this.scheduler.maxRange), PREFETCH);
   }
 
-  /** One request from `from` on for chunks below `stop` that nobody has asked for, with leave that was given before. */
-  nextRange(from: number, stop: number, limit: number): { first: number; end: number; weight: number } | undefined {
-    let first = this.#nextMissing(from, stop);
-    for (let local = 0; first < stop && local < REUSE_BYTES; first = this.#nextMissing(first, stop)) {
-      if (!this.#reuse(first)) break;
-      local += this.target.tree.chunkSize[first];
-    }
+  /**
+   * One request's chunks in [from, stop) that nobody has asked for, of up to `limit` compressed bytes; undefined where there are
+   * none, 'more on disk' where another turn should go on.
+   */
+  nextRange(
+    from: number,
+    stop: number,
+    limit: number,
+  ): { first: number; end: number; weight: number } | 'more on disk' | undefined {
+    const first = this.#nextToFetch(from, stop);
+    if (first === 'more on disk') return first;
     if (first >= stop) return undefined;
-    const end = this.#extent(first, stop, limit, first);
+    const end = this.#extent(first, stop, limit);
     return { first, end, weight: weightOf(this.target, first, end) };
   }
 

@@ -83,9 +83,9 @@ export class FetchScheduler implements AsyncDisposable {
     return Math.min(256 * KIB, Math.max(32 * KIB, this.#rate / 100));
   }
 
-  /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer. */
+  /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer, and never many. */
   get nearBytes(): number {
-    return Math.max(256 * KIB, this.#rate / 10);
+    return Math.min(MIB, Math.max(256 * KIB, this.#rate / 10));
   }
 
   measured(bytes: number, milliseconds: number): void {

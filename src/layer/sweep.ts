@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ChunkFetcher } from './chunk-fetcher.js';
@@ -60,9 +60,13 @@ async function pass(
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
       const admission = await scheduler.admit(options.priority, weight, options.signal);
       const range = fetcher.nextRange(cursor, end, scheduler.bulkRange);
-      if (range === undefined || range.weight > weight) {
+      if (range === undefined || range === 'more on disk' || range.weight > weight) {
         admission.release();
         if (range === undefined) return;
+        if (range === 'more on disk') {
+          await turn();
+          continue;
+        }
         weight = range.weight; // a large member: asked for again with what it takes
         continue;
       }

@@ -102,7 +102,7 @@ async function readConfig(file: { path: string; required: boolean }): Promise<Pa
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     if (!file.required) return v.parse(configSchema, {});
-    throw new LazylayerError('NOT_FOUND', `${file.path}: there is no such configuration file`, { cause: error });
+    throw new LazylayerError('NOT_FOUND', `${file.path}: there is no such configuration file`);
   }
   return parseConfig(text, file.path);
 }

@@ -77,7 +77,7 @@ export const configSchema = table({
       prefetch: v.optional(flag(), true),
       background: v.optional(flag(), true),
       max_concurrency: v.optional(whole(1, 256), 6),
-      max_memory: v.optional(size(2 ** 20), '64MiB'),
+      max_memory: v.optional(size(2 ** 20), '32MiB'),
       connect_timeout_sec: v.optional(decimal(0.001, 3600), 10),
       headers_timeout_sec: v.optional(decimal(0.001, 3600), 30),
       body_timeout_sec: v.optional(decimal(0.001, 3600), 30),

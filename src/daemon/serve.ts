@@ -36,6 +36,7 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
     workspace,
     served,
     base: layout.fuse,
+    prefetch: config.fetch.prefetch,
     records: layout.mounts,
     uppers: layout.uppers,
     empty: layout.empty,

@@ -139,12 +139,17 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Fetches for layers that will be read: what their landmarks ask for, all layers side by side, then, with `background`, the rest,
-   * layer by layer and behind every reader. Settles when all is done or has failed.
+   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for, all layers side by side; then, with
+   * `background`, the rest, layer by layer and behind every reader. Settles when all is done or has failed.
    * @throws the first failure; the other layers are seen to all the same
    */
-  async fetchAhead(layers: readonly Layer[], options: { background: boolean; signal?: AbortSignal }): Promise<void> {
-    const outcomes = await Promise.allSettled(layers.map((layer) => layer.prefetch(options.signal)));
+  async fetchAhead(
+    layers: readonly Layer[],
+    options: { prefetch: boolean; background: boolean; signal?: AbortSignal },
+  ): Promise<void> {
+    const outcomes = await Promise.allSettled(
+      options.prefetch ? layers.map((layer) => layer.prefetch(options.signal)) : [],
+    );
     if (options.background)
       for (const layer of layers) {
         if (options.signal?.aborted === true) break;

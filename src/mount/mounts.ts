@@ -19,6 +19,8 @@ export interface MountsOptions {
   readonly served: ServedLayers;
   /** Mount point of the one FUSE mount. */
   readonly base: string;
+  /** Fetch what the layers' landmarks ask for. */
+  readonly prefetch: boolean;
   /** Directory of records, one a mount; they tell the next serving process, or the next daemon, what is mounted. */
   readonly records: string;
   /** Directory of temporary uppers. */
@@ -167,7 +169,7 @@ export class Mounts implements AsyncDisposable {
     this.#mounted.set(record.request.target, mounted);
     const { signal } = fetching;
     workspace.layers
-      .fetchAhead(layers, { background: record.request.backgroundFetch, signal })
+      .fetchAhead(layers, { prefetch: this.#options.prefetch, background: record.request.backgroundFetch, signal })
       .catch((error: unknown) => {
         if (!signal.aborted) onError(`fetch ${image.reference} ahead`, error);
       });

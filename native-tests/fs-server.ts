@@ -3,6 +3,7 @@ import { readSync } from 'node:fs';
 import { serveConnection } from '../src/fuse/kernel-server.js';
 import { mountNative } from '../src/fuse/native-server.js';
 import type { FuseHost, FuseServer } from '../src/fuse/server.js';
+import type { References } from '../src/fs/served-tree.js';
 import { LazylayerError } from '../src/errors.js';
 import { FixtureLayer, FIXTURE_CHUNK } from '../src/testing/fs-fixture.js';
 import { lower, REFERENCE, upper } from './fs-layers.js';
@@ -52,12 +53,23 @@ const host: FuseHost = {
       waiting.set(name, waiting.get(name)! - 1);
     }
   },
+  async resolve([name, digest]) {
+    const reference = Buffer.from(name, 'base64').toString();
+    if (!reference.startsWith('registry.test/')) return;
+    if (reference.includes('broken')) throw new LazylayerError('UNAVAILABLE', `${reference} is broken`);
+    await stalls.get(reference)?.promise;
+    const layers = digest === undefined ? [] : [{ digest, slot: 2 }];
+    await server.setReferences(
+      (references = [...references.filter((r) => r.reference !== reference), { reference, layers }]),
+    );
+  },
 };
 
+let references: References = [{ reference: REFERENCE, layers: [{ digest: 'sha256:lower', slot: 1 }] }];
 const options = {
   pool: '/pool/of/test',
   layers: [layers[0].view(1), layers[1].view(2)],
-  references: [{ reference: REFERENCE, layers: [{ digest: 'sha256:lower', slot: 1 }] }],
+  references,
 };
 
 const server: FuseServer =

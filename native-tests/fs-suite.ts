@@ -45,6 +45,8 @@ export interface BackendLimits {
   readonly utf8Only?: boolean;
   /** Inode numbers do not tell the slot. */
   readonly shortInodes?: boolean;
+  /** Lookups in one directory wait for each other. */
+  readonly serialLookups?: boolean;
 }
 
 /** Names as a shell of the C locale sees them: bytes. */
@@ -82,6 +84,19 @@ export function fsSuite(backend: ServerSetup['backend'], limits: BackendLimits =
     t.is((await stat(join(mount.mountpoint, name, 'sha256:lower/diff/hello'))).size, 12);
     t.is(await readlink(join(mount.mountpoint, 'pool')), '/pool/of/test');
     await t.throwsAsync(readdir(join(mount.mountpoint, 'bm90IGtub3du')), { code: 'ENOENT' });
+  });
+
+  test('a reference that nobody knows is resolved while its lookup waits', async (t) => {
+    const { server } = mount;
+    const path = (reference: string) => join(mount.mountpoint, Buffer.from(reference).toString('base64'));
+    await server.call('stall', 'registry.test/slow:1');
+    const slow = stat(join(path('registry.test/slow:1'), 'sha256:any/diff/merged/above'));
+    if (limits.serialLookups) await server.call('release', 'registry.test/slow:1');
+    t.is((await stat(join(path('registry.test/new:1'), 'sha256:any/diff/merged/above'))).size, 20);
+    if (!limits.serialLookups) await server.call('release', 'registry.test/slow:1');
+    t.is((await slow).size, 20);
+    await t.throwsAsync(stat(path('registry.test/broken:1')), { code: 'EIO' });
+    await t.throwsAsync(stat(path('elsewhere.test/a:1')), { code: 'ENOENT' });
   });
 
   test('a layer that is attached is there at once, one that is detached is gone', async (t) => {
@@ -370,6 +385,16 @@ export function fsSuite(backend: ServerSetup['backend'], limits: BackendLimits =
     const { buffer } = await file.read(Buffer.alloc(100), 0, 100, 5);
     t.true(buffer.equals(fixtureContent('odd', 5, 100)), 'who has it open goes on');
     await file.close();
+    await own.server.ended.promise;
+  });
+
+  test('a forced unmount frees who waits, and the server hears of the end', async (t) => {
+    await using own = await startMount(backend);
+    await own.server.call('stall', 'lazy/a');
+    const reader = run('cat', [join(own.mountpoint, 'l/1/lazy/a')]);
+    await own.server.untilWaiting('lazy/a');
+    await unmount(own.mountpoint, { lazy: true, force: true });
+    await t.throwsAsync(reader, { code: 1 });
     await own.server.ended.promise;
   });
 

@@ -21,6 +21,8 @@ export type References = readonly { readonly reference: string; readonly layers:
 export interface ServedTreeOptions {
   /** Where the `pool` symlink leads; none is made without it. */
   readonly pool?: string;
+  /** References, and layers of references, that are not there are DEFERRED: somebody can add them when they are asked for. */
+  readonly resolves?: boolean;
   /** Hears of each directory of the upper tree whose entries changed, by its inode. */
   readonly changed?: (directory: number) => void;
 }
@@ -45,11 +47,14 @@ export class ServedTree {
   readonly #slots: (NodeOperations | undefined)[];
   readonly #views = new Map<number, LayerView>();
   readonly #references = new Set<string>();
+  readonly #resolves: boolean;
 
   constructor(options: ServedTreeOptions = {}) {
     this.#upper = new UpperTree(options.changed ?? (() => undefined));
     this.#slots = [this.#upper];
     this.#layers = this.#upper.addDirectory(UPPER_ROOT, LAYERS);
+    this.#resolves = options.resolves ?? false;
+    if (this.#resolves) this.#upper.deferUnknown(UPPER_ROOT);
     if (options.pool !== undefined) this.#upper.addSymlink(UPPER_ROOT, 'pool', options.pool);
   }
 
@@ -88,7 +93,9 @@ export class ServedTree {
       }
     for (const [name, layers] of wanted) {
       this.#references.add(name);
-      this.#setLayers(this.#upper.addDirectory(UPPER_ROOT, name), layers);
+      const directory = this.#upper.addDirectory(UPPER_ROOT, name);
+      if (this.#resolves) this.#upper.deferUnknown(directory);
+      this.#setLayers(directory, layers);
     }
   }
 
@@ -102,6 +109,11 @@ export class ServedTree {
       if (diff === undefined || String(this.#upper.readlink(diff)) !== target)
         this.#upper.addSymlink(layer, 'diff', target);
     }
+  }
+
+  /** Names from the root to a directory of the upper tree. */
+  pathOf(directory: number): string[] {
+    return this.#upper.pathOf(directory);
   }
 
   lookup(slot: number, directory: number, bytes: Uint8Array, start: number, end: number): number {

@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { hash } from 'node:crypto';
 import { S_IFDIR, S_IFLNK } from '../toc/tree.js';
-import { nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
+import { DEFERRED, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, DirectoryEntry, NodeOperations } from './nodes.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOTDIR, ESTALE } = constants.errno;
@@ -19,6 +19,8 @@ interface Directory {
   readonly type: typeof S_IFDIR;
   readonly path: string;
   readonly parent: number;
+  /** Whether a name that is not there may come to be when it is asked for. */
+  resolves: boolean;
   /** In the order of their offsets. */
   children: Child[];
   readonly byName: Map<string, Child>;
@@ -91,6 +93,16 @@ export class UpperTree implements NodeOperations {
     this.#touch(parent);
   }
 
+  /** From now on a lookup of a name that the directory does not have is DEFERRED. */
+  deferUnknown(directory: number): void {
+    this.#directory(directory).resolves = true;
+  }
+
+  /** Names from the root to a directory. */
+  pathOf(directory: number): string[] {
+    return this.#directory(directory).path.split('/').slice(1);
+  }
+
   /** The node under a name, or undefined. */
   child(parent: number, name: string): number | undefined {
     return this.#directory(parent).byName.get(name)?.node;
@@ -105,7 +117,7 @@ export class UpperTree implements NodeOperations {
     if (node === undefined) return -ESTALE;
     if (node.type !== S_IFDIR) return -ENOTDIR;
     const name = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('latin1');
-    return node.byName.get(name)?.node ?? -ENOENT;
+    return node.byName.get(name)?.node ?? (node.resolves ? DEFERRED : -ENOENT);
   }
 
   getattr(inode: number, into: Attributes): number {
@@ -206,7 +218,7 @@ export class UpperTree implements NodeOperations {
 }
 
 function emptyDirectory(path: string, parent: number): Directory {
-  return { type: S_IFDIR, path, parent, children: [], byName: new Map(), nextOffset: 2, mtime: now() };
+  return { type: S_IFDIR, path, parent, resolves: false, children: [], byName: new Map(), nextOffset: 2, mtime: now() };
 }
 
 function now(): bigint {

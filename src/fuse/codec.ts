@@ -136,6 +136,11 @@ export function getU64(words: Uint32Array, at: number): number {
   return words[at + 1] * 2 ** 32 + words[at];
 }
 
+/** A unique as a number. They count up from 0, and bit 63 marks a request that is sent again: without it they are exact. */
+export function uniqueOf(uniqueLow: number, uniqueHigh: number): number {
+  return (uniqueHigh & 0x7fff_ffff) * 2 ** 32 + uniqueLow;
+}
+
 /*
  * fuse_attr, by words
  *    0 ino   2 size   4 blocks (512 bytes)   6 atime   8 mtime   10 ctime
@@ -262,4 +267,13 @@ export function resendRequests(): Buffer {
   const { bytes, words } = new Message(OUT_HEADER);
   putHeader(words, bytes.byteLength, Notification.RESEND, 0, 0);
   return bytes;
+}
+
+/**
+ * Whether reading or writing the device failed because there is nobody to talk to: who asked is gone (ENOENT), or the mount is
+ * (ENODEV), or its connection was aborted (ECONNABORTED).
+ */
+export function isGone(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED';
 }

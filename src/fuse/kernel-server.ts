@@ -3,7 +3,7 @@ import { LazylayerError } from '../errors.js';
 import type { LayerView } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
 import { checkByteOrder, type Negotiated } from './codec.js';
-import { DeferredReads } from './deferred-reads.js';
+import { DeferredRequests } from './deferred-requests.js';
 import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
 import { setReadAhead, type FuseConnection } from './mount.js';
 import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
@@ -30,19 +30,22 @@ class KernelServer implements FuseServer {
   readonly ended: Promise<void>;
   negotiated: Negotiated | undefined;
   readonly #worker: Worker;
-  readonly #reads: DeferredReads;
+  readonly #deferred: DeferredRequests;
   readonly #counts = new Uint32Array(new SharedArrayBuffer(4 * Count.size));
   readonly #calls = new Map<number, { resolve: () => void; reject: (error: unknown) => void }>();
   #calling = 0;
   #stopped = false;
 
   constructor(connection: FuseConnection, host: FuseHost, options: ServeOptions & { readonly resume?: boolean }) {
-    this.#reads = new DeferredReads(connection.fd, host);
+    this.#deferred = new DeferredRequests(connection.fd, host, ({ uniqueLow: low, uniqueHigh: high }, errno) =>
+      this.#say({ type: 'look-again', low, high, errno }),
+    );
     const resume = options.resume ?? false;
     const workerData: WorkerSetup = {
       fd: connection.fd,
       counts: this.#counts.buffer,
       pool: options.pool,
+      resolves: host.resolve !== undefined,
       layers: (options.layers ?? []).map(shared),
       references: options.references ?? [],
       resume,
@@ -71,7 +74,7 @@ class KernelServer implements FuseServer {
 
   get stats(): FuseStats {
     const [requests, cachedReads, deferredReads] = this.#counts;
-    return { requests, cachedReads, deferredReads, waitingReads: this.#reads.size };
+    return { requests, cachedReads, deferredReads, waitingReads: this.#deferred.reads };
   }
 
   attach(view: LayerView): Promise<void> {
@@ -108,10 +111,13 @@ class KernelServer implements FuseServer {
   #hear(message: ToMain, host: FuseHost): void {
     switch (message.type) {
       case 'read':
-        void this.#reads.answer(message.read);
+        void this.#deferred.read(message.read);
+        break;
+      case 'lookup':
+        void this.#deferred.lookup(message.lookup);
         break;
       case 'interrupt':
-        this.#reads.interrupt(message.low, message.high);
+        this.#deferred.interrupt(message.low, message.high);
         break;
       case 'done': {
         const call = this.#calls.get(message.id);
@@ -124,7 +130,7 @@ class KernelServer implements FuseServer {
         host.onError?.(new LazylayerError('INTERNAL', message.message));
         break;
       case 'ended':
-        if (message.code !== 'ENODEV') host.onError?.(new LazylayerError('UNAVAILABLE', message.message));
+        if (message.error !== undefined) host.onError?.(new LazylayerError('UNAVAILABLE', message.error));
         // Only now, when no thread writes to it any more, may the worker close the descriptor.
         this.#stop();
         this.#say({ type: 'close' });
@@ -133,7 +139,7 @@ class KernelServer implements FuseServer {
 
   #stop(): void {
     this.#stopped = true;
-    this.#reads.close();
+    this.#deferred.close();
     for (const { reject } of this.#calls.values()) reject(notServed());
     this.#calls.clear();
   }

@@ -2,7 +2,7 @@ import type { ErrorCode } from '../errors.js';
 import type { LayerView } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
-import type { DeferredRead } from './session.js';
+import type { DeferredLookup, DeferredRead } from './session.js';
 
 /** A layer as another thread can have it. */
 export interface SharedLayer {
@@ -22,6 +22,8 @@ export interface WorkerSetup {
   /** See `Count`. */
   readonly counts: SharedArrayBuffer;
   readonly pool: string | undefined;
+  /** See `ServedTreeOptions`. */
+  readonly resolves: boolean;
   readonly layers: readonly SharedLayer[];
   readonly references: References;
   /** The connection was negotiated by an earlier process. */
@@ -33,11 +35,13 @@ export type ToWorker =
   | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
   | { readonly type: 'detach'; readonly id: number; readonly slot: number }
   | { readonly type: 'references'; readonly id: number; readonly references: References }
+  | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
   | { readonly type: 'close' };
 
 /** From the worker to the main thread. */
 export type ToMain =
   | { readonly type: 'read'; readonly read: DeferredRead }
+  | { readonly type: 'lookup'; readonly lookup: DeferredLookup }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }
   | {
@@ -46,4 +50,4 @@ export type ToMain =
       readonly error?: { readonly code: ErrorCode; readonly message: string };
     }
   | { readonly type: 'error'; readonly message: string }
-  | { readonly type: 'ended'; readonly message: string; readonly code: string | undefined };
+  | { readonly type: 'ended'; readonly error: string | undefined };

@@ -9,7 +9,7 @@ import { NAME_MAX, type ServedTree } from '../fs/served-tree.js';
 import type { NativeOperations, StatWords } from './fuse-native.js';
 import type { FuseHost } from './server.js';
 
-const { EILSEQ, ERANGE } = constants.errno;
+const { EILSEQ, ENOENT, ERANGE } = constants.errno;
 
 type Signal = Parameters<NativeOperations['_op_getattr']>[0];
 
@@ -22,7 +22,7 @@ export interface NativeCounts {
 
 /**
  * Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers, `waiting`
- * holds the reads that the host is asked for.
+ * holds what the host is asked for.
  */
 export function nativeOperations(
   tree: ServedTree,
@@ -41,6 +41,21 @@ export function nativeOperations(
   const stat = (node: number): StatWords | number => {
     const result = tree.getattr(slotOf(node), inodeOf(node), attributes);
     return result < 0 ? result : statWords(attributes, inodes(slotOf(node), inodeOf(node)));
+  };
+  /** Lets the host make a name, then looks again. libfuse comes here with every name of a path in turn. */
+  const resolve = async (path: string): Promise<number> => {
+    const abort = new AbortController();
+    waiting.add(abort);
+    try {
+      await host.resolve?.(path.slice(1).split('/'), abort.signal);
+      const node = find(path);
+      return node === DEFERRED ? -ENOENT : node;
+    } catch (error) {
+      if (!abort.signal.aborted) host.onError?.(error);
+      return -errnoOf(error);
+    } finally {
+      waiting.delete(abort);
+    }
   };
   const readHost = async (node: number, into: Buffer, offset: number, size: number): Promise<number> => {
     const [slot, inode] = [slotOf(node), inodeOf(node)];
@@ -76,10 +91,14 @@ export function nativeOperations(
 
   return {
     _op_getattr(signal, path) {
+      const answer = (node: number) => {
+        const words = node < 0 ? node : stat(node);
+        if (typeof words === 'number') signal(words, new Uint32Array(18));
+        else signal(0, words);
+      };
       const node = find(path);
-      const words = node < 0 ? node : stat(node);
-      if (typeof words === 'number') signal(words, new Uint32Array(18));
-      else signal(0, words);
+      if (node === DEFERRED) void resolve(path).then(answer);
+      else answer(node);
     },
     _op_readdir(signal, path) {
       const directory = find(path);

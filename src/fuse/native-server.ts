@@ -16,7 +16,7 @@ const lookMs = 250;
 /**
  * Mounts and serves with fuse-native (libfuse 2), on the main thread, whose business every request then is. Less than the kernel
  * backend: names and targets in UTF-8 only (others are left out), times in milliseconds since 1970, inode numbers of 32 bits
- * that last as long as the mount, no reader killed while libfuse waits. Programs that
+ * that last as long as the mount, no reader killed while libfuse waits, lookups in one directory one after the other. Programs that
  * this process starts inherit the connection, so that it can outlive a crash unserved: `umount -f` ends it. Disposing unmounts.
  * @throws FAILED_PRECONDITION where fuse-native or its library is missing
  */
@@ -46,7 +46,7 @@ class NativeServer implements FuseServer {
 
   constructor(library: NativeLibrary, mountpoint: string, host: FuseHost, options: ServeOptions & ConnectionOptions) {
     this.#mountpoint = mountpoint;
-    this.#tree = new ServedTree({ pool: options.pool });
+    this.#tree = new ServedTree({ pool: options.pool, resolves: host.resolve !== undefined });
     for (const view of options.layers ?? []) this.#attach(view);
     this.#tree.setReferences(options.references ?? []);
     this.ended = new Promise((resolve) => (this.#end = resolve));

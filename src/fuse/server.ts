@@ -9,6 +9,12 @@ export interface FuseHost {
    * errno; the next read asks again. The signal says that nobody waits any more.
    */
   read(slot: number, inode: number, offset: number, length: number, signal: AbortSignal): Promise<Uint8Array>;
+  /**
+   * A name was looked up that the store view does not have: a reference (base64) in the root, or a layer in a reference's
+   * directory. Once this resolves it is looked up again, so what it adds with `setReferences` is found; what is still missing is
+   * ENOENT. What it throws becomes the errno. Without it, unknown names are ENOENT at once.
+   */
+  resolve?(path: readonly string[], signal: AbortSignal): Promise<void>;
   /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
   onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;
 }

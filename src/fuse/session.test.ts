@@ -6,7 +6,7 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import { Count, Session, type DeferredRead } from './session.js';
+import { Count, Session, type DeferredLookup, type DeferredRead } from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
@@ -27,12 +27,13 @@ interface Reply {
   readonly body: Buffer;
 }
 
-function start() {
+function start(resolves = false) {
   const layer = new FixtureLayer(entries);
-  const tree = new ServedTree();
+  const tree = new ServedTree({ resolves });
   tree.attach(layer.view(SLOT));
   const replies: Reply[] = [];
   const deferred: DeferredRead[] = [];
+  const lookups: DeferredLookup[] = [];
   const interrupts: number[][] = [];
   const negotiated: Negotiated[] = [];
   const counts = new Uint32Array(Count.size);
@@ -45,7 +46,8 @@ function start() {
           throw new Error(`a reply of ${length} bytes says ${reply.readUInt32LE(0)}`);
         replies.push({ error: 0 - reply.readInt32LE(4), unique: reply.readBigUInt64LE(8), body: reply.subarray(16) });
       },
-      defer: (read) => void deferred.push(read),
+      deferRead: (read) => void deferred.push(read),
+      deferLookup: (lookup) => void lookups.push(lookup),
       interrupt: (low, high) => void interrupts.push([low, high]),
       negotiated: (n) => void negotiated.push(n),
     },
@@ -63,7 +65,7 @@ function start() {
     session.handle(request, bytes.byteLength);
     return replies.pop();
   };
-  return { layer, tree, session, replies, deferred, interrupts, negotiated, counts, send };
+  return { layer, tree, session, replies, deferred, lookups, interrupts, negotiated, counts, send };
 }
 
 const inSlot = (inode: number) => nodeNumber(SLOT, inode);
@@ -234,8 +236,31 @@ test('what is refused, and what has no reply', (t) => {
   t.is(send(Opcode.GETATTR, inSlot(0))!.error, ESTALE);
 });
 
+test('LOOKUP of a name that may come to be: asked for, then looked up again', (t) => {
+  const { send, session, lookups, replies, tree } = start(true);
+  const base64 = Buffer.from('r/a:1').toString('base64');
+  t.is(send(Opcode.LOOKUP, 1, `${base64}\0`, 0x8000_0000_0000_000cn), undefined);
+  t.deepEqual(lookups.pop(), { uniqueLow: 12, uniqueHigh: 0x8000_0000, pid: 77, path: [base64] });
+  tree.setReferences([{ reference: 'r/a:1', layers: [] }]);
+  session.lookAgain(12, 0x8000_0000, 0);
+  const { error, unique, body } = replies.pop()!;
+  t.deepEqual([error, unique], [0, 0x8000_0000_0000_000cn]);
+  const reference = Number(body.readBigUInt64LE(0));
+  session.lookAgain(12, 0x8000_0000, 0);
+  t.is(replies.length, 0, 'one reply');
+
+  t.is(send(Opcode.LOOKUP, reference, 'sha256:a\0', 14n), undefined);
+  t.deepEqual(lookups.pop()?.path, [base64, 'sha256:a']);
+  session.lookAgain(14, 0, 0);
+  t.is(replies.pop()?.error, ENOENT, 'nobody made it');
+  t.is(send(Opcode.LOOKUP, reference, 'sha256:a\0', 16n), undefined, 'asked for anew each time');
+  session.lookAgain(16, 0, constants.errno.EIO);
+  t.is(replies.pop()?.error, constants.errno.EIO);
+  t.is(send(Opcode.LOOKUP, Number(send(Opcode.LOOKUP, 1, 'l\0')!.body.readBigUInt64LE(0)), '99\0')!.error, ENOENT);
+});
+
 test('malformed messages: a reply or silence, never an exception, never two replies', (t) => {
-  const { session, replies, deferred, layer } = start();
+  const { session, replies, deferred, lookups, layer } = start(true);
   const nodes = [1, inSlot(0), inSlot(layer.find('file')), inSlot(layer.find('many')), 2 ** 53];
   const opcodes = fc.oneof(fc.constantFrom(...Object.values(Opcode)), fc.nat(70));
   const message = fc.record({
@@ -255,11 +280,11 @@ test('malformed messages: a reply or silence, never an exception, never two repl
         request.words[1] = opcode;
         request.bytes.writeBigUInt64LE(6n, 8);
         request.bytes.writeBigUInt64LE(node, 16);
-        const before = replies.length + deferred.length;
+        const before = replies.length + deferred.length + lookups.length;
         session.handle(request, length);
-        t.true(replies.length + deferred.length - before <= 1);
+        t.true(replies.length + deferred.length + lookups.length - before <= 1);
       }
-      replies.length = deferred.length = 0;
+      replies.length = deferred.length = lookups.length = 0;
     }),
     { numRuns: 500 },
   );

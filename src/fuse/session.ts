@@ -8,13 +8,17 @@ import { Message, Opcode, OUT_HEADER, type Negotiated } from './codec.js';
 
 const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS } = constants.errno;
 
-/** A READ whose bytes are not all in the cache: the main thread replies to it. */
-export interface DeferredRead {
+/** A request that is answered later. */
+export interface DeferredRequest {
   /** The request's unique as the kernel sent it: low and high word. */
   readonly uniqueLow: number;
   readonly uniqueHigh: number;
   /** Thread that waits for the reply, or 0 where the kernel reads ahead on nobody's behalf. */
   readonly pid: number;
+}
+
+/** A READ whose bytes are not all in the cache: the main thread replies to it. */
+export interface DeferredRead extends DeferredRequest {
   readonly slot: number;
   readonly inode: number;
   readonly offset: number;
@@ -22,10 +26,26 @@ export interface DeferredRead {
   readonly size: number;
 }
 
+/** A LOOKUP of a name that the main thread may yet make: the session replies once it is told to look again. */
+export interface DeferredLookup extends DeferredRequest {
+  /** Names from the root on, in latin1. */
+  readonly path: readonly string[];
+}
+
+interface ParkedLookup {
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+  readonly slot: number;
+  readonly inode: number;
+  readonly name: Buffer;
+}
+
 export interface SessionOutput {
   /** One whole reply: bytes `[0, length)`, valid until the call returns. */
   write(bytes: Uint8Array, length: number): void;
-  defer(read: DeferredRead): void;
+  deferRead(read: DeferredRead): void;
+  /** Wants `lookAgain` in return. */
+  deferLookup(lookup: DeferredLookup): void;
   /** A signal came for the thread that waits for this request. */
   interrupt(uniqueLow: number, uniqueHigh: number): void;
   negotiated(negotiated: Negotiated): void;
@@ -52,6 +72,10 @@ export class Session {
   readonly #attributes = blankAttributes();
   readonly #entry = blankEntry();
   readonly #range: CachedRange = { fd: -1, position: 0 };
+  readonly #lookups = new Map<number, ParkedLookup>();
+  /** Of the request that is being answered. */
+  #uniqueLow = 0;
+  #uniqueHigh = 0;
 
   constructor(
     tree: ServedTree,
@@ -68,13 +92,15 @@ export class Session {
     const { words } = message;
     if (length < codec.IN_HEADER || words[0] !== length) return;
     this.#counts[Count.requests]++;
+    this.#uniqueLow = words[2];
+    this.#uniqueHigh = words[3];
     const inode = words[4];
     const slot = words[5];
     switch (words[1]) {
       case Opcode.LOOKUP:
         return this.#lookup(message, length, slot, inode);
       case Opcode.GETATTR:
-        return this.#getattr(message, slot, inode);
+        return this.#getattr(slot, inode);
       case Opcode.READ:
         return this.#read(message, length, slot, inode);
       case Opcode.READDIRPLUS:
@@ -82,13 +108,13 @@ export class Session {
       case Opcode.READDIR:
         return this.#readdir(message, length, slot, inode, false);
       case Opcode.READLINK:
-        return this.#bytes(message, this.#tree.readlink(slot, inode));
+        return this.#bytes(this.#tree.readlink(slot, inode));
       case Opcode.GETXATTR:
         return this.#getxattr(message, length, slot, inode);
       case Opcode.LISTXATTR:
         return this.#listxattr(message, length, slot, inode);
       case Opcode.STATFS:
-        return this.#statfs(message);
+        return this.#statfs();
       case Opcode.FORGET:
       case Opcode.BATCH_FORGET:
         // Node numbers are not handed out but computed: there is nothing to forget. These two have no reply.
@@ -99,7 +125,7 @@ export class Session {
       case Opcode.INIT:
         return this.#init(message, length);
       case Opcode.DESTROY:
-        return this.#done(message, 0);
+        return this.#done(0);
       case Opcode.SETATTR:
       case Opcode.SYMLINK:
       case Opcode.MKNOD:
@@ -115,28 +141,28 @@ export class Session {
       case Opcode.FALLOCATE:
       case Opcode.RENAME2:
       case Opcode.TMPFILE:
-        return this.#fail(message, EROFS);
+        return this.#fail(EROFS);
       default:
         // Among them OPEN, OPENDIR and FLUSH: the kernel does not ask again, and keeps what it has read.
-        return this.#fail(message, ENOSYS);
+        return this.#fail(ENOSYS);
     }
   }
 
   /** The header in front of `body` bytes that are in the reply already. */
-  #done(request: Message, body: number): void {
-    codec.putHeader(this.#reply.words, OUT_HEADER + body, 0, request.words[2], request.words[3]);
+  #done(body: number): void {
+    codec.putHeader(this.#reply.words, OUT_HEADER + body, 0, this.#uniqueLow, this.#uniqueHigh);
     this.#output.write(this.#reply.bytes, OUT_HEADER + body);
   }
 
-  #fail(request: Message, errno: number): void {
-    codec.putHeader(this.#reply.words, OUT_HEADER, -errno, request.words[2], request.words[3]);
+  #fail(errno: number): void {
+    codec.putHeader(this.#reply.words, OUT_HEADER, -errno, this.#uniqueLow, this.#uniqueHigh);
     this.#output.write(this.#reply.bytes, OUT_HEADER);
   }
 
-  #bytes(request: Message, result: Uint8Array | number): void {
-    if (typeof result === 'number') return this.#fail(request, -result);
+  #bytes(result: Uint8Array | number): void {
+    if (typeof result === 'number') return this.#fail(-result);
     this.#reply.bytes.set(result, OUT_HEADER);
-    this.#done(request, result.byteLength);
+    this.#done(result.byteLength);
   }
 
   /** Where the name that starts at `start` ends, or -1 where there is none. */
@@ -148,43 +174,71 @@ export class Session {
   /** fuse_lookup_in is the name alone, ended by a zero byte. */
   #lookup(message: Message, length: number, slot: number, inode: number): void {
     const end = this.#nameEnd(message, codec.IN_HEADER, length);
-    if (end < 0) return this.#fail(message, EINVAL);
+    if (end < 0) return this.#fail(EINVAL);
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
+    if (node === DEFERRED)
+      this.#park(slot, inode, Buffer.from(message.bytes.subarray(codec.IN_HEADER, end)), message.words[8]);
+    else this.#entryOf(slot, node);
+  }
+
+  #park(slot: number, inode: number, name: Buffer, pid: number): void {
+    const [uniqueLow, uniqueHigh] = [this.#uniqueLow, this.#uniqueHigh];
+    this.#lookups.set(codec.uniqueOf(uniqueLow, uniqueHigh), { uniqueLow, uniqueHigh, slot, inode, name });
+    const path = [...this.#tree.pathOf(inode), name.toString('latin1')];
+    this.#output.deferLookup({ uniqueLow, uniqueHigh, pid, path });
+  }
+
+  /** Answers a deferred LOOKUP: with an errno, or by what the tree has now, where a name that is still not there is ENOENT. */
+  lookAgain(uniqueLow: number, uniqueHigh: number, errno: number): void {
+    const unique = codec.uniqueOf(uniqueLow, uniqueHigh);
+    const parked = this.#lookups.get(unique);
+    if (parked === undefined) return;
+    this.#lookups.delete(unique);
+    this.#uniqueLow = parked.uniqueLow;
+    this.#uniqueHigh = parked.uniqueHigh;
+    if (errno !== 0) return this.#fail(errno);
+    const { slot, inode, name } = parked;
+    const node = this.#tree.lookup(slot, inode, name, 0, name.byteLength);
+    this.#entryOf(slot, node === DEFERRED ? -ENOENT : node);
+  }
+
+  /** The reply to a LOOKUP in a directory of `slot` that found `node`, or a negated errno. */
+  #entryOf(slot: number, node: number): void {
     const { words } = this.#reply;
     if (node === -ENOENT && slot !== UPPER) {
       codec.putNoEntry(words, OUT_HEADER / 4, codec.FOREVER);
-      return this.#done(message, codec.ENTRY_OUT);
+      return this.#done(codec.ENTRY_OUT);
     }
     const result = node < 0 ? node : this.#tree.getattr(slotOf(node), inodeOf(node), this.#attributes);
-    if (result < 0) return this.#fail(message, -result);
+    if (result < 0) return this.#fail(-result);
     codec.putEntry(words, OUT_HEADER / 4, this.#attributes, validity(slot), validity(slotOf(node)));
-    this.#done(message, codec.ENTRY_OUT);
+    this.#done(codec.ENTRY_OUT);
   }
 
-  #getattr(message: Message, slot: number, inode: number): void {
+  #getattr(slot: number, inode: number): void {
     const result = this.#tree.getattr(slot, inode, this.#attributes);
-    if (result < 0) return this.#fail(message, -result);
+    if (result < 0) return this.#fail(-result);
     codec.putAttrOut(this.#reply.words, OUT_HEADER / 4, this.#attributes, validity(slot));
-    this.#done(message, codec.ATTR_OUT);
+    this.#done(codec.ATTR_OUT);
   }
 
   /** fuse_read_in, by words behind the header: 10 fh  12 offset  14 size  15 read_flags  16 lock_owner  18 flags  19 padding */
   #read(message: Message, length: number, slot: number, inode: number): void {
-    if (length < codec.IN_HEADER + 24) return this.#fail(message, EINVAL);
+    if (length < codec.IN_HEADER + 24) return this.#fail(EINVAL);
     const { words } = message;
     const offset = codec.getU64(words, 12);
     const range = this.#range;
     const size = this.#tree.read(slot, inode, offset, Math.min(words[14], BODY), range);
     if (size >= 0 && this.#copy(size)) {
       this.#counts[Count.cachedReads]++;
-      return this.#done(message, size);
+      return this.#done(size);
     }
-    if (size < 0 && size !== DEFERRED) return this.#fail(message, -size);
+    if (size < 0 && size !== DEFERRED) return this.#fail(-size);
     this.#tree.getattr(slot, inode, this.#attributes);
     this.#counts[Count.deferredReads]++;
-    this.#output.defer({
-      uniqueLow: words[2],
-      uniqueHigh: words[3],
+    this.#output.deferRead({
+      uniqueLow: this.#uniqueLow,
+      uniqueHigh: this.#uniqueHigh,
       pid: words[8],
       slot,
       inode,
@@ -205,14 +259,14 @@ export class Session {
 
   /** fuse_read_in again; `offset` is the last record's `off`. A reply without records is the end. */
   #readdir(message: Message, length: number, slot: number, inode: number, plus: boolean): void {
-    if (length < codec.IN_HEADER + 24) return this.#fail(message, EINVAL);
+    if (length < codec.IN_HEADER + 24) return this.#fail(EINVAL);
     const entry = this.#entry;
     const limit = OUT_HEADER + Math.min(message.words[14], BODY);
     const fixed = plus ? codec.ENTRY_OUT + codec.DIRENT : codec.DIRENT;
     let at = OUT_HEADER;
     for (let offset = codec.getU64(message.words, 12); ; offset = entry.next) {
       const found = this.#tree.readdir(slot, inode, offset, entry);
-      if (found < 0) return this.#fail(message, -found);
+      if (found < 0) return this.#fail(-found);
       if (found === 0) break;
       const bytes = codec.recordBytes(fixed, entry);
       if (at + bytes > limit) break;
@@ -220,7 +274,7 @@ export class Session {
       codec.putDirent(this.#reply, at + fixed - codec.DIRENT, entry);
       at += bytes;
     }
-    this.#done(message, at - OUT_HEADER);
+    this.#done(at - OUT_HEADER);
   }
 
   /** The entry_out in front of a dirent. The kernel must not keep `.` and `..`, nor what is gone meanwhile. */
@@ -237,44 +291,44 @@ export class Session {
   #getxattr(message: Message, length: number, slot: number, inode: number): void {
     const start = codec.IN_HEADER + 8;
     const end = length > start ? this.#nameEnd(message, start, length) : -1;
-    if (end < 0) return this.#fail(message, EINVAL);
+    if (end < 0) return this.#fail(EINVAL);
     this.#sized(message, this.#tree.getxattr(slot, inode, message.bytes, start, end));
   }
 
   #listxattr(message: Message, length: number, slot: number, inode: number): void {
-    if (length < codec.IN_HEADER + 8) return this.#fail(message, EINVAL);
+    if (length < codec.IN_HEADER + 8) return this.#fail(EINVAL);
     this.#sized(message, this.#tree.listxattr(slot, inode));
   }
 
   /** fuse_getxattr_out, by words: 0 size  1 padding */
   #sized(message: Message, value: Uint8Array | number): void {
-    if (typeof value === 'number') return this.#fail(message, -value);
+    if (typeof value === 'number') return this.#fail(-value);
     const room = message.words[10];
     if (room === 0) {
       codec.putU64(this.#reply.words, OUT_HEADER / 4, value.byteLength);
-      return this.#done(message, 8);
+      return this.#done(8);
     }
-    if (value.byteLength > room) return this.#fail(message, ERANGE);
-    this.#bytes(message, value);
+    if (value.byteLength > room) return this.#fail(ERANGE);
+    this.#bytes(value);
   }
 
-  #statfs(message: Message): void {
+  #statfs(): void {
     const statistics = { bytes: 0, files: 0 };
     this.#tree.statfs(statistics);
     codec.putStatfs(this.#reply.words, OUT_HEADER / 4, statistics);
-    this.#done(message, codec.STATFS_OUT);
+    this.#done(codec.STATFS_OUT);
   }
 
   #init(message: Message, length: number): void {
     const { words } = message;
-    if (length < codec.IN_HEADER + 16) return this.#fail(message, EINVAL);
+    if (length < codec.IN_HEADER + 16) return this.#fail(EINVAL);
     const [major, minor, readahead, flags] = words.subarray(10, 14);
     // A newer major: the kernel speaks ours when it sees it in the reply. Older ones have other structures.
     if (major < codec.PROTOCOL_MAJOR || (major === codec.PROTOCOL_MAJOR && minor < codec.OLDEST_MINOR))
-      return this.#fail(message, EPROTO);
+      return this.#fail(EPROTO);
     const negotiated = codec.negotiate(minor, flags);
     codec.putInit(this.#reply.words, OUT_HEADER / 4, negotiated, readahead);
-    this.#done(message, codec.INIT_OUT);
+    this.#done(codec.INIT_OUT);
     if (major === codec.PROTOCOL_MAJOR) this.#output.negotiated(negotiated);
   }
 }

@@ -6,7 +6,7 @@ import { codeOf, describeError } from '../errors.js';
 import { nodeNumber, UPPER } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
-import { invalidateAttributes, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
+import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
 import { watchDevice } from './device.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
 import { Session } from './session.js';
@@ -30,14 +30,13 @@ function write(bytes: Uint8Array, length: number): void {
   try {
     writeSync(setup.fd, bytes, 0, length);
   } catch (error) {
-    // ENOENT: who asked is gone. ENODEV: so is the mount, and the device will say so itself.
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENODEV') throw error;
+    if (!isGone(error)) throw error;
   }
 }
 
 const tree = new ServedTree({
   pool: setup.pool,
+  resolves: setup.resolves,
   changed: (directory) => {
     if (!negotiated) return;
     const message = invalidateAttributes(nodeNumber(UPPER, directory));
@@ -49,7 +48,8 @@ const session = new Session(
   tree,
   {
     write,
-    defer: (read) => say({ type: 'read', read }),
+    deferRead: (read) => say({ type: 'read', read }),
+    deferLookup: (lookup) => say({ type: 'lookup', lookup }),
     interrupt: (low, high) => say({ type: 'interrupt', low, high }),
     negotiated: (agreed) => {
       negotiated = true;
@@ -77,7 +77,7 @@ const device = watchDevice(setup.fd, request.bytes, {
       write(reply.bytes, OUT_HEADER);
     }
   },
-  end: (error) => say({ type: 'ended', message: error.message, code: (error as NodeJS.ErrnoException).code }),
+  end: (error) => say({ type: 'ended', error: isGone(error) ? undefined : error.message }),
 });
 
 if (setup.resume) {
@@ -95,6 +95,7 @@ port.on('message', (message: ToWorker) => {
     port.close();
     return;
   }
+  if (message.type === 'look-again') return session.lookAgain(message.low, message.high, message.errno);
   try {
     if (message.type === 'attach') attach(message.layer);
     else if (message.type === 'detach') tree.detach(message.slot);

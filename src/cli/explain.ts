@@ -62,10 +62,7 @@ export function addExplain(program: Command, cli: Cli): void {
       'after',
       examples(
         ['lazylayer explain ghcr.io/example/app:1', 'is it worth mounting?'],
-        [
-          "lazylayer explain --json debian:12 | jq '.layers[] | select(.lazy | not) | .reason'",
-          'what keeps layers from being lazy',
-        ],
+        ["lazylayer explain --json debian:12 | jq '.layers[].reason'", 'what keeps layers from being lazy'],
       ),
     )
     .action(async (reference: string, flags: Flags, command: Command) => {

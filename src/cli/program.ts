@@ -28,6 +28,8 @@ export function createProgram(cli: Cli): Command {
     .showHelpAfterError('Add --help to see how it is used.')
     .configureHelp({ showGlobalOptions: true, helpWidth: 100 })
     .configureOutput({
+      writeOut: (text) => cli.terminal.out.write(text),
+      writeErr: (text) => cli.terminal.err.write(text),
       outputError: (text, write) => write(text.replace(/^error: /, 'lazylayer: ')),
     })
     .addHelpText(

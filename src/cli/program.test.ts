@@ -1,0 +1,68 @@
+import { PassThrough } from 'node:stream';
+import test from 'ava';
+import { Interrupts } from './interrupts.js';
+import { createProgram, runProgram } from './program.js';
+import { Terminal } from './terminal.js';
+
+/** A command line in this process, for what touches neither network nor disk. */
+async function run(args: readonly string[]) {
+  const streams = { out: new PassThrough(), err: new PassThrough() };
+  const terminal = new Terminal(
+    streams.out as unknown as NodeJS.WriteStream,
+    streams.err as unknown as NodeJS.WriteStream,
+  );
+  using interrupts = new Interrupts();
+  const cli = { terminal, interrupts };
+  const status = await runProgram(createProgram(cli), args, cli);
+  const read = (stream: PassThrough) => (stream.read() as Buffer | null)?.toString() ?? '';
+  return { status, out: read(streams.out), err: read(streams.err) };
+}
+
+const verbs = ['mount', 'umount', 'ps', 'ls', 'cat', 'inspect', 'explain'];
+const pairs = [
+  ['cache', 'du'],
+  ['cache', 'prune'],
+  ['config', 'default'],
+  ['config', 'check'],
+];
+
+for (const words of [...verbs.map((verb) => [verb]), ...pairs])
+  test(`${words.join(' ')} --help tells usage, examples, and the flags of every verb`, async (t) => {
+    const { status, out, err } = await run([...words, '--help']);
+    t.deepEqual({ status, err }, { status: 0, err: '' });
+    t.true(out.startsWith(`Usage: lazylayer ${words.join(' ')}`), out);
+    t.regex(out, /^Examples:\n {2}lazylayer /m);
+    t.regex(out, /--root <dir>/);
+    if (words[0] !== 'mount' && words[0] !== 'umount' && words[0] !== 'cat') t.regex(out, /--json/);
+    for (const line of out.split('\n')) t.true(line.length <= 120, line);
+  });
+
+test('the help of the whole names every verb', async (t) => {
+  const { out } = await run(['--help']);
+  for (const verb of [...verbs, 'cache', 'config']) t.regex(out, new RegExp(`^  ${verb} `, 'm'));
+});
+
+for (const [what, args, message] of [
+  ['no verb', [], /^Usage: lazylayer/],
+  ['an unknown flag', ['ls', '--jsno', 'x'], /^lazylayer: unknown option '--jsno'\n\(Did you mean --json\?\)/],
+  ['a missing argument', ['cat', 'x'], /^lazylayer: missing required argument 'path'/],
+  ['too many arguments', ['ps', 'x'], /^lazylayer: too many arguments/],
+  ['a bad platform', ['ls', '--platform', 'a/b/c/d', 'x'], /^lazylayer: platform: expected OS\/ARCHITECTURE/],
+  ['a bad level', ['ps', '--config', '/dev/null', '--log-level', 'loud'], /^lazylayer: --log-level: expected one of/],
+  [
+    'a bad backend',
+    ['mount', '--config', '/dev/null', '--backend', 'fuse', 'x', '/y'],
+    /^lazylayer: --backend: expected one of/,
+  ],
+  [
+    'a bad size',
+    ['cache', 'prune', '--keep', 'x'],
+    /^lazylayer: option '--keep <size>' argument 'x' is invalid. Expected a number/,
+  ],
+  ['a bad choice', ['inspect', '--raw', 'index', 'x'], /^lazylayer: option '--raw <what>' argument 'index' is invalid/],
+] as const)
+  test(`${what} is wrong usage: status 2, nothing on stdout`, async (t) => {
+    const { status, out, err } = await run(args);
+    t.deepEqual({ status, out }, { status: 2, out: '' }, err);
+    t.regex(err, message);
+  });

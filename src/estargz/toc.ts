@@ -28,6 +28,7 @@ export class TocParser implements Iterable<TocEntry> {
   readonly #allowMissing: boolean;
   #version: number | undefined;
   #inEntries = false;
+  #seen = false;
   #first = true;
   #ahead: TocRecord | undefined;
 
@@ -128,9 +129,9 @@ export class TocParser implements Iterable<TocEntry> {
         if (this.#version !== 1)
           throw new FormatError('TOC', { offset: at, expected: 'version 1', found: `${this.#version}` });
       } else if (key === 'entries' && !json.null()) {
-        if (!this.#first) json.fail('one list of entries', at);
+        if (this.#seen) json.fail('one list of entries', at);
         json.expect(OPEN_BRACKET);
-        this.#inEntries = true;
+        this.#inEntries = this.#seen = true;
         return;
       } else if (key !== 'entries') json.skip();
     }

@@ -146,10 +146,10 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
         expected: 'a file, link, device, directory or fifo',
         found: `type ${JSON.stringify(header.typeFlag)}`,
       });
-    // Archives older than the type flag for directories mark them by a slash.
-    if (type === 'reg' && name.at(-1) === 0x2f) type = 'dir';
     // What is no file has no payload, whatever its size field says.
     const size = type === 'reg' ? (pax.size ?? header.size) : 0;
+    // Archives older than the type flag for directories mark them by a slash.
+    if (type === 'reg' && size === 0 && name.at(-1) === 0x2f) type = 'dir';
     this.#payloadLeft = size;
     this.#padding = paddedBytes(size) - size;
     return {

@@ -297,6 +297,11 @@ export class Tree {
     return digestFromBytes(this.chunkDigests, chunk * 32);
   }
 
+  /** False for a chunk of which the TOC claims no digest, so that it cannot be verified: only in layers opened without verification. */
+  hasDigest(chunk: number): boolean {
+    return this.chunkDigests.subarray(chunk * 32, chunk * 32 + 32).some((byte) => byte !== 0);
+  }
+
   /** Offset in the blob where the chunk's compressed member ends: where the next one begins, or the content's end. */
   chunkEnd(chunk: number): number {
     const offset = this.chunkOffset[chunk];

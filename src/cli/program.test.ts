@@ -27,7 +27,7 @@ const pairs = [
 ];
 
 for (const words of [...verbs.map((verb) => [verb]), ...pairs])
-  test(`${words.join(' ')} --help tells usage, examples, and the flags of every verb`, async (t) => {
+  test.serial(`${words.join(' ')} --help tells usage, examples, and the flags of every verb`, async (t) => {
     const { status, out, err } = await run([...words, '--help']);
     t.deepEqual({ status, err }, { status: 0, err: '' });
     t.true(out.startsWith(`Usage: lazylayer ${words.join(' ')}`), out);
@@ -37,7 +37,7 @@ for (const words of [...verbs.map((verb) => [verb]), ...pairs])
     for (const line of out.split('\n')) t.true(line.length <= 120, line);
   });
 
-test('the help of the whole names every verb', async (t) => {
+test.serial('the help of the whole names every verb', async (t) => {
   const { out } = await run(['--help']);
   for (const verb of [...verbs, 'cache', 'config']) t.regex(out, new RegExp(`^  ${verb} `, 'm'));
 });
@@ -61,7 +61,7 @@ for (const [what, args, message] of [
   ],
   ['a bad choice', ['inspect', '--raw', 'index', 'x'], /^lazylayer: option '--raw <what>' argument 'index' is invalid/],
 ] as const)
-  test(`${what} is wrong usage: status 2, nothing on stdout`, async (t) => {
+  test.serial(`${what} is wrong usage: status 2, nothing on stdout`, async (t) => {
     const { status, out, err } = await run(args);
     t.deepEqual({ status, out }, { status: 2, out: '' }, err);
     t.regex(err, message);

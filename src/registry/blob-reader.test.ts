@@ -89,6 +89,8 @@ for (const [name, action, message] of [
     { kind: 'content-range', value: `bytes 0-9/${size}` },
     /expected content-range bytes 100-109\/3000000, found bytes 0-9\/3000000/,
   ],
+  ['a start one too early', { kind: 'content-range', value: `bytes 99-109/${size}` }, /expected content-range/],
+  ['an end one too early', { kind: 'content-range', value: `bytes 100-108/${size}` }, /expected content-range/],
   ['a wrong size', { kind: 'content-range', value: 'bytes 100-109/7' }, /expected content-range/],
   ['no Content-Range', { kind: 'content-range', value: '' }, /expected content-range .* found/],
   ['several ranges', { kind: 'header', name: 'content-range', value: 'multipart' }, /found multipart/],
@@ -171,7 +173,8 @@ test('leaving a stream ends the transfer; a slow consumer holds the sender back'
 });
 
 test('who stops at the last piece leaves the connection in good order', async (t) => {
-  const { server, reader } = await setUp(t);
+  const faults = [{ action: { kind: 'chunked' } }, { action: { kind: 'late-end', ms: 20 } }] as const;
+  const { server, reader } = await setUp(t, { faults });
   for (let i = 0; i < 3; i++) {
     let left = 500;
     for await (const piece of reader.stream(i, 500)) if ((left -= piece.byteLength) === 0) break;

@@ -59,6 +59,8 @@ export async function sendBody(
   }
   if (cut === undefined) {
     const excess = find(faults, 'excess');
+    const late = find(faults, 'late-end');
+    if (late !== undefined) await sleep(late.ms);
     response.end(excess === undefined ? undefined : Buffer.alloc(excess.bytes));
     return;
   }

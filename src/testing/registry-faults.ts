@@ -17,6 +17,8 @@ export type FaultAction =
   | { readonly kind: 'gzip' }
   /** A body longer than it should be. */
   | { readonly kind: 'excess'; readonly bytes: number }
+  /** The end of the body comes this long after its last byte. Seen by the client only together with `chunked`. */
+  | { readonly kind: 'late-end'; readonly ms: number }
   /** No answer at all. */
   | { readonly kind: 'hang' }
   | { readonly kind: 'latency'; readonly ms: number }

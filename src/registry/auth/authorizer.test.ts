@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { startTestRegistry, type TestRegistry } from '../../testing/registry.js';
 import type { TestAuth } from '../../testing/registry-auth.js';
+import { makeCertificates } from '../../testing/registry-tls.js';
 import { Registry, type RegistryOptions } from '../client.js';
 import type { Credential } from './credentials.js';
 
@@ -153,4 +154,22 @@ test('a source of credentials that throws is told without its words', async (t) 
   );
   const error = await t.throwsAsync(reader().read(0, 4), { message: /the credentials hook failed/ });
   t.false(error.message.includes('hidden'));
+});
+
+test('a registry with TLS cannot send a login to a token service without', async (t) => {
+  const { cert, key } = await makeCertificates(t);
+  await using listener = await startTestRegistry({ auth: { kind: 'bearer' } });
+  await using server = await startTestRegistry({ auth: { kind: 'bearer' }, tls: { cert, key } });
+  const challenge = `Bearer realm="${listener.url}/token",service="test registry"`;
+  server.faults.add({ path: '/v2/', action: { kind: 'header', name: 'www-authenticate', value: challenge } });
+  const blob = server.putBlob(Buffer.from('0123456789'));
+  const hosts = { [server.host]: { server: server.url, skip_verify: true } };
+  for (const credential of [joe, undefined]) {
+    await using registry = new Registry({ env, hosts, credentials: async () => credential });
+    await t.throwsAsync(registry.openBlob({ host: server.host, repository: 'app' }, blob).read(0, 4), {
+      code: 'UNAUTHENTICATED',
+      message: credential === undefined ? /was refused/ : /without TLS.*credentials are not sent/,
+    });
+    t.is(listener.requests.length, credential === undefined ? 1 : 0);
+  }
 });

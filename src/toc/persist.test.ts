@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { FormatError } from '../errors.js';
-import { describeTree, treeOf } from '../testing/image-tree.js';
+import { describeTree, inodeAt, treeOf } from '../testing/image-tree.js';
 import { checkTree } from './check.js';
 import { loadTree, saveTree } from './persist.js';
-import { HEADER_BYTES, Tree } from './tree.js';
+import { HEADER_BYTES, ROOT, Tree } from './tree.js';
 
 async function scratch(t: ExecutionContext): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'lazylayer-tree-'));
@@ -87,4 +87,17 @@ test('no damage, even with a right checksum, makes a walk leave the arrays or go
     { numRuns: 3000 },
   );
   t.true(refused > 300, `${refused} refused`);
+});
+
+test('directories that hold each other are refused', (t) => {
+  const tree = treeOf([{ path: 'a/b/' }]);
+  t.notThrows(() => checkTree(tree));
+  const [a, b] = [inodeAt(tree, 'a'), inodeAt(tree, 'a/b')];
+  tree.first[b] = tree.first[ROOT];
+  tree.count[b] = 1;
+  tree.count[ROOT] = 0;
+  tree.extra[a] = b;
+  t.throws(() => checkTree(tree), {
+    message: `tree: expected each directory in its parent, once, found inode ${a} in ${b}`,
+  });
 });

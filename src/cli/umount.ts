@@ -14,7 +14,7 @@ export function addUmount(program: Command, cli: Cli): void {
     .command('umount <dir...>')
     .summary('unmount images')
     .description('Unmounts images. The cache keeps what was fetched.')
-    .option('-l, --lazy', 'take the mount away now, though it is in use; who has files open there may go on')
+    .option('-l, --lazy', 'take the mount away now, though it is in use')
     .addHelpText(
       'after',
       examples(['lazylayer umount /mnt', 'one'], ['lazylayer umount -l /mnt /srv/image', 'two, at any price']),

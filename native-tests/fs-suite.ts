@@ -151,6 +151,7 @@ export function fsSuite(backend: ServerSetup['backend'], limits: BackendLimits =
   test('hardlinks share an inode and its count', async (t) => {
     const links = await Promise.all(['hard', 'hard-two', 'dir/hard-three'].map((n) => lstat(at(n), { bigint: true })));
     t.is(new Set(links.map((l) => l.ino)).size, 1);
+    t.not((await lstat(at('hello'), { bigint: true })).ino, links[0].ino);
     t.deepEqual(
       links.map((l) => l.nlink),
       [3n, 3n, 3n],
@@ -262,6 +263,11 @@ export function fsSuite(backend: ServerSetup['backend'], limits: BackendLimits =
       maxBuffer: 1 << 20,
     });
     t.true(stdout.equals(fixtureContent('odd', 0, odd)));
+    for (const name of ['odd', 'odd-cached']) {
+      const flags = ['iflag=direct,skip_bytes,count_bytes', 'bs=5000', 'skip=65533', 'count=70001', 'status=none'];
+      const part = await run('dd', [`if=${at(name)}`, ...flags], { encoding: 'buffer', maxBuffer: 1 << 20 });
+      t.true(part.stdout.equals(fixtureContent(name, 65_533, 70_001)), 'at offsets that no page cache would ask for');
+    }
   });
 
   test('xattrs: values, lists, an empty one, none, ERANGE', async (t) => {

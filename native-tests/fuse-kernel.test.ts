@@ -1,10 +1,14 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { lstat, open, readdir, readFile } from 'node:fs/promises';
+import { fstatSync } from 'node:fs';
+import { lstat, mkdtemp, open, readdir, readFile, rmdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
+import { watchDevice } from '../src/fuse/device.js';
+import { openConnection, unmount } from '../src/fuse/mount.js';
 import { fixtureContent } from '../src/testing/fs-fixture.js';
 import { FsServer, startMount, type ServedMount } from './fs-client.js';
 import { manyNames, odd } from './fs-layers.js';
@@ -118,4 +122,28 @@ test.serial('a warm file costs no request at all: neither lookup nor open nor re
   const { requests } = await server.stats();
   for (let i = 0; i < 50; i++) await readFile(path);
   t.is((await server.stats()).requests, requests);
+});
+
+test.serial("the device gives INIT, then the end, and the descriptor is its owner's until closed", async (t) => {
+  const mountpoint = await mkdtemp(join(tmpdir(), 'lazylayer-device-'));
+  t.teardown(() => rmdir(mountpoint));
+  const { fd } = await openConnection(mountpoint, { source: 'a source' });
+  const buffer = Buffer.alloc(16 * 1024);
+  const opcodes: number[] = [];
+  const ended = new Promise<NodeJS.ErrnoException>((resolve, reject) => {
+    const device = watchDevice(fd, buffer, {
+      message: () => {
+        opcodes.push(buffer.readUInt32LE(4));
+        unmount(mountpoint).catch(reject);
+      },
+      end: (error) => {
+        t.notThrows(() => fstatSync(fd), 'other threads may still write to it');
+        device.close();
+        t.throws(() => fstatSync(fd), { code: 'EBADF' });
+        resolve(error);
+      },
+    });
+  });
+  t.is((await ended).code, 'ENODEV');
+  t.deepEqual(opcodes, [26]);
 });

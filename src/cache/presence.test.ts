@@ -20,18 +20,24 @@ test('bits are one a chunk, also at the borders of words', (t) => {
 });
 
 test('threads that set bits of the same word at once lose none', async (t) => {
-  const chunks = 32_000;
+  const chunks = 400_000;
   const presence = new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
+  const arrived = new SharedArrayBuffer(4);
   const source = `
     const { workerData } = require('node:worker_threads');
     import(workerData.module).then(({ Presence }) => {
       const presence = new Presence(workerData.buffer);
-      for (let chunk = workerData.from; chunk < workerData.chunks; chunk += 2) presence.set(chunk);
+      const arrived = new Int32Array(workerData.arrived);
+      for (let chunk = workerData.from; chunk < workerData.chunks; chunk += 2) {
+        // Side by side again and again: a thread that runs ahead would meet nobody.
+        if (chunk % 10_000 < 2) for (Atomics.add(arrived, 0, 1); Atomics.load(arrived, 0) < 2 * (1 + Math.floor(chunk / 10_000)); );
+        presence.set(chunk);
+      }
     });`;
   const module = new URL('./presence.js', import.meta.url).href;
   await Promise.all(
     [0, 1].map((from) => {
-      const workerData = { module, buffer: presence.buffer, from, chunks };
+      const workerData = { module, buffer: presence.buffer, arrived, from, chunks };
       return once(new Worker(source, { eval: true, workerData }), 'exit');
     }),
   );

@@ -14,7 +14,7 @@ for (const backend of ['kernel', 'fuse-native'] as const) {
   test.serial(`${backend}: a mounted eStargz image is what umoci unpacks`, async (t) => {
     const { scene, image, target, fixtures } = await stage(t, ofBackend(backend));
     await scene.mount(image('lazy'), target);
-    t.deepEqual(await differences(fixtures, 'lazy', target), []);
+    t.deepEqual(await differences({ fixtures, backend }, 'lazy', target), []);
     await scene.umount(target);
     await scene.daemonGone();
     t.deepEqual(await scene.mounted(), []);
@@ -38,7 +38,7 @@ for (const backend of ['kernel', 'fuse-native'] as const) {
     const [info] = await scene.ps();
     t.is(info.layers, 5);
     t.is(info.lazyLayers, 1);
-    t.deepEqual(await differences(fixtures, 'odd', target), []);
+    t.deepEqual(await differences({ fixtures, backend }, 'odd', target), []);
     await scene.umount(target);
   });
 }
@@ -123,7 +123,7 @@ test.serial('background fetch brings all of it; then the registry is not needed,
   await scene.daemonGone();
   await proxy.switchOff();
   await scene.mount(image('lazy'), target);
-  t.deepEqual(await differences(fixtures, 'lazy', target), []);
+  t.deepEqual(await differences({ fixtures, backend: 'kernel' }, 'lazy', target), []);
   await scene.umount(target);
 });
 
@@ -148,7 +148,7 @@ test.serial(
     await scene.daemonGone();
 
     await scene.mount(image('lazy'), target, '--no-background-fetch');
-    t.true(proxy.requests.length <= 1, 'a tag is asked for again, and nothing else');
+    t.true(proxy.requests.length <= 1, JSON.stringify(proxy.requests));
     await scene.umount(target);
 
     await proxy.switchOff();

@@ -7,11 +7,8 @@ import { outcomeOf, requirePrograms } from './tools.js';
 type Facts = Readonly<Record<string, string>>;
 
 export interface CompareOptions {
-  /**
-   * How the tree's times were kept. ctr-remote rounds them to seconds, half up, when it writes a TOC, so a tree unpacked from
-   * the tar has finer ones. Default: to the nanosecond.
-   */
-  readonly times?: 'nanoseconds' | 'rounded to seconds';
+  /** What is left of a time in nanoseconds by how the trees came to be; applied to both. Default: all of it. */
+  readonly time?: (nanoseconds: bigint) => bigint;
   /** Names in the root of either tree that are not compared. */
   readonly ignore?: readonly string[];
 }
@@ -54,7 +51,7 @@ export async function describeTree(root: string, options: CompareOptions = {}): 
       type: typeOf(stat),
       mode: (stat.mode & 0o7777n).toString(8),
       owner: `${stat.uid}:${stat.gid}`,
-      mtime: options.times === 'rounded to seconds' ? `${roundToSeconds(stat.mtimeNs)}` : `${stat.mtimeNs} ns`,
+      mtime: `${options.time?.(stat.mtimeNs) ?? stat.mtimeNs} ns`,
       ...xattrs.get(name),
     };
     if (!stat.isDirectory()) {
@@ -137,10 +134,11 @@ function typeOf(stat: BigIntStats): string {
   return 'socket';
 }
 
-function roundToSeconds(nanoseconds: bigint): bigint {
-  const shifted = nanoseconds + 500_000_000n;
-  const quotient = shifted / 1_000_000_000n;
-  return shifted < 0n && shifted % 1_000_000_000n !== 0n ? quotient - 1n : quotient;
+/** Rounds half up, as ctr-remote does with the times that it writes into a TOC. */
+export function roundToSeconds(nanoseconds: bigint): bigint {
+  const seconds = 1_000_000_000n;
+  const shifted = nanoseconds + seconds / 2n;
+  return shifted - (((shifted % seconds) + seconds) % seconds);
 }
 
 export async function sha256File(path: Buffer | string): Promise<string> {

@@ -107,6 +107,7 @@ async function build(directory: string): Promise<void> {
       'copy',
       '-q',
       '--all',
+      '--preserve-digests',
       '--dest-tls-verify=false',
       `oci:${layout.directory}:${name}`,
       `docker://${inRegistry(name)}`,

@@ -74,12 +74,14 @@ export class Scene {
     );
   }
 
+  /** The holder is the one process of the root whose parent is none of them. */
   async processes(): Promise<DaemonProcesses> {
+    const pids = await this.#pids();
     const found: { holder?: number; serving?: number } = {};
-    for (const pid of await this.#pids()) {
-      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-      if (command.includes('/daemon/holder.js')) found.holder = pid;
-      if (command.includes('/daemon/serve.js')) found.serving = pid;
+    for (const pid of pids) {
+      const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+      const parent = Number(/^PPid:\s+(\d+)/m.exec(status)?.[1]);
+      found[pids.includes(parent) ? 'serving' : 'holder'] = pid;
     }
     return found;
   }
@@ -116,7 +118,7 @@ export class Scene {
     const { holder } = await this.processes();
     if (holder !== undefined) end(holder, 'SIGTERM');
     // A daemon that is told to end takes its mounts along; what a failed test left hanging goes by force.
-    await this.daemonGone().catch(() => this.killAll());
+    await this.daemonGone().catch(() => this.killAll().catch(() => undefined));
     for (const target of (await this.mounted()).reverse()) await run('umount', ['-f', '-l', target]);
     await rm(this.directory, { recursive: true, force: true, maxRetries: 3 });
     const left = await this.mounted();

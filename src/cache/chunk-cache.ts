@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -48,6 +49,8 @@ interface Known {
   lastUsed: number;
 }
 
+/** Slots from here on are for layers that got no durable one. Times 2^32 it is still an exact number. */
+const VOLATILE_SLOTS = 2 ** 20;
 const DEAD = '.dead-';
 /** Cache files of layers not in use that are kept open at most. */
 const MAX_LENT = 16;
@@ -175,13 +178,29 @@ export class ChunkCache implements AsyncDisposable {
 
   async #enter(key: LayerKey, name: string, tree: Tree, treeIsNew: boolean): Promise<CachedLayer> {
     if (this.#open.has(name)) throw new LazylayerError('BUSY', `layer ${name}: open already`);
-    const slot = await this.index.slotOf(name);
+    const slot = await this.#slotOf(name);
     const layer = await CachedLayer.open(key, name, this.#directory(name), slot, tree, treeIsNew);
     this.#closeLent(name);
     this.#open.set(name, layer);
     await layer.touch();
     this.#learn(name, await layer.measure(), Date.now());
     return layer;
+  }
+
+  /**
+   * The layer's durable slot. Where the disk takes none, a number so high, and so random, that it will not be met again: node
+   * ids of another process's life must not lead to another layer.
+   */
+  async #slotOf(name: string): Promise<number> {
+    const known = this.index.knownSlot(name);
+    if (known !== undefined) return known;
+    for (let tries = 0; ; tries++) {
+      try {
+        return this.index.slotOf(name);
+      } catch (error) {
+        if (tries > 0 || !(await this.makeRoom(1 << 20, error))) return VOLATILE_SLOTS + randomInt(VOLATILE_SLOTS);
+      }
+    }
   }
 
   /** Gives an open layer back: a clean end on disk. Nobody may use its view any more. */
@@ -314,7 +333,9 @@ export class ChunkCache implements AsyncDisposable {
     this.#used -= this.#known.get(name)?.bytes ?? 0;
     this.#known.delete(name);
     const tree = await loadTree(join(this.#directory(name), FILES.tree)).catch(() => undefined);
-    if (tree !== undefined) await this.index.forget(tree, await this.index.slotOf(name));
+    const slot = this.index.knownSlot(name);
+    if (tree === undefined || slot === undefined) return;
+    await this.index.forget(tree, slot).catch(() => {}); // hints that stay are harmless
   }
 
   async du(): Promise<CacheUsage> {

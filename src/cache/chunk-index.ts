@@ -1,6 +1,9 @@
 import { open, type Database, type RootDatabase } from 'lmdb';
 import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Tree } from '../toc/tree.js';
+import { checkIndexFile } from './index-check.js';
 
 /** Where another layer may have a chunk: a hint, never believed without the digest. */
 export interface ChunkHint {
@@ -19,13 +22,13 @@ interface Pending {
 const KEY_BYTES = 16;
 /** Value: slot (u32), place (f64), little-endian. */
 const VALUE_BYTES = 12;
-const FLUSH_MS = 500;
+const FLUSH_MS = 1000;
 /** Chunks that one write transaction takes, so that the event loop is not held for long. */
-const BATCH = 2000;
+const BATCH = 500;
 
 /**
  * Slots by layer (durable, never given twice while the index lives) and chunks by the first 16 bytes of their digest. Hints may be
- * lost or stale; a slot may not, so `slotOf` returns once it is on disk.
+ * lost or stale; a slot may not.
  */
 export class ChunkIndex implements AsyncDisposable {
   readonly #root: RootDatabase;
@@ -46,6 +49,7 @@ export class ChunkIndex implements AsyncDisposable {
   /** Opens or makes the index in a directory. One that cannot be read is made anew: all in it can be found out again. */
   static async open(path: string, onDamage: (error: unknown) => void): Promise<ChunkIndex> {
     try {
+      await checkIndexFile(join(path, 'data.mdb'));
       return new ChunkIndex(open({ path, maxDbs: 3, noSubdir: false }));
     } catch (error) {
       onDamage(error);
@@ -54,20 +58,25 @@ export class ChunkIndex implements AsyncDisposable {
     }
   }
 
-  /** The layer's number, from 1. The same for the same name as long as the index lives. */
-  async slotOf(name: string): Promise<number> {
+  /**
+   * The layer's number, from 1, on disk when this returns. The same for the same name as long as the index lives.
+   * @throws what LMDB says when it cannot write
+   */
+  slotOf(name: string): number {
     const known = this.#slots.get(name);
     if (known !== undefined) return known;
-    const slot = await this.#root.transaction(() => {
-      const raced = this.#slots.get(name);
-      if (raced !== undefined) return raced;
+    // Synchronous, as are all writes here: LMDB's queue of asynchronous ones hangs and rejects into the void on a full disk.
+    return this.#root.transactionSync(() => {
       const last = [...this.#names.getKeys({ reverse: true, limit: 1 })][0] ?? 0;
-      void this.#names.put(last + 1, name);
-      void this.#slots.put(name, last + 1);
+      this.#names.putSync(last + 1, name);
+      this.#slots.putSync(name, last + 1);
       return last + 1;
     });
-    await this.#root.flushed;
-    return slot;
+  }
+
+  /** The layer's number, if it has one. */
+  knownSlot(name: string): number | undefined {
+    return this.#slots.get(name);
   }
 
   /** The layer that has a slot. */
@@ -95,7 +104,7 @@ export class ChunkIndex implements AsyncDisposable {
   async forget(tree: Tree, slot: number): Promise<void> {
     this.#pending = this.#pending.filter((p) => p.slot !== slot);
     await this.#inBatches(0, tree.counts.chunks, (chunk) => {
-      if (this.find(tree, chunk)?.slot === slot) void this.#chunks.remove(chunkKey(tree, chunk));
+      if (this.find(tree, chunk)?.slot === slot) this.#chunks.removeSync(chunkKey(tree, chunk));
     });
   }
 
@@ -111,17 +120,19 @@ export class ChunkIndex implements AsyncDisposable {
           const value = Buffer.allocUnsafe(VALUE_BYTES);
           value.writeUInt32LE(slot, 0);
           value.writeDoubleLE(tree.chunkCache[chunk], 4);
-          void this.#chunks.put(chunkKey(tree, chunk), value);
+          this.#chunks.putSync(chunkKey(tree, chunk), value);
         });
     }, noop);
     return (this.#flushing = this.#flushing.catch(noop));
   }
 
   async #inBatches(first: number, end: number, write: (chunk: number) => void): Promise<void> {
-    for (let from = first; from < end; from += BATCH)
-      await this.#chunks.batch(() => {
+    for (let from = first; from < end; from += BATCH) {
+      this.#root.transactionSync(() => {
         for (let chunk = from; chunk < Math.min(from + BATCH, end); chunk++) write(chunk);
       });
+      await turn();
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

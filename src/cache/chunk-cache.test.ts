@@ -1,0 +1,238 @@
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import test, { type ExecutionContext } from 'ava';
+import { digestOf } from '../digest/digester.js';
+import { TreeBuilder } from '../toc/builder.js';
+import type { Tree } from '../toc/tree.js';
+import { randomness, tarFile } from '../testing/layer-fixture.js';
+import { bytesOf } from '../digest/digest.js';
+import { ChunkCache, type CacheEvent } from './chunk-cache.js';
+import type { LayerKey } from './key.js';
+
+const run = promisify(execFile);
+
+/** A tree of files with one chunk each, and their bytes. */
+function layerOf(seed: number, count = 10, size = 10_000): { key: LayerKey; tree: Tree; chunks: Buffer[] } {
+  const random = randomness(seed);
+  const chunks = Array.from({ length: count }, () => random.bytes(size));
+  const builder = new TreeBuilder();
+  chunks.forEach((bytes, i) =>
+    builder.add({
+      ...tarFile(`f${i}`, size),
+      chunks: [{ offset: i * size, innerOffset: 0, size, digest: bytesOf(digestOf(bytes)) }],
+    }),
+  );
+  const source = digestOf(`toc ${seed}`);
+  const tree = builder.build({ source, contentEnd: count * size });
+  return { key: { digest: digestOf(`layer ${seed}`), source }, tree, chunks };
+}
+
+async function scratch(t: ExecutionContext): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-cache-test-'));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+/** Opens a layer as its owner does, stores every chunk, and gives it back. */
+async function fill(cache: ChunkCache, { key, tree, chunks }: ReturnType<typeof layerOf>) {
+  const layer = (await cache.acquire(key, (s) => s === key.source)) ?? (await cache.create(key, tree));
+  chunks.forEach((bytes, chunk) => {
+    layer.store(chunk, bytes);
+    cache.wrote(layer, chunk, chunk + 1, 12_288);
+  });
+  await cache.release(layer);
+}
+
+test('slots are durable, from 1, and never given twice', async (t) => {
+  const root = await scratch(t);
+  const slots = new Map<string, number>();
+  for (let round = 0; round < 3; round++) {
+    await using cache = await ChunkCache.open(root);
+    const opened = await Promise.all(
+      [1, 2, 3, 4 + round].map(async (seed) => {
+        const { key, tree } = layerOf(seed, 1);
+        return (await cache.acquire(key, () => true)) ?? (await cache.create(key, tree));
+      }),
+    );
+    for (const layer of opened) {
+      t.is(layer.slot, slots.get(layer.name) ?? layer.slot);
+      slots.set(layer.name, layer.slot);
+      await cache.release(layer);
+    }
+    await cache.prune({ all: true });
+  }
+  t.deepEqual([...slots.values()].sort(), [1, 2, 3, 4, 5, 6]);
+});
+
+test('what is stored is found again after a restart, and the books are right', async (t) => {
+  const root = await scratch(t);
+  const one = layerOf(1);
+  {
+    await using cache = await ChunkCache.open(root);
+    await fill(cache, one);
+  }
+  await using cache = await ChunkCache.open(root);
+  const { bytes, layers } = await cache.du();
+  t.like(layers, [{ digest: one.key.digest, chunks: 10, presentChunks: 10, inUse: false }]);
+  t.true(bytes >= 100_000 && bytes < 200_000, `${bytes}`);
+  t.is(bytes, cache.usedBytes);
+  const layer = (await cache.acquire(one.key, (s) => s === one.key.source))!;
+  t.is(layer.presence.count(), 10);
+  t.true((await cache.du()).layers[0].inUse);
+  await t.throwsAsync(
+    cache.acquire(one.key, () => true),
+    { message: /open already/ },
+  );
+  await cache.release(layer);
+  t.is(await cache.acquire(one.key, () => false), undefined);
+});
+
+test('the byte limit drops the layers longest not used, never those in use', async (t) => {
+  const root = await scratch(t);
+  const events: CacheEvent[] = [];
+  const layers = [1, 2, 3, 4].map((seed) => layerOf(seed, 20));
+  const each = 300_000;
+  await using cache = await ChunkCache.open(root, { limitBytes: 3 * each, onEvent: (e) => void events.push(e) });
+  const held = await cache.create(layers[0].key, layers[0].tree);
+  await fill(cache, layers[1]);
+  await fill(cache, layers[2]);
+  await fill(cache, layers[1]); // used again: now the third is the one to go
+  for (const [chunk, bytes] of layers[0].chunks.entries()) held.store(chunk, bytes);
+  cache.wrote(held, 0, 20, 20 * 12_288);
+  await fill(cache, layers[3]);
+  t.true(await cache.hasRoom());
+  t.deepEqual(
+    events.map((e) => e.type === 'evicted' && e.digest),
+    [layers[2].key.digest],
+  );
+  t.deepEqual((await cache.du()).layers.map((l) => l.digest).sort(), [0, 1, 3].map((i) => layers[i].key.digest).sort());
+  const pruned = await cache.prune({ all: true });
+  t.is(pruned.layers, 2);
+  t.deepEqual(
+    (await cache.du()).layers.map((l) => l.digest),
+    [layers[0].key.digest],
+  );
+  await cache.release(held);
+});
+
+test('last use outlives the process', async (t) => {
+  const root = await scratch(t);
+  const [one, two] = [layerOf(1), layerOf(2)];
+  {
+    await using cache = await ChunkCache.open(root);
+    await fill(cache, one);
+    await fill(cache, two);
+    await fill(cache, one);
+  }
+  await using cache = await ChunkCache.open(root);
+  await cache.prune({ keepBytes: 150_000 });
+  t.deepEqual(
+    (await cache.du()).layers.map((l) => l.digest),
+    [one.key.digest],
+  );
+});
+
+test('a chunk that another layer has is taken from there, verified, and a stale hint is harmless', async (t) => {
+  const root = await scratch(t);
+  const one = layerOf(1, 4);
+  // The same bytes, elsewhere and in another order.
+  const other = layerOf(2, 8);
+  other.chunks.splice(4, 4, ...[...one.chunks].reverse());
+  for (let i = 4; i < 8; i++)
+    other.tree.chunkDigests.set(one.tree.chunkDigests.subarray((7 - i) * 32, (8 - i) * 32), i * 32);
+  await using cache = await ChunkCache.open(root);
+  await fill(cache, one);
+  const layer = await cache.create(other.key, other.tree);
+  t.deepEqual(
+    Array.from({ length: 8 }, (_, chunk) => cache.reuse(layer, chunk)),
+    [0, 0, 0, 0, 10_000, 10_000, 10_000, 10_000],
+  );
+  t.is(layer.presence.count(), 4);
+  await cache.release(layer);
+
+  // Nobody tells the index that the other layer's file was changed.
+  const three = layerOf(3, 4);
+  three.tree.chunkDigests.set(one.tree.chunkDigests);
+  await cache.prune({ all: true });
+  await fill(cache, one);
+  await writeFile(join(root, 'layers', (await readdir(join(root, 'layers')))[0], 'data'), Buffer.alloc(50_000));
+  const third = await cache.create(three.key, three.tree);
+  t.is(cache.reuse(third, 0), 0);
+  t.is(third.presence.count(), 0);
+  await cache.release(third);
+});
+
+test('a process that dies leaves nothing that the next one trips over', async (t) => {
+  const root = await scratch(t);
+  const one = layerOf(1);
+  {
+    await using cache = await ChunkCache.open(root);
+    await fill(cache, one);
+    await mkdir(join(cache.scratchPath(), 'x'), { recursive: true });
+  }
+  await writeFile(join(root, 'layers', 'something else'), '');
+  await using cache = await ChunkCache.open(root);
+  t.is((await readdir(join(root, 'layers'))).filter((name) => name.startsWith('.')).length, 0);
+  t.is((await cache.du()).layers.length, 1);
+});
+
+for (const [what, damage] of Object.entries({
+  'other bytes': (path: string) => writeFile(path, Buffer.alloc(100_000, 'no database')),
+  nothing: (path: string) => truncate(path, 0),
+  'its first half': async (path: string) => truncate(path, (await stat(path)).size / 2),
+}))
+  test(`an index file that holds ${what} is made anew`, async (t) => {
+    const root = await scratch(t);
+    const one = layerOf(1);
+    {
+      await using cache = await ChunkCache.open(root);
+      await fill(cache, one);
+    }
+    await damage(join(root, 'index', 'data.mdb'));
+    const events: CacheEvent[] = [];
+    await using cache = await ChunkCache.open(root, { onEvent: (e) => void events.push(e) });
+    t.like(events, [{ type: 'damaged', what: 'index' }]);
+    await fill(cache, one);
+    t.is((await cache.du()).layers[0].presentChunks, 10);
+  });
+
+test('a temporary cache goes when it is closed', async (t) => {
+  const parent = await scratch(t);
+  const cache = await ChunkCache.openTemporary(parent);
+  await fill(cache, layerOf(1));
+  t.is((await readdir(parent)).length, 1);
+  await cache[Symbol.asyncDispose]();
+  t.deepEqual(await readdir(parent), []);
+});
+
+test('on a full disk layers not in use make room, and a failed write is told', async (t) => {
+  const root = await scratch(t);
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', root]);
+  t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
+  const events: CacheEvent[] = [];
+  const cache = await ChunkCache.open(root, { onEvent: (e) => void events.push(e) });
+  await fill(cache, layerOf(1, 40)); // some 500 KB
+  await fill(cache, layerOf(2, 40));
+  const big = layerOf(3, 200);
+  const layer = await cache.create(big.key, big.tree);
+  let stored = 0;
+  for (const [chunk, bytes] of big.chunks.entries()) {
+    try {
+      layer.store(chunk, bytes);
+    } catch (error) {
+      if (!(await cache.makeRoom(12_288, error))) break;
+      layer.store(chunk, bytes);
+    }
+    stored++;
+  }
+  t.is(events.filter((e) => e.type === 'evicted').length, 2);
+  t.true(stored > 80 && stored < 200, `${stored}`);
+  t.is(layer.presence.count(), stored);
+  cache.wrote(layer, 0, stored, stored * 12_288);
+  await cache.release(layer);
+  await cache[Symbol.asyncDispose]();
+  t.true((await stat(root)).isDirectory());
+});

@@ -253,6 +253,11 @@ export class ChunkCache implements AsyncDisposable {
     }
   }
 
+  /** Writes down at once which chunks are where, so that other layers find them. Else that waits for a quiet moment. */
+  async flushHints(): Promise<void> {
+    await this.index.flush();
+  }
+
   #fdOfSlot(slot: number): number | undefined {
     const name = this.index.nameOfSlot(slot);
     if (name === undefined) return undefined;

@@ -1,0 +1,84 @@
+import { closeSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { Presence } from '../cache/presence.js';
+import { readEstargzTree } from '../estargz/open.js';
+import { estargzLayer, randomness } from '../testing/layer-fixture.js';
+import { ChunkWriter, type Batch, type ChunkTarget } from './chunk-writer.js';
+
+async function setUp(t: ExecutionContext, minChunkSize: number) {
+  const random = randomness(40);
+  const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(1 + i * 500) }));
+  const { blob, source } = await estargzLayer(files, { minChunkSize, chunkSize: 6_000 });
+  const { tree } = await readEstargzTree(source.reader(), source);
+  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-writer-'));
+  t.teardown(() => rm(dir, { recursive: true }));
+  const path = join(dir, 'data');
+  const fd = openSync(path, 'w+');
+  t.teardown(() => closeSync(fd));
+  const presence = new Presence(new SharedArrayBuffer(Presence.bytes(tree.counts.chunks)));
+  const target: ChunkTarget = { tree, presence, fd, trusting: false };
+  const whole: Batch = { first: 0, end: tree.counts.chunks, input: blob.bytes, base: 0 };
+  const right = (chunk: number) => {
+    const inode = tree.first.findIndex(
+      (first, i) => tree.isRegular(i) && chunk >= first && chunk < first + tree.count[i],
+    );
+    const i = files.findIndex(({ name }) => tree.lookup(0, Buffer.from(name)) === inode);
+    const at = tree.chunkCache[chunk] - tree.cacheOffset(inode);
+    const found = readFileSync(path).subarray(tree.chunkCache[chunk], tree.chunkCache[chunk] + tree.chunkSize[chunk]);
+    return files[i].bytes.subarray(at, at + tree.chunkSize[chunk]).equals(found);
+  };
+  return { tree, blob, target, whole, right, presence, path };
+}
+
+for (const minChunkSize of [0, 20_000])
+  for (const scratch of [1_000, 50_000, 1 << 20])
+    test(`chunks come to their places, members of ${minChunkSize} bytes, ${scratch} bytes of scratch`, async (t) => {
+      const { tree, target, whole, right, presence } = await setUp(t, minChunkSize);
+      // Some are there already: they are not written again.
+      presence.set(3);
+      presence.set(tree.counts.chunks - 1);
+      const result = new ChunkWriter(scratch).write(target, whole);
+      t.deepEqual([result.failed, result.unwritten], [[], []]);
+      t.true(presence.hasAll(0, tree.counts.chunks));
+      for (let chunk = 0; chunk < tree.counts.chunks; chunk++)
+        t.is(right(chunk), chunk !== 3 && chunk !== tree.counts.chunks - 1, `chunk ${chunk}`);
+    });
+
+for (const minChunkSize of [0, 20_000])
+  test(`a bad chunk fails and its neighbours do not, members of ${minChunkSize} bytes`, async (t) => {
+    const { tree, target, whole, right, presence } = await setUp(t, minChunkSize);
+    tree.chunkDigests[10 * 32] ^= 1;
+    const result = new ChunkWriter(1 << 20).write(target, whole);
+    t.deepEqual(
+      result.failed.map((f) => f.chunk),
+      [10],
+    );
+    t.true(result.failed[0].found.startsWith('sha256:'));
+    t.false(presence.has(10));
+    for (let chunk = 0; chunk < tree.counts.chunks; chunk++) t.is(right(chunk), chunk !== 10, `chunk ${chunk}`);
+  });
+
+test('bytes that do not inflate fail what lies behind them in their member, and nothing else', async (t) => {
+  const { tree, blob, target, whole, presence } = await setUp(t, 20_000);
+  const member = tree.chunkOffset[12];
+  const bytes = Buffer.from(blob.bytes);
+  bytes.fill(0xff, member + 300, tree.chunkEnd(12) - 100);
+  const result = new ChunkWriter(1 << 20).write(target, { ...whole, input: bytes });
+  t.true(result.failed.length > 0);
+  for (const { chunk } of result.failed) t.is(tree.chunkOffset[chunk], member);
+  t.is(presence.count(), tree.counts.chunks - result.failed.length);
+});
+
+test('what the disk does not take comes back, verified, and is not called present', async (t) => {
+  const { tree, target, whole, presence, path } = await setUp(t, 0);
+  const readOnly = openSync(path, 'r');
+  t.teardown(() => closeSync(readOnly));
+  const result = new ChunkWriter(1 << 20).write({ ...target, fd: readOnly }, whole);
+  t.is(result.unwritten.length, tree.counts.chunks);
+  t.is(presence.count(), 0);
+  t.truthy(result.diskError);
+  rmSync(path);
+});

@@ -263,3 +263,18 @@ test('what onRequest is told: every request once, with its bytes', async (t) => 
   ]);
   t.deepEqual((records[2] as unknown[]).slice(2), [undefined, 0, false]);
 });
+
+test('a redirect within the registry is followed with what was sent, and not kept', async (t) => {
+  const { server, reader } = await setUp(t);
+  server.faults.add({
+    path: '/v2/app/',
+    action: { kind: 'redirect', to: `/v2/moved/blobs/${reader.descriptor.digest}`, status: 302 },
+  });
+  await reader.read(0, 4);
+  t.deepEqual(Buffer.from(await reader.read(4, 4)), bytes.subarray(4, 8));
+  t.deepEqual(seen(server), ['registry 302', 'registry 206', 'registry 302', 'registry 206']);
+  t.deepEqual(
+    server.requests.map((r) => r.range),
+    ['bytes=0-3', 'bytes=0-3', 'bytes=4-7', 'bytes=4-7'],
+  );
+});

@@ -118,7 +118,8 @@ export class Transport {
     );
     if (location !== undefined) {
       location.base = endpoint.base;
-      if (answer.request.url !== url) location.redirect = answer.request.url;
+      // On the registry's own origin a login may be needed, which is not sent to a kept redirect.
+      if (answer.request.url.origin !== url.origin) location.redirect = answer.request.url;
     }
     return answer;
   }

@@ -18,7 +18,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import anyTest, { type ExecutionContext } from 'ava';
-import { unmount } from '../src/fuse/mount.js';
+import { unmount } from '../src/util/unmount.js';
 import { FIXTURE_CHUNK, fixtureContent } from '../src/testing/fs-fixture.js';
 import { runCommand } from '../src/util/command.js';
 import { startMount, type ServedMount } from './fs-client.js';

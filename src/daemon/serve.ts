@@ -3,7 +3,7 @@ import type { Server } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
-import { unmount } from '../mount/overlay.js';
+import { unmount } from '../util/unmount.js';
 import { ServedLayers } from '../mount/served.js';
 import { Workspace } from '../workspace/workspace.js';
 import { listenControl, toWire } from './control.js';

@@ -50,7 +50,11 @@ class KernelServer implements FuseServer {
       references: options.references ?? [],
       resume,
     };
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, name: 'fuse' });
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
+      workerData,
+      name: 'fuse',
+      resourceLimits: { maxYoungGenerationSizeMb: 2 },
+    });
     this.ready = new Promise((resolve, reject) => {
       if (resume) this.#worker.once('online', resolve);
       this.#worker.on('message', (message: ToMain) => {

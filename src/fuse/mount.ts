@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { realpath, writeFile } from 'node:fs/promises';
 import { LazylayerError } from '../errors.js';
-import { CommandError, runCommand } from '../util/command.js';
+import { runCommand } from '../util/command.js';
 import { listMounts } from '../util/mountinfo.js';
 
 /** An open `/dev/fuse` that is mounted. It lives as long as any process holds the descriptor. */
@@ -49,27 +49,6 @@ function openDevice(): number {
       'cannot open /dev/fuse: load the kernel module with `modprobe fuse`, and run as root',
       { cause: error },
     );
-  }
-}
-
-/** `lazy`: out of sight now, gone when nobody uses it. `force`: requests that wait fail now. */
-export interface UnmountOptions {
-  readonly lazy?: boolean;
-  readonly force?: boolean;
-}
-
-/**
- * Unmounts. Never from the serving process's own threads: umount(8) is a process of its own, and looks at the mount table only.
- * @throws BUSY where somebody uses the mount and `lazy` is not set.
- */
-export async function unmount(mountpoint: string, options: UnmountOptions = {}): Promise<void> {
-  const flags = [...(options.force ? ['-f'] : []), ...(options.lazy ? ['-l'] : [])];
-  try {
-    await runCommand('umount', ['-i', '-c', ...flags, mountpoint]);
-  } catch (error) {
-    if (error instanceof CommandError && error.said.includes('busy'))
-      throw new LazylayerError('BUSY', `${mountpoint} is in use: end who uses it, or unmount lazily`, { cause: error });
-    throw error;
   }
 }
 

@@ -6,7 +6,8 @@ import { UPPER } from '../fs/nodes.js';
 import { listMounts } from '../util/mountinfo.js';
 import { FOREVER } from './codec.js';
 import { loadFuseNative, type NativeFuse, type NativeLibrary, type NativeOperations } from './fuse-native.js';
-import { unmount, type ConnectionOptions } from './mount.js';
+import { unmount } from '../util/unmount.js';
+import type { ConnectionOptions } from './mount.js';
 import { nativeOperations, type NativeCounts } from './native-operations.js';
 import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
 

@@ -5,9 +5,10 @@ import { LazylayerError } from '../errors.js';
 import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
+import { unmount } from '../util/unmount.js';
 import { imageOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
-import { mountOverlay, OVERLAY_SOURCE, unmount } from './overlay.js';
+import { mountOverlay, OVERLAY_SOURCE } from './overlay.js';
 import type { MountInfo, MountProgress, MountRequest } from './request.js';
 import type { ServedLayers } from './served.js';
 

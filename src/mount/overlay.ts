@@ -1,6 +1,5 @@
 import { LazylayerError } from '../errors.js';
-import { CommandError, runCommand } from '../util/command.js';
-import { listMounts } from '../util/mountinfo.js';
+import { runCommand } from '../util/command.js';
 
 /** What our overlays name as their source, so that they are known again in the kernel's mount table. */
 export const OVERLAY_SOURCE = 'lazylayer';
@@ -54,30 +53,4 @@ export async function mountOverlay(mount: OverlayMount, signal?: AbortSignal): P
   const enter = 'cd "$0" && exec "$@"';
   const command = ['mount', '-i', '-t', 'overlay', '-o', overlayOptions(mount), OVERLAY_SOURCE, mount.target];
   await runCommand('sh', ['-c', enter, mount.base, ...command], { signal });
-}
-
-/**
- * Unmounts the topmost mount at a directory; nothing where there is none.
- * @throws BUSY where files on it are in use, unless `lazy` (then it leaves the tree at once and ends with its last user).
- */
-export async function unmount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
-  try {
-    await runCommand('umount', ['-i', ...(options.lazy === true ? ['-l'] : []), target]);
-  } catch (error) {
-    if (!(error instanceof CommandError)) throw error;
-    if (!(await isMounted(target))) return;
-    if (/busy/.test(error.said))
-      throw new LazylayerError(
-        'BUSY',
-        `${target} is in use: end what runs or stands in it (fuser -vm ${target}), or use --lazy`,
-        {
-          cause: error,
-        },
-      );
-    throw error;
-  }
-}
-
-export async function isMounted(target: string): Promise<boolean> {
-  return (await listMounts()).some((m) => m.target === target);
 }

@@ -1,7 +1,8 @@
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { listMounts } from '../util/mountinfo.js';
-import { OVERLAY_SOURCE, unmount } from './overlay.js';
+import { unmount } from '../util/unmount.js';
+import { OVERLAY_SOURCE } from './overlay.js';
 
 /**
  * Takes away what a daemon that died left mounted: the overlays that its records name, then its FUSE mount. All of it answers

@@ -11,12 +11,17 @@ export interface CommandOptions {
 const captured = 64 * 1024;
 
 /**
- * Runs a program to its end without blocking this process, and gives its standard output (at most 64 KiB are kept).
+ * Runs a program to its end without blocking this process, in the C locale, whose messages can be told apart, and gives its standard output (at most 64 KiB are kept).
  * @throws FAILED_PRECONDITION where the program is not installed, INTERNAL with what it said where it fails.
  */
 export async function runCommand(file: string, args: readonly string[], options: CommandOptions = {}): Promise<string> {
   const stdio: StdioOptions = ['ignore', 'pipe', 'pipe', ...(options.descriptors ?? [])];
-  const child = spawn(file, args, { cwd: options.cwd, signal: options.signal, stdio });
+  const child = spawn(file, args, {
+    cwd: options.cwd,
+    signal: options.signal,
+    stdio,
+    env: { ...process.env, LC_ALL: 'C' },
+  });
   const output = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const)
     child[name]!.setEncoding('utf8').on('data', (text: string) => {

@@ -131,6 +131,18 @@ test('without a daemon: nothing is mounted, the cache is empty, and no root is m
   t.false(existsSync(env.LAZYLAYER_ROOT));
 });
 
+test('mount finds what is wrong with its arguments before it starts a daemon', async (t) => {
+  const { dir, env, run } = await scene(t);
+  if (process.geteuid!() !== 0)
+    return void t.regex((await run('mount', 'x', dir)).err, /^lazylayer: only root can mount/);
+  t.like(await run('mount', 'x', join(dir, 'none')), {
+    status: 1,
+    err: `lazylayer: ${join(dir, 'none')}: expected a directory, found nothing: make it first\n`,
+  });
+  t.is((await run('mount', 'a//b', dir)).status, 2);
+  t.false(existsSync(env.LAZYLAYER_ROOT));
+});
+
 test('ls lists names, everything by path, and what is known of each file', async (t) => {
   const { run, name } = await withImage(t);
   t.like(await run('ls', name), { status: 0, text: 'bin\ndev\netc\n', err: '' });

@@ -1,8 +1,10 @@
+import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { connectDaemon, type DaemonClient, type MountInfo } from '../daemon/client.js';
 import { codeOf, LazylayerError } from '../errors.js';
+import { parseReference } from '../image/reference.js';
 import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
 import { ProgressView } from './progress.js';
 import { humanBytes, plural } from './text.js';
@@ -28,7 +30,7 @@ export function addMount(program: Command, cli: Cli): void {
     )
     .option('-d, --detach', 'return once it is mounted')
     .option('--rw', 'writable; what is written lies in a temporary directory and goes with the mount')
-    .option('--upper <dir>', 'writable; what is written is kept in this directory')
+    .option('--upper <dir>', 'writable; what is written is kept in this directory, made if missing')
     .option('--backend <name>', 'kernel or fuse-native; counts when nothing is mounted yet')
     .option('--no-background-fetch', 'fetch only what is read')
     .option('--json', 'tell of the mount as an object')
@@ -52,6 +54,9 @@ export function addMount(program: Command, cli: Cli): void {
           'only root can mount; ls, cat, inspect and explain work for any user',
         );
       const { signal } = cli.interrupts;
+      // What is wrong with the command line is found before a daemon is started for it.
+      parseReference(image);
+      await checkDirectory(dir);
       await using client = await connectDaemon(config, { signal });
       const request = {
         image,
@@ -69,6 +74,15 @@ export function addMount(program: Command, cli: Cli): void {
       cli.terminal.say(describeMount(info));
       await stay(cli, client, info.target);
     });
+}
+
+async function checkDirectory(path: string): Promise<void> {
+  const found = await stat(path).catch((error: unknown) => {
+    if (codeOf(error) !== 'NOT_FOUND') throw error;
+    throw new LazylayerError('NOT_FOUND', `${path}: expected a directory, found nothing: make it first`);
+  });
+  if (!found.isDirectory())
+    throw new LazylayerError('NOT_A_DIRECTORY', `${path}: expected a directory, found another type of file`);
 }
 
 async function mountShown(

@@ -25,7 +25,7 @@ export interface FetchStats {
 const GAP_BYTES = 64 * 1024;
 /** Read-ahead from a place that nothing leads up to, and at most; in compressed bytes. */
 const FIRST_WINDOW = 128 * 1024;
-const MAX_WINDOW = 8 * 1024 * 1024;
+const MAX_WINDOW = 4 * 1024 * 1024;
 /** Chunks that a look back goes over at most. */
 const MAX_LOOK = 2048;
 /** Uncompressed bytes that one look for chunks on disk takes in at most, as it holds the event loop. */

@@ -191,13 +191,13 @@ export class RangeFetch {
     const { tree } = target;
     const first = this.#next;
     const from = tree.chunkOffset[first];
-    const enough = from + scheduler.batchBytes;
+    const limit = from + scheduler.batchBytes; // a power of two, as buffers are: filled, not just exceeded
     let end = endOfMember(tree, first, this.end);
     let stop = tree.chunkEnd(first);
-    while (end < this.end && stop < enough && !(first === this.first && this.#waits.has(end - 1))) {
+    while (end < this.end && !(first === this.first && this.#waits.has(end - 1))) {
       const next = endOfMember(tree, end, this.end);
       const nextStop = tree.chunkEnd(end);
-      if (tree.chunkCache[next - 1] - tree.chunkCache[first] > MAX_BATCH_OUTPUT) break;
+      if (nextStop > limit || tree.chunkCache[next - 1] - tree.chunkCache[first] > MAX_BATCH_OUTPUT) break;
       end = next;
       stop = nextStop;
     }

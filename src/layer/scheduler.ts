@@ -51,8 +51,8 @@ export class FetchScheduler implements AsyncDisposable {
       priorities: 3,
     });
     this.#memory = new PrioritySemaphore(memory, { priorities: 3 });
-    this.buffers = new BufferPool(memory / 2);
-    this.maxRange = Math.min(4 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
+    this.buffers = new BufferPool(memory / 4);
+    this.maxRange = Math.min(2 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
   }
 
   /** Compressed bytes that one request asks for at most (one member may be longer). */
@@ -78,9 +78,9 @@ export class FetchScheduler implements AsyncDisposable {
     return Math.min(this.maxRange, Math.max(512 * KIB, this.#rate / 4));
   }
 
-  /** Size from which complete members are handed on: about 10 ms of transfer. */
+  /** Bytes up to which complete members are handed on together: some 10 ms of transfer. */
   get batchBytes(): number {
-    return Math.min(256 * KIB, Math.max(32 * KIB, this.#rate / 100));
+    return this.#rate < 6 * MIB ? 64 * KIB : this.#rate < 12 * MIB ? 128 * KIB : 256 * KIB;
   }
 
   /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer, and never many. */

@@ -9,8 +9,8 @@ export interface Containerd {
   ctrRemote(...args: string[]): Promise<string>;
 }
 
-/** Debian's containerd with its own root, state and socket, without CRI. */
-export async function startContainerd(cleanup: Cleanup): Promise<Containerd> {
+/** Debian's containerd with its own root, state and socket, without CRI. `extra` are lines for its configuration. */
+export async function startContainerd(cleanup: Cleanup, extra: readonly string[] = []): Promise<Containerd> {
   requirePrograms('containerd', 'ctr', 'ctr-remote');
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-containerd-'));
   cleanup.teardown(() => rm(directory, { recursive: true, force: true }));
@@ -22,6 +22,7 @@ export async function startContainerd(cleanup: Cleanup): Promise<Containerd> {
     'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
     '[grpc]',
     `address = "${socket}"`,
+    ...extra,
   ];
   await writeFile(join(directory, 'config.toml'), config.join('\n'));
   const daemon = startDaemon(cleanup, 'containerd', ['--config', join(directory, 'config.toml')]);

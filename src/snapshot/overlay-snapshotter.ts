@@ -319,7 +319,7 @@ export class OverlaySnapshotter implements Snapshotter {
         `the directory of snapshot ${gone.name} is gone: remove its image and pull it again`,
       );
     const lower = await Promise.all(
-      chain.map((record) => (record.remote === undefined ? this.#tree(record.id) : this.#layers.lower(record))),
+      chain.map(async (record) => (record.remote === undefined ? this.#tree(record.id) : this.#layers.lower(record))),
     );
     await this.#layers.check(chain, signal);
     return lower;

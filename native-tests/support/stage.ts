@@ -63,8 +63,9 @@ export async function differences(
   const time = (nanoseconds: bigint) => shown[backend](kept(nanoseconds));
   const ignore = image === 'lazy' ? estargzFiles : [];
   const found = await compareTrees(fixtures.reference[image], target, { time, ignore });
-  const missing = ofTheKernel.filter((line) => !found.includes(line)).map((line) => `expected to differ: ${line}`);
-  return [...missing, ...found.filter((line) => !ofTheKernel.includes(line))];
+  const known = [...ofTheKernel, ...(backend === 'fuse-native' && image === 'odd' ? lostNames(found) : [])];
+  const missing = known.filter((line) => !found.includes(line)).map((line) => `expected to differ: ${line}`);
+  return [...missing, ...found.filter((line) => !known.includes(line))];
 }
 
 export type Backend = 'kernel' | 'fuse-native';
@@ -74,3 +75,9 @@ const shown: Readonly<Record<Backend, (nanoseconds: bigint) => bigint>> = {
   kernel: (nanoseconds) => nanoseconds,
   'fuse-native': (nanoseconds) => (nanoseconds < 0n ? 0n : nanoseconds - (nanoseconds % 1_000_000n)),
 };
+
+/** The same library carries paths as text: of a name that is no UTF-8, nobody can ask it. `srv/names` holds seven such. */
+function lostNames(found: readonly string[]): string[] {
+  const lost = found.filter((line) => /^\.\/srv\/names\/.*: expected \w+, found nothing$/.test(line));
+  return lost.length === 7 ? lost : [];
+}

@@ -65,7 +65,8 @@ export function formatTable(series: readonly Series[], verdicts: readonly Verdic
   const lines: string[] = [];
   const width = Math.max(...series.map((s) => s.candidate.length)) + 2;
   let measure = '';
-  for (const s of series) {
+  const measures = [...new Set(series.map((s) => s.measure))];
+  for (const s of measures.flatMap((name) => series.filter((one) => one.measure === name))) {
     if (s.measure !== measure) lines.push('', s.measure);
     measure = s.measure;
     const spread = `${number(Math.min(...s.values))} to ${number(Math.max(...s.values))}`;

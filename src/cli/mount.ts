@@ -31,7 +31,7 @@ export function addMount(program: Command, cli: Cli): void {
     .option('-d, --detach', 'return once it is mounted')
     .option('--rw', 'writable; what is written lies in a temporary directory and goes with the mount')
     .option('--upper <dir>', 'writable; what is written is kept in this directory, made if missing')
-    .option('--backend <name>', 'kernel or fuse-native; counts when nothing is mounted yet')
+    .option('--backend <name>', 'kernel or fuse-native; one for all mounts of a root')
     .option('--no-background-fetch', 'fetch only what is read')
     .option('--json', 'tell of the mount as an object')
     .addHelpText(
@@ -64,6 +64,7 @@ export function addMount(program: Command, cli: Cli): void {
         platform: flags.platform,
         rw: flags.rw === true || flags.upper !== undefined,
         upper: flags.upper === undefined ? undefined : resolve(flags.upper),
+        backend: flags.backend,
         backgroundFetch: config.fetch.background,
         allowNoVerification: config.allow_no_verification,
       };

@@ -49,13 +49,14 @@ export class DaemonClient implements AsyncDisposable {
   }
 
   /**
-   * Unmounts. With the last mount the daemon ends too, and this resolves only then, so that nothing is left behind.
+   * Unmounts. With the last mount the daemon ends too, and this resolves only then, so that nothing is left behind; after a lazy
+   * one it ends when nobody has files open any more.
    * @throws NOT_FOUND where nothing of ours is mounted, BUSY where it is in use (unless `lazy`).
    */
   async umount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
     const path = `/mounts?${new URLSearchParams({ target, lazy: String(options.lazy === true) }).toString()}`;
     const { left } = (await this.#call('DELETE', path)) as { left: number };
-    if (left === 0) await this.#ended();
+    if (left === 0 && options.lazy !== true) await this.#ended();
   }
 
   /** Resolves when no daemon has the root any more, or after 10 seconds. */

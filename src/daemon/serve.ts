@@ -1,12 +1,13 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describeError } from '../errors.js';
+import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
 import { ServedLayers } from '../mount/served.js';
 import { Workspace } from '../workspace/workspace.js';
 import { listenControl, toWire } from './control.js';
+import { EndOrder, type EndTry } from './end-order.js';
 import { startFuse } from './fuse.js';
 import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
@@ -30,8 +31,7 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
     onError: fault,
   });
   const served = new ServedLayers();
-  let end!: (why: string) => void;
-  const ended = new Promise<string>((resolve) => (end = resolve));
+  const order = new EndOrder();
   const mounts = new Mounts({
     workspace,
     served,
@@ -41,27 +41,35 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
     uppers: layout.uppers,
     empty: layout.empty,
     onError: fault,
-    onEmpty: () => end('nothing is mounted any more'),
+    onEmpty: () => order.whenIdle(),
   });
   await mounts.releaseLeftovers();
   // The layers of a connection that goes on must be there before its first request is read.
   if (resume) await mounts.restore();
   const fuse = await startFuse(config, served, { resume, onError: fault });
   const control = await listenControl(layout.control, {
-    mount: (request, onProgress, signal) => mounts.mount(request, onProgress, signal),
+    mount: async (request, onProgress, signal) => {
+      if (request.backend !== undefined && request.backend !== config.fuse.backend)
+        throw new LazylayerError(
+          'FAILED_PRECONDITION',
+          `the daemon of ${config.root} serves by ${config.fuse.backend}: umount what is mounted, or use another --root`,
+        );
+      return mounts.mount(request, onProgress, signal);
+    },
     umount: (target, lazy) => mounts.umount(target, { lazy }),
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => end(signal));
-  void fuse.ended.then(() => end('the FUSE mount was taken away'));
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));
+  void fuse.ended.then(() => order.now('the FUSE mount was taken away'));
   log.info({ root: config.root, backend: config.fuse.backend, resumed: resume }, 'serving');
   report({ kind: 'ready' });
 
-  const idle = setTimeout(() => mounts.list().length === 0 && end('nobody asked for a mount'), firstMountMs);
-  log.info({ why: await ended }, 'ending');
+  const idle = setTimeout(() => order.whenIdle(), firstMountMs);
+  const why = await order.given(() => endIfIdle(mounts, layout.fuse));
+  log.info({ why }, 'ending');
   clearTimeout(idle);
   const hungUp = closeControl(control);
   await mounts[Symbol.asyncDispose]();
@@ -69,6 +77,20 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
   await fuse[Symbol.asyncDispose]();
   await workspace[Symbol.asyncDispose]();
   await hungUp;
+}
+
+/** Takes the FUSE mount away if nothing is mounted on it. Files that are open on a mount that was taken away lazily keep it. */
+async function endIfIdle(mounts: Mounts, fuse: string): Promise<EndTry> {
+  if (!mounts.idle) return 'needed';
+  mounts.accepting = false;
+  try {
+    await unmount(fuse);
+    return 'ended';
+  } catch (error) {
+    mounts.accepting = true;
+    if (codeOf(error) !== 'BUSY') throw error;
+    return 'busy';
+  }
 }
 
 /** Takes nobody new, lets answers that are under way go out, so that a client learns how its request ended, and hangs up. */

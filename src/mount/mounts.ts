@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import { LazylayerError } from '../errors.js';
+import { MergedTree } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
@@ -54,16 +55,24 @@ interface Mounted {
   readonly layers: readonly Layer[];
   /** Ends prefetch and background fetch. */
   readonly fetching: AbortController;
+  /** Whether the overlay was there once. */
+  overlaid: boolean;
 }
 
 /** Images mounted by hand: an overlay over the layers' directories in the one FUSE mount. */
 export class Mounts implements AsyncDisposable {
   readonly #options: MountsOptions;
   readonly #mounted = new Map<string, Mounted>();
-  readonly #pending = new Set<string>();
+  /** Of the above, and of mounts that are being made. */
+  readonly #targets = new Set<string>();
+  /** Requests under way. */
+  #pending = 0;
+  /** Taken away lazily: whoever has files open goes on reading them. */
+  readonly #lingering: Mounted[] = [];
   readonly #leavers = new Map<string, Set<() => void>>();
   readonly #watch: NodeJS.Timeout;
-  #closed = false;
+  /** Set to false, new mounts are refused: the daemon is about to end. */
+  accepting = true;
 
   constructor(options: MountsOptions) {
     this.#options = options;
@@ -93,7 +102,7 @@ export class Mounts implements AsyncDisposable {
         );
         const image = imageOf(record.reference, manifest, config, { mediaType: record.mediaType });
         const layers = await this.#openLayers(image, record.request, () => {});
-        await this.#serve({ id, record, image, layers, fetching: new AbortController() });
+        await this.#serve({ id, record, image, layers, fetching: new AbortController(), overlaid: true });
       } catch (error) {
         onError(`restore mount ${id}`, error);
       }
@@ -102,15 +111,21 @@ export class Mounts implements AsyncDisposable {
   }
 
   async mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo> {
-    if (this.#closed) throw new LazylayerError('BUSY', 'the daemon of this root is ending: try again');
-    const target = await checkTarget(request.target);
-    if (this.#mounted.has(target) || this.#pending.has(target))
-      throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
-    this.#pending.add(target);
+    if (!this.accepting) throw new LazylayerError('BUSY', 'the daemon of this root is ending: try again');
+    this.#pending++;
     try {
-      return await this.#mountAt({ ...request, target }, onProgress, signal);
+      const target = await checkTarget(request.target);
+      if (this.#targets.has(target))
+        throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
+      this.#targets.add(target);
+      try {
+        return await this.#mountAt({ ...request, target }, onProgress, signal);
+      } catch (error) {
+        this.#targets.delete(target);
+        throw error;
+      }
     } finally {
-      this.#pending.delete(target);
+      this.#pending--;
       this.#announceIfEmpty();
     }
   }
@@ -136,11 +151,12 @@ export class Mounts implements AsyncDisposable {
       temporary: request.upper === undefined,
       since: new Date().toISOString(),
     };
-    const mounted: Mounted = { id, record, image, layers, fetching: new AbortController() };
-    await this.#serve(mounted);
+    const mounted: Mounted = { id, record, image, layers, fetching: new AbortController(), overlaid: false };
     try {
+      await this.#serve(mounted);
       await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
       await this.#overlay(mounted, signal);
+      mounted.overlaid = true;
     } catch (error) {
       await this.#forget(mounted);
       throw error;
@@ -165,9 +181,9 @@ export class Mounts implements AsyncDisposable {
   async #serve(mounted: Mounted): Promise<void> {
     const { served, workspace, onError } = this.#options;
     const { id, image, layers, record, fetching } = mounted;
-    await served.add(image.reference, layers);
-    workspace.pool.use(image.reference, useKey(id), record.request.platform);
     this.#mounted.set(record.request.target, mounted);
+    workspace.pool.use(image.reference, useKey(id), record.request.platform);
+    await served.add(image.reference, layers);
     const { signal } = fetching;
     workspace.layers
       .fetchAhead(layers, { prefetch: this.#options.prefetch, background: record.request.backgroundFetch, signal })
@@ -184,7 +200,7 @@ export class Mounts implements AsyncDisposable {
     await mountOverlay(
       {
         base: this.#options.base,
-        lower: layers.map((layer) => `l/${layer.slot}`).reverse(),
+        lower: visible(layers).map((layer) => `l/${layer.slot}`),
         empty: this.#options.empty,
         writable,
         target: record.request.target,
@@ -202,7 +218,13 @@ export class Mounts implements AsyncDisposable {
         `${target} has no image mounted; \`lazylayer ps\` shows the mounts there are`,
       );
     await unmount(target, options);
+    if (options.lazy === true) this.#lingering.push(mounted);
     await this.#forget(mounted);
+  }
+
+  /** Whether nothing is mounted and nothing is being mounted. */
+  get idle(): boolean {
+    return this.#mounted.size === 0 && this.#pending === 0;
   }
 
   list(): MountInfo[] {
@@ -225,7 +247,7 @@ export class Mounts implements AsyncDisposable {
     if (this.#mounted.size === 0) return;
     const there = new Set((await listMounts()).filter((m) => m.source === OVERLAY_SOURCE).map((m) => m.target));
     for (const [target, mounted] of this.#mounted)
-      if (!there.has(target) && !this.#pending.has(target)) await this.#forget(mounted);
+      if (!there.has(target) && mounted.overlaid) await this.#forget(mounted);
   }
 
   async #forget(mounted: Mounted): Promise<void> {
@@ -234,9 +256,10 @@ export class Mounts implements AsyncDisposable {
     const { target } = record.request;
     if (this.#mounted.get(target) !== mounted) return;
     this.#mounted.delete(target);
+    this.#targets.delete(target);
     mounted.fetching.abort(new LazylayerError('ABORTED', 'unmounted'));
     workspace.pool.release(image.reference, useKey(id), record.request.platform);
-    await served.remove(image.reference, layers);
+    if (!this.#lingering.includes(mounted)) await served.remove(image.reference, layers);
     await rm(join(records, id), { force: true });
     if (record.upper !== undefined && record.temporary) await rm(record.upper, { recursive: true, force: true });
     for (const leave of this.#leavers.get(target) ?? []) leave();
@@ -245,7 +268,7 @@ export class Mounts implements AsyncDisposable {
   }
 
   #announceIfEmpty(): void {
-    if (this.#mounted.size === 0 && this.#pending.size === 0) this.#options.onEmpty();
+    if (this.idle) this.#options.onEmpty();
   }
 
   #info({ record, image, layers }: Mounted): MountInfo {
@@ -270,7 +293,7 @@ export class Mounts implements AsyncDisposable {
 
   /** Unmounts everything, what is busy lazily, so that nothing is left that only answers ENOTCONN. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closed = true;
+    this.accepting = false;
     clearInterval(this.#watch);
     for (const mounted of [...this.#mounted.values()].reverse()) {
       const { target } = mounted.record.request;
@@ -280,7 +303,13 @@ export class Mounts implements AsyncDisposable {
       });
       await this.#forget(mounted);
     }
+    for (const { image, layers } of this.#lingering) await this.#options.served.remove(image.reference, layers);
   }
+}
+
+/** Topmost first, down to the lowest that anything is seen of: overlayfs does not heed an opaque root. */
+function visible(layers: readonly Layer[]): Layer[] {
+  return layers.length === 0 ? [] : layers.slice(new MergedTree(layers).lowest).reverse();
 }
 
 /** The refPool's uses by mounts carry the mount's id, so that those of a daemon that died can be told and taken back. */

@@ -8,6 +8,8 @@ export interface MountRequest {
   readonly rw?: boolean;
   /** Directory whose `upper` keeps what is written, with overlayfs's `work` beside it. */
   readonly upper?: string;
+  /** Refused where the daemon that runs already has another one. */
+  readonly backend?: string;
   readonly backgroundFetch: boolean;
   readonly allowNoVerification: boolean;
 }

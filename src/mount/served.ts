@@ -30,14 +30,16 @@ export class ServedLayers {
   async add(reference: string, layers: readonly Layer[]): Promise<void> {
     const known = this.#references.get(reference);
     this.#references.set(reference, { layers, uses: (known?.uses ?? 0) + 1 });
+    const added: Layer[] = [];
     for (const layer of layers) {
       const served = this.#layers.get(layer.slot);
       if (served !== undefined) served.uses++;
       else {
         this.#layers.set(layer.slot, { layer, uses: 1 });
-        await this.#fuse?.attach(layer.view);
+        added.push(layer);
       }
     }
+    for (const layer of added) await this.#fuse?.attach(layer.view);
     await this.#fuse?.setReferences(this.#store());
   }
 

@@ -111,7 +111,7 @@ class Parser {
       const c = this.#input[this.#at];
       if (c === undefined || c === '|' || c === ')') return { type: 'sequence', nodes };
       if (this.#take('\\Q')) {
-        while (this.#at < this.#input.length && !this.#take('\\E')) nodes.push(this.#literal(this.#next()));
+        nodes.push(...this.#quotation());
         continue;
       }
       const node = this.#atom();
@@ -119,15 +119,24 @@ class Parser {
     }
   }
 
+  /** Up to `\E` or the end: every character stands for itself; what repeats repeats the last. */
+  #quotation(): Node[] {
+    const nodes: Node[] = [];
+    while (this.#at < this.#input.length && !this.#take('\\E')) nodes.push(this.#literal(this.#next()));
+    const last = nodes.pop();
+    return last === undefined ? [] : [...nodes, this.#repeated(last)];
+  }
+
   #repeated(node: Node): Node {
-    const [min, max] = this.#repetition() ?? [1, 1];
-    if (min === 1 && max === 1) return node;
+    const repetition = this.#repetition();
+    if (repetition === undefined) return node;
     this.#take('?');
     const from = this.#at;
     if (this.#repetition() !== undefined) {
       this.#at = from;
       this.#fail('no repetition of a repetition');
     }
+    const [min, max] = repetition;
     return { type: 'repeat', node, min, max };
   }
 

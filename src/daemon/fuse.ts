@@ -1,7 +1,7 @@
 import type { Config } from '../config/config.js';
 import { serveConnection } from '../fuse/kernel-server.js';
 import type { FuseHost, FuseServer } from '../fuse/server.js';
-import type { ServedLayers } from '../mount/served.js';
+import type { ServedLayers } from '../fuse/served.js';
 import { layoutOf } from './layout.js';
 import { descriptors } from './protocol.js';
 

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
-import { ServedLayers } from '../mount/served.js';
+import { ServedLayers } from '../fuse/served.js';
 import { Workspace } from '../workspace/workspace.js';
 import { listenControl, toWire } from './control.js';
 import { EndOrder, type EndTry } from './end-order.js';

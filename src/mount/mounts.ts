@@ -11,7 +11,7 @@ import { imageOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import { mountOverlay, OVERLAY_SOURCE } from './overlay.js';
 import type { MountInfo, MountProgress, MountRequest } from './request.js';
-import type { ServedLayers } from './served.js';
+import type { ServedLayers } from '../fuse/served.js';
 
 /** How often the kernel's mount table is looked at for mounts that somebody else took away, in milliseconds. */
 const watchMs = 2000;

@@ -1,7 +1,7 @@
 import { LazylayerError } from '../errors.js';
 import type { LayerView } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
-import type { FuseServer } from '../fuse/server.js';
+import type { FuseServer } from './server.js';
 import type { Layer } from '../layer/layer.js';
 
 interface Served {

@@ -1,0 +1,24 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { format, resolveConfig } from 'prettier';
+import test from 'ava';
+import { runCommand } from '../../util/command.js';
+
+const project = join(import.meta.dirname, '..', '..', '..', '..');
+const sources = join(project, 'src', 'snapshot', 'proto');
+
+test('the generated code is what `npm run generate` makes of the .proto files', async (t) => {
+  const out = await mkdtemp(join(tmpdir(), 'lazylayer-proto-'));
+  t.teardown(() => rm(out, { recursive: true, force: true }));
+  const bin = join(project, 'node_modules', '.bin');
+  const buf = ['generate', '--template', 'buf.gen.yaml', '-o', out];
+  await runCommand('sh', ['-c', 'PATH="$0:$PATH" exec buf "$@"', bin, ...buf], { cwd: sources });
+  for (const name of ['mount_pb.ts', 'snapshots_pb.ts']) {
+    const committed = join(sources, name);
+    // The linter takes away the switch that turns it off.
+    const made = (await readFile(join(out, name), 'utf8')).replace('/* eslint-disable */\n', '');
+    const options = await resolveConfig(committed);
+    t.is(await format(made, { ...options, parser: 'typescript' }), await readFile(committed, 'utf8'), name);
+  }
+});

@@ -1,6 +1,6 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { exitStatusOf, LazylayerError } from '../errors.js';
@@ -55,6 +55,35 @@ test('any configuration survives being written', (t) => {
     registry: { certs_dir: [], hosts },
   };
   t.deepEqual(parseConfig(formatConfig(config), 'x'), config);
+});
+
+test('certificates are found from where the file is, not from where the program runs', async (t) => {
+  const text = `
+[registry.hosts.a]
+ca = "ca.pem"
+[registry.hosts.a.host."https://m"]
+ca = ["../ca.pem", "/abs.pem"]
+client = ["both.pem", ["c.pem", "keys/c.key"], ["d.pem", ""], ["/e.pem"]]
+[registry.hosts.b]
+client = "./both.pem"
+`;
+  const hosts = {
+    a: {
+      ca: '/etc/x/ca.pem',
+      hosts: [
+        {
+          url: 'https://m',
+          ca: ['/etc/ca.pem', '/abs.pem'],
+          client: ['/etc/x/both.pem', ['/etc/x/c.pem', '/etc/x/keys/c.key'], ['/etc/x/d.pem', ''], ['/e.pem']],
+        },
+      ],
+    },
+    b: { client: '/etc/x/both.pem' },
+  };
+  t.deepEqual(parseConfig(text, '/etc/x/config.toml').registry.hosts, hosts);
+  const path = await file(t, text);
+  const { registry } = await loadConfig(relative(process.cwd(), path), root);
+  t.is(registry.hosts.a.ca, join(dirname(path), 'ca.pem'));
 });
 
 const refused: [what: string, text: string, messages: string[]][] = [

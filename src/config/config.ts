@@ -1,24 +1,28 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import * as v from 'valibot';
 import { LazylayerError } from '../errors.js';
 import type { HostsConfig } from '../registry/hosts.js';
-import { KeyLines } from './lines.js';
+import { KeyLines } from '../util/toml-lines.js';
+import { absoluteHosts } from './host-paths.js';
 import { ConfigError, problemOf } from './problems.js';
 import { configSchema, settings } from './schema.js';
 
-type Parsed = v.InferOutput<typeof configSchema>;
+type Valid = v.InferOutput<typeof configSchema>;
 
 /**
  * Settings as config.toml names them, units in the names; sizes are in bytes. Plain data: it goes through JSON unchanged.
  * config.example.toml tells what each one does.
  */
-export type Config = Omit<Parsed, 'root' | 'registry'> & {
+export type Config = Omit<Valid, 'root' | 'registry'> & {
   readonly root: string;
   readonly registry: { readonly certs_dir: readonly string[]; readonly hosts: HostsConfig };
 };
+
+/** What a file says: without `root`, it follows from who runs. */
+type Parsed = Omit<Config, 'root'> & { readonly root?: string };
 
 /** What a command line may set in place of the file. */
 export interface ConfigFlags {
@@ -107,7 +111,10 @@ async function readConfig(file: { path: string; required: boolean }): Promise<Pa
   return parseConfig(text, file.path);
 }
 
-/** @throws ConfigError */
+/**
+ * Paths of certificates may be relative to the directory of `file`; they are absolute in what is returned.
+ * @throws ConfigError
+ */
 export function parseConfig(text: string, file: string): Parsed {
   let document: unknown;
   try {
@@ -118,7 +125,10 @@ export function parseConfig(text: string, file: string): Parsed {
     throw new ConfigError(file, [{ line: error.line, message: first }], { cause: error });
   }
   const result = v.safeParse(configSchema, document);
-  if (result.success) return result.output;
+  if (result.success) {
+    const { registry, ...rest } = result.output;
+    return { ...rest, registry: { ...registry, hosts: absoluteHosts(registry.hosts, dirname(resolve(file))) } };
+  }
   const lines = new KeyLines(text);
   const problems = result.issues.map((issue) => problemOf(issue, lines));
   throw new ConfigError(

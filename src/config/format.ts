@@ -60,7 +60,8 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
 };
 
 const hostsHelp = `
-# A host may also be configured here, which goes before certs_dir. The keys are those of hosts.toml:
+# A host may also be configured here, which goes before certs_dir. The keys are those of hosts.toml;
+# paths are relative to the directory of this file:
 #
 # [registry.hosts."docker.io"]
 # server = "https://registry-1.docker.io"

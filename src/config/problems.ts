@@ -1,8 +1,8 @@
 import type * as v from 'valibot';
 import { LazylayerError } from '../errors.js';
 import { expectedOf } from '../image/json.js';
+import type { KeyLines, KeyPath } from '../util/toml-lines.js';
 import { nearest } from './nearest.js';
-import type { KeyLines, KeyPath } from './lines.js';
 import { configSchema } from './schema.js';
 
 /** One thing that is wrong with a configuration. */

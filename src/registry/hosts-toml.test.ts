@@ -3,7 +3,6 @@ import fc from 'fast-check';
 import { stringify } from 'smol-toml';
 import { LazylayerError } from '../errors.js';
 import { parseDuration, parseHostsToml } from './hosts-toml.js';
-import { lineOfKey } from './toml-lines.js';
 
 const example = `
 server = "https://registry-1.docker.io"
@@ -63,6 +62,16 @@ for (const [name, text, message] of [
     '[host."https://m"]\n\ncapabilities = ["pull", "fly"]',
     /hosts\.toml:3: host\."https:\/\/m\/?"\.capabilities\.1: expected \("pull" \| "resolve"/,
   ],
+  [
+    'an element some lines into an array',
+    'capabilities = [\n  "pull",\n  "fly",\n]',
+    /hosts\.toml:3: capabilities\.1: expected \("pull" \| "resolve"/,
+  ],
+  [
+    'a key of an inline table',
+    '[host]\n"https://l" = { skip_verify = true }\n"https://m" = { skip_verify = 1 }',
+    /hosts\.toml:3: host\."https:\/\/m\/?"\.skip_verify: expected boolean, found 1/,
+  ],
   ['a broken pair', 'client = [["a", "b", "c"]]', /hosts\.toml:1: client/],
   [
     'a number as header',
@@ -93,14 +102,6 @@ test('durations as Go writes them', (t) => {
     undefined,
     undefined,
   ]);
-});
-
-test('the line of a key, in every way that TOML writes one', (t) => {
-  t.is(lineOfKey('a.b = 1\n[c."d=e"]\n"f g" = { h = 1 }\n', ['c', 'd=e', 'f g', 'h']), 3);
-  t.is(lineOfKey('a.b = 1\n', ['a', 'b']), 1);
-  t.is(lineOfKey('[[a]]\nb = 1\n', ['a', 'b']), 2);
-  t.is(lineOfKey('[a]\n', ['a', 'b']), 1);
-  t.is(lineOfKey('[a]\n', ['b']), undefined);
 });
 
 test('any text, and any value under any key, is read or refused in words', (t) => {

@@ -2,9 +2,9 @@ import { parse, TomlError } from 'smol-toml';
 import * as v from 'valibot';
 import { LazylayerError } from '../errors.js';
 import { expectedOf } from '../image/json.js';
+import { KeyLines } from '../util/toml-lines.js';
 import type { HostSettings } from './hosts.js';
 import { redactText } from './redact.js';
-import { lineOfKey } from './toml-lines.js';
 
 const text = v.string();
 const texts = v.union([text, v.array(text)], 'a string or an array of strings');
@@ -87,9 +87,12 @@ export function parseHostsToml(file: string, content: string): HostSettings {
 }
 
 function issueError(file: string, content: string, issue: v.BaseIssue<unknown>): LazylayerError {
-  const path = (issue.path ?? []).map((item) => String(item.key));
-  const line = lineOfKey(content, path);
-  const key = path.map((name) => (/^[\w-]+$/.test(name) ? name : JSON.stringify(name))).join('.');
+  const path = (issue.path ?? []).map((item) => item.key as string | number);
+  const line = new KeyLines(content).lineOf(path);
+  const key = path
+    .map(String)
+    .map((name) => (/^[\w-]+$/.test(name) ? name : JSON.stringify(name)))
+    .join('.');
   const where = line === undefined ? file : `${file}:${line}`;
   // A header may be a login, and a URL may hold one.
   const found = path.includes('header') ? 'another value' : issue.received;

@@ -1,7 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { parse, stringify } from 'smol-toml';
-import { KeyLines, type KeyPath } from './lines.js';
+import { KeyLines, type KeyPath } from './toml-lines.js';
 
 const document = `# a comment = [ "with", brackets ]
 title = "x = 1 # no comment"

@@ -6,6 +6,7 @@ import type { ImageConfig } from './image/config.js';
 import type { Manifest } from './image/manifest.js';
 import type { Digest } from './digest/digest.js';
 import type { Layer } from './layer/layer.js';
+import { layerOf } from './workspace/image.js';
 import { lockRoot, type RootLock } from './workspace/lock.js';
 import { Workspace, type DownloadProgress, type Image } from './workspace/workspace.js';
 
@@ -133,7 +134,7 @@ export class LazyImage implements AsyncDisposable {
 
   /** One layer by its index, lowest first; the caller closes it. */
   async openLayer(index: number, options: OpenImageOptions = {}): Promise<Layer> {
-    return this.workspace.openLayer(this.image, index, options);
+    return this.workspace.openLayer(layerOf(this.image, index), options);
   }
 
   /**

@@ -25,9 +25,13 @@ export interface OpenLayerOptions {
   readonly signal?: AbortSignal;
   /** Called while a layer that cannot be served lazily is downloaded. */
   readonly onProgress?: (progress: Progress) => void;
+  /** Refuse a layer that would have to be downloaded whole, by an UNSUPPORTED error that says why. */
+  readonly lazyOnly?: boolean;
 }
 
 interface Entry {
+  /** It may fail for those who want the layer at any price. */
+  readonly lazyOnly: boolean;
   opening: Promise<Layer>;
   readonly controller: AbortController;
   readonly listeners: Set<(progress: Progress) => void>;
@@ -50,7 +54,7 @@ export class LayerStore implements AsyncDisposable {
   /**
    * Opens a layer, or joins those who have it open. Costs no request where the cache has the tree; one for an eStargz layer (two
    * where its TOC is long); one download of the whole for any other. Who opens a layer disposes it once.
-   * @throws VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
+   * @throws UNSUPPORTED where the layer cannot be lazy and `lazyOnly` is set; VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
    */
   async open(source: LayerSource, options?: OpenLayerOptions): Promise<Layer> {
     options?.signal?.throwIfAborted();
@@ -61,9 +65,10 @@ export class LayerStore implements AsyncDisposable {
       const controller = new AbortController();
       const listeners: Entry['listeners'] = new Set();
       const onProgress = (progress: Progress) => listeners.forEach((listen) => listen(progress));
-      const started: Entry = { controller, listeners, holders: 0, opening: undefined! };
+      const lazyOnly = options?.lazyOnly === true;
+      const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined! };
       const giveBack = () => this.#giveBack(name, started);
-      started.opening = this.#open(source, key, name, { signal: controller.signal, onProgress, giveBack });
+      started.opening = this.#open(source, key, name, { signal: controller.signal, onProgress, giveBack, lazyOnly });
       started.opening.catch(() => {
         if (this.#entries.get(name) === started) this.#entries.delete(name);
       });
@@ -79,6 +84,8 @@ export class LayerStore implements AsyncDisposable {
       return layer;
     } catch (error) {
       await this.#giveBack(name, joined);
+      if (joined.lazyOnly && options?.lazyOnly !== true && codeOf(error) === 'UNSUPPORTED')
+        return this.open(source, options);
       throw error;
     } finally {
       if (options?.onProgress !== undefined) joined.listeners.delete(options.onProgress);
@@ -106,7 +113,12 @@ export class LayerStore implements AsyncDisposable {
     source: LayerSource,
     key: LayerKey,
     name: string,
-    options: { signal: AbortSignal; onProgress: (progress: Progress) => void; giveBack: () => Promise<void> },
+    options: {
+      signal: AbortSignal;
+      onProgress: (progress: Progress) => void;
+      giveBack: () => Promise<void>;
+      lazyOnly: boolean;
+    },
   ): Promise<Layer> {
     await this.#ending.get(name)?.catch(() => {});
     const meter: Meter = { requests: 0, bytes: 0 };
@@ -124,6 +136,7 @@ export class LayerStore implements AsyncDisposable {
     }
     if (cached === undefined) {
       reason ??= NO_ESTARGZ;
+      if (options.lazyOnly) throw new LazylayerError('UNSUPPORTED', reason);
       const { tree, path, bytes } = await downloadPlain(source, this.#cache, reason, options);
       cached = await this.#cache.create(key, tree, path);
       meter.requests++;
@@ -139,17 +152,15 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for, all layers side by side; then, with
+   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for (or `prefetchBytes` where they say nothing), all layers side by side; then, with
    * `background`, the rest, layer by layer and behind every reader. Settles when all is done or has failed.
    * @throws the first failure; the other layers are seen to all the same
    */
   async fetchAhead(
     layers: readonly Layer[],
-    options: { prefetch: boolean; background: boolean; signal?: AbortSignal },
+    options: { prefetch: boolean; prefetchBytes?: number; background: boolean; signal?: AbortSignal },
   ): Promise<void> {
-    const outcomes = await Promise.allSettled(
-      options.prefetch ? layers.map((layer) => layer.prefetch(options.signal)) : [],
-    );
+    const outcomes = await Promise.allSettled(options.prefetch ? layers.map((layer) => layer.prefetch(options)) : []);
     if (options.background)
       for (const layer of layers) {
         if (options.signal?.aborted === true) break;

@@ -2,6 +2,7 @@ import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { LazylayerError } from '../errors.js';
 import { checkDiffIds, parseConfig, type ImageConfig } from '../image/config.js';
+import type { Descriptor } from '../image/descriptor.js';
 import { parseManifest, type Manifest } from '../image/manifest.js';
 
 /** One image of one platform, as the registry sent it, verified. */
@@ -39,8 +40,17 @@ export function imageOf(
   };
 }
 
-/** The layer of an image at an index, lowest first, with the digest of its uncompressed tar. */
-export function layerOf(image: Image, index: number) {
+/** All that it takes to open one layer of an image: plain data, kept by those who will open it again after a restart. */
+export interface ImageLayer {
+  /** Of the image. */
+  readonly reference: string;
+  readonly descriptor: Descriptor;
+  /** Digest of the uncompressed tar. */
+  readonly diffId: Digest;
+}
+
+/** The layer of an image at an index, lowest first. */
+export function layerOf(image: Image, index: number): ImageLayer {
   const descriptor = image.manifest.layers[index];
   const diffId = image.config.rootfs.diff_ids[index];
   if (descriptor === undefined || diffId === undefined)
@@ -48,5 +58,5 @@ export function layerOf(image: Image, index: number) {
       'NOT_FOUND',
       `${image.reference}: expected layer ${index}, found ${image.manifest.layers.length}`,
     );
-  return { descriptor, diffId };
+  return { reference: image.reference, descriptor, diffId };
 }

@@ -12,9 +12,9 @@ import { LayerStore } from '../layer/store.js';
 import { RefPool, type PoolContent } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
 import { join } from 'node:path';
-import { imageOf, layerOf, type Image } from './image.js';
+import { imageOf, layerOf, type Image, type ImageLayer } from './image.js';
 
-export type { Image } from './image.js';
+export type { Image, ImageLayer } from './image.js';
 
 /** Annotation that ties a TOC in an external TOC image to the layer that it is of. */
 const EXTERNAL_TOC_OF = 'containerd.io/snapshot/stargz/layer.digest';
@@ -37,6 +37,8 @@ export interface DownloadProgress {
 export interface OpenLayerOptions {
   readonly allowNoVerification?: boolean;
   readonly onDownload?: (progress: DownloadProgress) => void;
+  /** Refuse what would have to be downloaded whole, by UNSUPPORTED. */
+  readonly lazyOnly?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -107,10 +109,37 @@ export class Workspace implements AsyncDisposable {
     });
   }
 
-  /** Opens one layer by its index, lowest first. Close it when done. */
-  async openLayer(image: Image, index: number, options: OpenLayerOptions = {}): Promise<Layer> {
-    const { descriptor, diffId } = layerOf(image, index);
-    const name = parseReference(image.reference);
+  /**
+   * The image of a reference that has a certain layer: as it is known where that fits, else asked for again, since a tag may have
+   * moved. With the manifest's digest, that manifest and no other.
+   * @throws NOT_FOUND
+   */
+  async imageWithLayer(
+    text: string,
+    layer: Digest,
+    options: { manifest?: Digest; signal?: AbortSignal } = {},
+  ): Promise<{ image: Image; index: number }> {
+    const named = parseReference(text);
+    const reference = formatReference(
+      options.manifest === undefined
+        ? named
+        : { host: named.host, repository: named.repository, digest: options.manifest },
+    );
+    for (const revalidate of [false, true]) {
+      const known = await this.pool.get(reference, { revalidate, signal: options.signal });
+      const image = imageOf(reference, known.manifestBytes, known.configBytes, {
+        mediaType: known.descriptor.mediaType,
+      });
+      const index = image.manifest.layers.findIndex((l) => l.digest === layer);
+      if (index >= 0) return { image, index };
+    }
+    throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);
+  }
+
+  /** Opens one layer. Close it when done. */
+  async openLayer(layer: ImageLayer, options: OpenLayerOptions = {}): Promise<Layer> {
+    const { reference, descriptor, diffId } = layer;
+    const name = parseReference(reference);
     return this.layers.open(
       {
         descriptor,
@@ -122,6 +151,7 @@ export class Workspace implements AsyncDisposable {
       },
       {
         signal: options.signal,
+        lazyOnly: options.lazyOnly,
         onProgress: ({ bytes, total, reason }) =>
           options.onDownload?.({ layer: descriptor.digest, bytes, total, reason }),
       },
@@ -132,7 +162,9 @@ export class Workspace implements AsyncDisposable {
   async openLayers(image: Image, options: OpenLayerOptions = {}): Promise<Layer[]> {
     const abort = new AbortController();
     const signal = options.signal === undefined ? abort.signal : AbortSignal.any([options.signal, abort.signal]);
-    const opening = image.manifest.layers.map((_, index) => this.openLayer(image, index, { ...options, signal }));
+    const opening = image.manifest.layers.map((_, index) =>
+      this.openLayer(layerOf(image, index), { ...options, signal }),
+    );
     try {
       return await Promise.all(opening);
     } catch (error) {
@@ -141,6 +173,15 @@ export class Workspace implements AsyncDisposable {
         if (result.status === 'fulfilled') await result.value[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** One byte of a layer's blob: whether the registry still gives it. @throws what the registry says */
+  async probe(
+    { reference, descriptor }: Pick<ImageLayer, 'reference' | 'descriptor'>,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await using blob = this.registry.openBlob(parseReference(reference), descriptor);
+    await blob.read(0, 1, { signal });
   }
 
   async #externalToc(name: Reference, layer: Digest, signal?: AbortSignal): Promise<Uint8Array> {

@@ -1,0 +1,113 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { defaultConfig } from '../config/config.js';
+import { ServedLayers } from '../fuse/served.js';
+import { buildImage, type LayerSpec } from '../testing/image.js';
+import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import { Workspace } from '../workspace/workspace.js';
+import { LazyLayers } from './lazy-layers.js';
+import type { PreparedLayer } from './remote-layers.js';
+
+const layers: LayerSpec[] = [
+  { files: [{ path: 'a', content: 'lowest' }] },
+  { files: [{ path: 'b', content: 'middle' }] },
+  { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
+];
+
+async function start(t: ExecutionContext) {
+  const root = await mkdtemp(join(tmpdir(), 'lazylayer-lazy-'));
+  t.teardown(() => rm(root, { recursive: true }));
+  const registry = await startTestRegistry();
+  t.teardown(() => registry.stop());
+  const image = await buildImage({ layers });
+  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
+  registry.putManifest('img', '1', image.manifest.bytes, image.manifest.descriptor.mediaType);
+  const labelsOf = (index: number) => ({
+    'containerd.io/snapshot/remote/stargz.reference': `${registry.host}/img:1`,
+    'containerd.io/snapshot/remote/stargz.digest': image.layers[index].descriptor.digest,
+  });
+  return { root, registry, labelsOf };
+}
+
+async function open(root: string) {
+  const defaults = defaultConfig();
+  const config = { ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } };
+  const workspace = await Workspace.open(config);
+  const served = new ServedLayers();
+  const lazy = new LazyLayers({ workspace, served, fuseRoot: '/fuse', prefetch: true, background: false });
+  return { workspace, served, lazy };
+}
+
+const asPrepared = (t: ExecutionContext, found: PreparedLayer | { reason: string }): PreparedLayer => {
+  if ('reason' in found) throw new Error(t.title + ': ' + found.reason);
+  return found;
+};
+
+async function down(registry: TestRegistry, work: () => Promise<void>) {
+  await registry.stop();
+  try {
+    await work();
+  } finally {
+    await registry.start();
+  }
+}
+
+test('the first layer asked for brings the others along; what cannot be lazy says why; requests are few', async (t) => {
+  const { root, registry, labelsOf } = await start(t);
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  const second = asPrepared(t, await lazy.prepare(labelsOf(1)));
+  t.not(first.lower, second.lower);
+  t.is(served.initial().layers.length, 2);
+  const third = await lazy.prepare(labelsOf(2));
+  t.regex((third as { reason: string }).reason, /no TOC digest in its annotations/);
+  // The manifest, the config, and the end of each eStargz layer.
+  t.is(registry.requests.length, 4);
+  t.deepEqual(await lazy.prepare({}), { reason: 'no labels tell of the image and the layer' });
+  await lazy.release(first.record);
+  await lazy.release(second.record);
+  t.is(served.initial().layers.length, 0);
+});
+
+test('a restart brings layers back without a request, in the same places; unreachable and uncached ones fail the check', async (t) => {
+  const { root, registry, labelsOf } = await start(t);
+  const before = await open(root);
+  const prepared = asPrepared(t, await before.lazy.prepare(labelsOf(0)));
+  await before.lazy.release(prepared.record);
+  await before.workspace[Symbol.asyncDispose]();
+  registry.reset();
+
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
+  t.is((await lazy.restore(record)).lower, prepared.lower);
+  t.is(registry.requests.length, 0);
+  await down(registry, async () => {
+    await t.throwsAsync(lazy.check(record), { code: 'UNAVAILABLE' });
+  });
+  await lazy.check(record);
+  t.is(registry.requests.length, 1);
+  await lazy.check(record);
+  t.is(registry.requests.length, 1, 'a registry that just answered is not asked again');
+  const [{ slot }] = served.initial().layers;
+  await served.get(slot).fetchAll();
+  await down(registry, () => lazy.check(record));
+  await lazy.release(record);
+  await t.throwsAsync(lazy.check(record), { code: 'NOT_FOUND' });
+});
+
+test('two snapshots of one layer share it; it goes with the last', async (t) => {
+  const { root, labelsOf } = await start(t);
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const one = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  const two = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  t.is(one.lower, two.lower);
+  await lazy.release(one.record);
+  t.is(served.initial().layers.length, 1);
+  await lazy.release(two.record);
+  t.is(served.initial().layers.length, 0);
+});

@@ -1,0 +1,165 @@
+import { join } from 'node:path';
+import type { Digest } from '../digest/digest.js';
+import { describeError, LazylayerError } from '../errors.js';
+import type { ServedLayers } from '../fuse/served.js';
+import type { Layer } from '../layer/layer.js';
+import { ROOT } from '../toc/tree.js';
+import { layerOf } from '../workspace/image.js';
+import type { ImageLayer, Workspace } from '../workspace/workspace.js';
+import type { PreparedLayer, RemoteLayers } from './remote-layers.js';
+import type { Labels } from './snapshotter.js';
+import { sourceOf, type LayerSourceLabels } from './source-labels.js';
+
+/** How long a layer that was opened ahead waits to be asked for, in milliseconds. */
+const aheadMs = 60_000;
+/** How long a registry that answered counts as reachable, in milliseconds. */
+const reachableMs = 30_000;
+/** How long a registry has to answer when a container is about to start, in milliseconds. */
+const checkMs = 10_000;
+
+export interface LazyLayersOptions {
+  readonly workspace: Workspace;
+  readonly served: ServedLayers;
+  /** Mount point of the one FUSE mount. */
+  readonly fuseRoot: string;
+  /** Fetch what layers' landmarks ask for. */
+  readonly prefetch: boolean;
+  /** Then fetch the rest. */
+  readonly background: boolean;
+  /** Hears of fetching ahead that failed. */
+  readonly onError?: (what: string, error: unknown) => void;
+}
+
+/** What brings a layer back: kept in the snapshot's metadata. */
+interface LayerRecord extends ImageLayer {
+  readonly skipVerify?: boolean;
+}
+
+interface Held {
+  readonly layer: Layer;
+  readonly reference: string;
+  readonly fetching: AbortController;
+  uses: number;
+}
+
+/** Layers of images in registries as lower directories: opened by what a client's labels say, shown by the one FUSE mount. */
+export class LazyLayers implements RemoteLayers {
+  readonly idmapRefusal =
+    'lazily served layers cannot be id-mapped: let the client remap without the kernel, or pull the image whole';
+  readonly #options: LazyLayersOptions;
+  /** By digest of the blob; one for all snapshots that are made of it. */
+  readonly #held = new Map<Digest, Held>();
+  /** Layers of images of which one was asked for, opened before their turn. */
+  readonly #ahead = new Map<Digest, Promise<Layer>>();
+  /** When the registry last gave something of a layer, in milliseconds since 1970. */
+  readonly #reachedAt = new Map<Digest, number>();
+
+  constructor(options: LazyLayersOptions) {
+    this.#options = options;
+  }
+
+  async prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | { readonly reason: string }> {
+    const source = sourceOf(labels);
+    if ('reason' in source) return source;
+    try {
+      return await this.#prepare(source, signal);
+    } catch (error) {
+      signal?.throwIfAborted();
+      return { reason: describeError(error) };
+    }
+  }
+
+  async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
+    const { workspace, fuseRoot } = this.#options;
+    const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
+      manifest: source.manifest,
+      signal,
+    });
+    const { skipVerify } = source;
+    for (let next = index + 1; next < image.manifest.layers.length; next++)
+      this.#openAhead(layerOf(image, next), skipVerify);
+    const record: LayerRecord = { ...layerOf(image, index), ...(skipVerify === true && { skipVerify }) };
+    const layer = await this.#open(record, signal);
+    this.#reachedAt.set(layer.digest, Date.now());
+    const { tree } = layer;
+    await this.#hold(record, layer, source.prefetchBytes);
+    return {
+      lower: join(fuseRoot, 'l', String(layer.slot)),
+      usage: { size: tree.buffer.byteLength, inodes: 0 },
+      root: { mode: tree.mode[ROOT] & 0o7777, uid: tree.uid[ROOT], gid: tree.gid[ROOT] },
+      record,
+    };
+  }
+
+  /** The layer opened ahead, if there is one, else opened now. */
+  async #open(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
+    const { digest } = record.descriptor;
+    const ahead = this.#ahead.get(digest);
+    this.#ahead.delete(digest);
+    return ahead ?? this.#openLayer(record, signal);
+  }
+
+  #openLayer({ skipVerify, ...layer }: LayerRecord, signal?: AbortSignal): Promise<Layer> {
+    return this.#options.workspace.openLayer(layer, { lazyOnly: true, allowNoVerification: skipVerify, signal });
+  }
+
+  /** Clients ask for one layer after the other; opened side by side, all take the time of one. */
+  #openAhead(layer: ImageLayer, skipVerify?: boolean): void {
+    const { digest } = layer.descriptor;
+    if (this.#held.has(digest) || this.#ahead.has(digest)) return;
+    const opening = this.#openLayer({ ...layer, skipVerify });
+    this.#ahead.set(digest, opening);
+    opening.catch(() => {}); // told to whoever asks for the layer
+    setTimeout(() => {
+      if (this.#ahead.get(digest) !== opening) return;
+      this.#ahead.delete(digest);
+      void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => {});
+    }, aheadMs).unref();
+  }
+
+  async #hold({ reference }: LayerRecord, layer: Layer, prefetchBytes?: number): Promise<void> {
+    const { workspace, served, prefetch, background, onError } = this.#options;
+    const known = this.#held.get(layer.digest);
+    if (known !== undefined) {
+      known.uses++;
+      await layer[Symbol.asyncDispose]();
+      return;
+    }
+    const held: Held = { layer, reference, fetching: new AbortController(), uses: 1 };
+    this.#held.set(layer.digest, held);
+    await served.add(reference, [layer]);
+    const { signal } = held.fetching;
+    workspace.layers.fetchAhead([layer], { prefetch, prefetchBytes, background, signal }).catch((error: unknown) => {
+      if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
+    });
+  }
+
+  async restore(record: unknown): Promise<{ readonly lower: string }> {
+    const layer = await this.#openLayer(record as LayerRecord);
+    await this.#hold(record as LayerRecord, layer);
+    return { lower: join(this.#options.fuseRoot, 'l', String(layer.slot)) };
+  }
+
+  async check(record: unknown, signal?: AbortSignal): Promise<void> {
+    const { reference, descriptor } = record as LayerRecord;
+    const { digest } = descriptor;
+    const held = this.#held.get(digest);
+    if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
+    const { stats } = held.layer;
+    if (stats.presentBytes === stats.totalBytes) return;
+    if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
+    const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);
+    await this.#options.workspace.probe({ reference, descriptor }, bound);
+    this.#reachedAt.set(digest, Date.now());
+  }
+
+  async release(record: unknown): Promise<void> {
+    const { digest } = (record as LayerRecord).descriptor;
+    const held = this.#held.get(digest);
+    if (held === undefined || --held.uses > 0) return;
+    this.#held.delete(digest);
+    this.#reachedAt.delete(digest);
+    held.fetching.abort(new LazylayerError('ABORTED', 'no snapshot needs the layer any more'));
+    await this.#options.served.remove(held.reference, [held.layer]);
+  }
+}

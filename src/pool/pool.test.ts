@@ -85,6 +85,27 @@ test('revalidation asks again, falls back to what is known where the registry is
   await t.throwsAsync(pool.get('a:1', { revalidate: true }), { is: world.down });
 });
 
+test('a load that revalidates is told what is known, after a restart too; nothing is known of what is damaged', async (t) => {
+  const told: (PoolContent | undefined)[] = [];
+  const { pool, open } = await setup(t, {
+    load: async (reference, { known }) => {
+      told.push(known);
+      return known ?? content(reference);
+    },
+  });
+  const first = await pool.get('a:1');
+  const again = await pool.get('a:1', { revalidate: true });
+  await pool[Symbol.asyncDispose]();
+  const next = await open();
+  t.deepEqual((await next.get('a:1', { revalidate: true })).manifestBytes, again.manifestBytes);
+  await writeFile(join(first.directory, 'config'), 'x');
+  await next.get('a:1', { revalidate: true });
+  t.deepEqual(
+    told.map((known) => known && text(known.configBytes)),
+    [undefined, 'a:1', 'a:1', undefined],
+  );
+});
+
 test('concurrent gets are one load, also with one that revalidates; one that gives up disturbs no other', async (t) => {
   let loads = 0;
   let finish!: () => void;

@@ -21,14 +21,18 @@ import { UseCounts } from './uses.js';
 
 export type { PoolContent, PoolEntry, PoolName } from './entry.js';
 
+export interface LoadOptions {
+  readonly platform?: string;
+  /** What the reference stood for when it was last asked for: what still holds of it need not be asked for again. */
+  readonly known?: PoolContent;
+  readonly signal: AbortSignal;
+}
+
 export interface RefPoolOptions {
   /** Where the entries live; made when it is missing. One pool at a time owns it. */
   readonly dir: string;
   /** Asks the registry. What it gives is checked before it is stored. */
-  readonly load: (
-    reference: string,
-    options: { readonly platform?: string; readonly signal: AbortSignal },
-  ) => Promise<PoolContent>;
+  readonly load: (reference: string, options: LoadOptions) => Promise<PoolContent>;
   /** How many entries are kept that nothing uses and no hold protects. */
   readonly max?: number;
   /** How long a freshly loaded entry is safe from eviction, in milliseconds. */
@@ -155,7 +159,7 @@ export class RefPool implements AsyncDisposable {
         const onDisk = await this.#serially(() => this.#read(id));
         if (onDisk !== undefined && !ask) return onDisk;
         try {
-          return await this.#loads.run(id, (shared) => this.#fetch(id, name, shared), signal);
+          return await this.#loads.run(id, (shared) => this.#fetch(id, name, onDisk, shared), signal);
         } catch (error) {
           if (onDisk === undefined || !unreachable.has(codeOf(error))) throw error;
           return { ...onDisk, stale: error };
@@ -218,11 +222,9 @@ export class RefPool implements AsyncDisposable {
     }
   }
 
-  async #fetch(id: string, name: PoolName, signal: AbortSignal): Promise<PoolEntry> {
-    const { descriptor, manifestBytes, configBytes } = await this.#load(name.reference, {
-      platform: name.platform,
-      signal,
-    });
+  async #fetch(id: string, name: PoolName, known: PoolContent | undefined, signal: AbortSignal): Promise<PoolEntry> {
+    const { reference, platform } = name;
+    const { descriptor, manifestBytes, configBytes } = await this.#load(reference, { platform, known, signal });
     const directory = join(this.#dir, id);
     const loadedAt = this.#now();
     const entry: PoolEntry = { ...name, descriptor, manifestBytes, configBytes, loadedAt, directory };

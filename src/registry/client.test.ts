@@ -12,11 +12,16 @@ const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 const retry = { attempts: 2, baseMs: 1, maxMs: 2 };
 const amd64 = parsePlatform('linux/amd64');
 
-function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1') {
+function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1', author = 'nobody') {
   const layer = registry.putBlob(Buffer.alloc(300_000, 'layer'), mediaTypes.ociLayerGzip);
   const config = registry.putBlob(
     Buffer.from(
-      JSON.stringify({ architecture: 'amd64', os: 'linux', rootfs: { type: 'layers', diff_ids: [digestOf('x')] } }),
+      JSON.stringify({
+        author,
+        architecture: 'amd64',
+        os: 'linux',
+        rootfs: { type: 'layers', diff_ids: [digestOf('x')] },
+      }),
     ),
     mediaTypes.ociConfig,
   );
@@ -94,6 +99,52 @@ test('by digest: of the manifest, of the index, with a tag beside it that does n
   t.is((await resolve(`team/app:gone@${index.digest}`)).descriptor.digest, manifest.digest);
   t.is(server.requests.filter((r) => r.status !== 200).length, 0);
   t.is(server.requests.length, 8);
+});
+
+test('one request confirms what is known: of an index, of a manifest', async (t) => {
+  const { server, registry, resolve, manifest } = await setUp(t);
+  const known = await resolve('team/app:1');
+  for (const tag of ['1', '1-amd64']) {
+    server.reset();
+    const again = await registry.resolve(parseReference(`${server.host}/team/app:${tag}`), { platform: amd64, known });
+    t.deepEqual(
+      server.requests.map((r) => r.path),
+      [`/v2/team/app/manifests/${tag}`],
+    );
+    t.like(again.descriptor, { digest: manifest.digest, size: manifest.size, mediaType: manifest.mediaType });
+    t.deepEqual(again.manifestBytes, known.manifestBytes);
+    t.deepEqual(again.configBytes, known.configBytes);
+    t.deepEqual(again.manifest, known.manifest);
+  }
+});
+
+test('what is known serves only for the digests that are asked for now', async (t) => {
+  const { server, registry, resolve, config, layer } = await setUp(t);
+  const known = await resolve('team/app:1');
+  const ask = async (tag: string, from: typeof known) => {
+    server.reset();
+    const image = await registry.resolve(parseReference(`${server.host}/team/app:${tag}`), {
+      platform: amd64,
+      known: from,
+    });
+    return { image, asked: server.requests.map((r) => r.path.split('/')[4]) };
+  };
+  const relabelled = { schemaVersion: 2, config, layers: [layer], annotations: { a: 'b' } };
+  const moved = server.putManifest('team/app', '1', Buffer.from(JSON.stringify(relabelled)), mediaTypes.ociManifest);
+  const sameConfig = await ask('1', known);
+  t.deepEqual(sameConfig.asked, ['manifests'], 'the tag has moved to a manifest with the config that is known');
+  t.is(sameConfig.image.descriptor.digest, moved.digest);
+
+  const { manifest: rebuilt } = pushImage(server, 'team/app', '2', 'another');
+  const other = await ask('2', known);
+  t.deepEqual(other.asked, ['manifests', 'manifests', 'blobs']);
+  t.is(other.image.descriptor.digest, rebuilt.digest);
+
+  const torn = { ...other.image, manifestBytes: other.image.manifestBytes.map((byte) => byte ^ 1) };
+  const mended = await ask('2', { ...torn, configBytes: Buffer.from('{}') });
+  t.deepEqual(mended.asked, ['manifests', 'manifests', 'blobs']);
+  t.deepEqual(mended.image.configBytes, other.image.configBytes);
+  t.deepEqual(mended.image.manifestBytes, other.image.manifestBytes);
 });
 
 test('every document is held against its digest', async (t) => {

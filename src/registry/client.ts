@@ -1,3 +1,4 @@
+import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { FormatError, LazylayerError } from '../errors.js';
 import { checkDiffIds, maxConfigSize, parseConfig, type ImageConfig } from '../image/config.js';
@@ -45,9 +46,14 @@ export interface ResolvedImage {
   readonly config: ImageConfig;
 }
 
+/** An image as it was resolved before. */
+export type KnownImage = Pick<ResolvedImage, 'descriptor' | 'manifestBytes' | 'configBytes'>;
+
 export interface ResolveOptions {
   /** Default: the host's. */
   readonly platform?: Platform;
+  /** Its manifest and config are not requested again where what the registry says now still means these very bytes. */
+  readonly known?: KnownImage;
   readonly signal?: AbortSignal;
 }
 
@@ -84,17 +90,21 @@ export class Registry implements AsyncDisposable {
   }
 
   /**
-   * Index, the platform's manifest, config: at most three requests for a tag of an index, two for a manifest, where no
-   * authorization is needed. All are verified by digest and size.
+   * Index, the platform's manifest, config: at most three requests for a tag of an index, two for a manifest, and one for a tag
+   * that still stands for what is known, where no authorization is needed. All are verified by digest and size.
    * @throws RegistryError, VerificationError, FormatError; NOT_FOUND where the index has nothing for the platform
    */
   async resolve(reference: Reference, options: ResolveOptions = {}): Promise<ResolvedImage> {
-    const { signal } = options;
+    const { signal, known } = options;
     let found = await this.fetchManifest(reference, options);
     if (isIndexType(typeOf(found))) {
       const chosen = choose(reference, found, options.platform ?? hostPlatform());
-      found = await fetchManifestDocument(this.#transport, reference, chosen.digest, signal);
-      verifyDocument(found, chosen, `manifest of ${formatReference(reference)}`);
+      if (known !== undefined && isContent(known.manifestBytes, chosen))
+        found = { bytes: known.manifestBytes, descriptor: known.descriptor };
+      else {
+        found = await fetchManifestDocument(this.#transport, reference, chosen.digest, signal);
+        verifyDocument(found, chosen, `manifest of ${formatReference(reference)}`);
+      }
       found = { bytes: found.bytes, descriptor: { ...chosen, mediaType: typeOf(found) } };
     }
     const mediaType = typeOf(found);
@@ -104,7 +114,10 @@ export class Registry implements AsyncDisposable {
         `${formatReference(reference)}: expected an OCI or Docker schema 2 manifest, found ${JSON.stringify(mediaType)}`,
       );
     const manifest = parseManifest(found.bytes, mediaType);
-    const configBytes = await this.fetchBlob(reference, manifest.config, { signal, limit: maxConfigSize });
+    const configBytes =
+      known !== undefined && isContent(known.configBytes, manifest.config)
+        ? known.configBytes
+        : await this.fetchBlob(reference, manifest.config, { signal, limit: maxConfigSize });
     const config = parseConfig(configBytes);
     checkDiffIds(manifest, config);
     const descriptor = { ...found.descriptor, mediaType };
@@ -151,6 +164,10 @@ function hookCredentials(hook: RegistryOptions['credentials']): CredentialSource
       return { problems: ['the credentials hook failed'] }; // its error may hold what must not be shown
     }
   };
+}
+
+function isContent(bytes: Uint8Array, { digest, size }: Descriptor): boolean {
+  return bytes.byteLength === size && digestOf(bytes) === digest;
 }
 
 /** What a document says it is; where it does not say, what the registry called it. */

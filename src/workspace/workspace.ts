@@ -9,7 +9,7 @@ import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';
 import { LayerStore } from '../layer/store.js';
-import { RefPool, type PoolContent } from '../pool/pool.js';
+import { RefPool, type LoadOptions, type PoolContent } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
 import { join } from 'node:path';
 import { imageOf, layerOf, type Image, type ImageLayer } from './image.js';
@@ -208,11 +208,7 @@ export class Workspace implements AsyncDisposable {
   }
 }
 
-async function resolve(
-  registry: Registry,
-  reference: string,
-  options: { platform?: string; signal: AbortSignal },
-): Promise<PoolContent> {
+async function resolve(registry: Registry, reference: string, options: LoadOptions): Promise<PoolContent> {
   const platform = options.platform === undefined ? undefined : parsePlatform(options.platform);
-  return registry.resolve(parseReference(reference), { platform, signal: options.signal });
+  return registry.resolve(parseReference(reference), { ...options, platform });
 }

@@ -3,9 +3,6 @@ import { InvalidArgumentError, type Command } from 'commander';
 import type { CacheUsage } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import { parseSize, sizeForm } from '../config/size.js';
-import { findDaemon } from '../daemon/client.js';
-import { lockRoot } from '../workspace/lock.js';
-import { Workspace } from '../workspace/workspace.js';
 import { configOf, examples, type Cli } from './context.js';
 import { age, humanBytes, percent, plural, table } from './text.js';
 
@@ -68,12 +65,15 @@ function size(text: string): number {
 
 /** By the daemon where one owns the root; else this process owns it meanwhile. */
 async function withCache<V>(config: Config, work: (cache: Cache) => Promise<V>): Promise<V> {
-  await using client = await findDaemon(config.root);
+  const { findDaemon } = await import('../daemon/client.js');
+  const client = await findDaemon(config.root);
   if (client !== undefined) return await work({ usage: () => client.cacheUsage(), prune: (o) => client.cachePrune(o) });
   if (!existsSync(config.root)) {
     const nothing: CacheUsage = { bytes: 0, limitBytes: config.cache.max_bytes, layers: [] };
     return work({ usage: async () => nothing, prune: async () => ({ layers: 0, bytes: 0 }) });
   }
+  const { lockRoot } = await import('../workspace/lock.js');
+  const { Workspace } = await import('../workspace/workspace.js');
   const lock = lockRoot(config.root);
   try {
     await using workspace = await Workspace.open(config);

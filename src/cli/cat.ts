@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { codeOf, describeError, exitStatusOf, LazylayerError } from '../errors.js';
-import { openImage, type LazyImage } from '../index.js';
+import type { LazyImage } from '../index.js';
 import { addImageFlags, examples, imageOptions, type Cli, type ImageFlags } from './context.js';
 import { OutputClosed } from './terminal.js';
 
@@ -18,6 +18,7 @@ export function addCat(program: Command, cli: Cli): void {
       ),
     )
     .action(async (reference: string, paths: string[], flags: ImageFlags, command: Command) => {
+      const { openImage } = await import('../index.js');
       using opening = await imageOptions(cli, command, flags);
       await using image = await openImage(reference, opening.options);
       opening[Symbol.dispose]();

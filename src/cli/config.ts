@@ -1,8 +1,5 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
-import { configPath, defaultConfig } from '../config/config.js';
-import { formatConfig } from '../config/format.js';
-import { ConfigError } from '../config/problems.js';
 import { configFile, configOf, examples, type Cli } from './context.js';
 
 interface JsonFlag {
@@ -21,6 +18,8 @@ export function addConfig(program: Command, cli: Cli): void {
     .option('--json', 'the values alone, sizes in bytes')
     .addHelpText('after', examples(['lazylayer config default > /etc/lazylayer/config.toml', 'a file to start from']))
     .action(async (flags: JsonFlag) => {
+      const { defaultConfig } = await import('../config/config.js');
+      const { formatConfig } = await import('../config/format.js');
       if (flags.json) await cli.terminal.json(defaultConfig());
       else await cli.terminal.write(formatConfig(defaultConfig()));
     });
@@ -39,6 +38,8 @@ export function addConfig(program: Command, cli: Cli): void {
       ),
     )
     .action(async (flags: JsonFlag, command: Command) => {
+      const { configPath } = await import('../config/config.js');
+      const { ConfigError } = await import('../config/problems.js');
       const { path } = configPath(configFile(command));
       const file = existsSync(path) ? path : null;
       try {

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { loadConfig, type Config, type ConfigFlags } from '../config/config.js';
+import type { Config, ConfigFlags } from '../config/config.js';
 import { parsePlatform } from '../image/platform.js';
 import type { OpenImageOptions } from '../index.js';
 import type { Interrupts } from './interrupts.js';
@@ -41,7 +41,8 @@ export function addImageFlags(command: Command): Command {
     .option('--allow-no-verification', 'serve eStargz layers whose TOC nothing vouches for');
 }
 
-export function configOf(command: Command, flags: ConfigFlags = {}): Promise<Config> {
+export async function configOf(command: Command, flags: ConfigFlags = {}): Promise<Config> {
+  const { loadConfig } = await import('../config/config.js');
   const { config, root, logLevel } = command.optsWithGlobals<GlobalFlags>();
   return loadConfig(config, { flags: { root, logLevel, ...flags } });
 }

@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { describeError } from '../errors.js';
 import { layerType } from '../image/mediatype.js';
 import { formatPlatform } from '../image/platform.js';
-import { LazyImage, type OpenImageOptions } from '../index.js';
+import type { LazyImage, OpenImageOptions } from '../index.js';
 import { addImageFlags, examples, imageOptions, type Cli, type ImageFlags } from './context.js';
 import { humanBytes, plural, shortDigest, table } from './text.js';
 
@@ -80,6 +80,7 @@ export function addExplain(program: Command, cli: Cli): void {
 }
 
 async function explain(reference: string, options: OpenImageOptions): Promise<Report> {
+  const { LazyImage } = await import('../index.js');
   await using image = await LazyImage.resolve(reference, options);
   const resolve = { ...image.transferred };
   const layers: LayerReport[] = [];

@@ -1,5 +1,5 @@
 import { codeOf, describeError } from '../errors.js';
-import { RegistryError } from '../index.js';
+import { RegistryError } from '../registry/errors.js';
 
 /** What a person can do about an error that the message itself does not say. */
 export function hintFor(error: unknown): string | undefined {

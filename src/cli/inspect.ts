@@ -1,5 +1,5 @@
 import { Option, type Command } from 'commander';
-import { LazyImage } from '../index.js';
+import type { LazyImage } from '../index.js';
 import { addImageFlags, examples, imageOptions, type Cli, type ImageFlags } from './context.js';
 
 interface Flags extends ImageFlags {
@@ -23,6 +23,7 @@ export function addInspect(program: Command, cli: Cli): void {
       ),
     )
     .action(async (reference: string, flags: Flags, command: Command) => {
+      const { LazyImage } = await import('../index.js');
       using opening = await imageOptions(cli, command, flags);
       await using image = await LazyImage.resolve(reference, opening.options);
       if (image.warning !== undefined) cli.terminal.warn(image.warning);

@@ -1,6 +1,8 @@
+import { constants } from 'node:fs';
 import type { MergedNode, MergedTree } from '../fs/merged.js';
-import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from '../toc/tree.js';
 import { table } from './text.js';
+
+const { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } = constants;
 
 const types: Readonly<Record<number, { readonly letter: string; readonly name: string }>> = {
   [S_IFREG]: { letter: '-', name: 'file' },

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import type { MergedTree } from '../fs/merged.js';
-import { openImage } from '../index.js';
 import { addImageFlags, examples, imageOptions, type Cli, type ImageFlags } from './context.js';
 import { factsOf, longLines, shownName, type Listed } from './listing.js';
 
@@ -29,6 +28,7 @@ export function addLs(program: Command, cli: Cli): void {
       ),
     )
     .action(async (reference: string, path: string | undefined, flags: Flags, command: Command) => {
+      const { openImage } = await import('../index.js');
       using opening = await imageOptions(cli, command, flags);
       await using image = await openImage(reference, opening.options);
       opening[Symbol.dispose]();

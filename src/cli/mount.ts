@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { connectDaemon, type DaemonClient, type MountInfo } from '../daemon/client.js';
+import type { DaemonClient, MountInfo, MountRequest } from '../daemon/client.js';
 import { codeOf, LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
 import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
@@ -43,6 +43,7 @@ export function addMount(program: Command, cli: Cli): void {
       ),
     )
     .action(async (image: string, dir: string, flags: Flags, command: Command) => {
+      const { connectDaemon } = await import('../daemon/client.js');
       const config = await configOf(command, {
         backend: flags.backend,
         backgroundFetch: flags.backgroundFetch ? undefined : false,
@@ -57,7 +58,7 @@ export function addMount(program: Command, cli: Cli): void {
       // What is wrong with the command line is found before a daemon is started for it.
       parseReference(image);
       await checkDirectory(dir);
-      await using client = await connectDaemon(config, { signal });
+      const client = await connectDaemon(config, { signal });
       const request = {
         image,
         target: resolve(dir),
@@ -86,11 +87,7 @@ async function checkDirectory(path: string): Promise<void> {
     throw new LazylayerError('NOT_A_DIRECTORY', `${path}: expected a directory, found another type of file`);
 }
 
-async function mountShown(
-  cli: Cli,
-  client: DaemonClient,
-  request: Parameters<DaemonClient['mount']>[0],
-): Promise<MountInfo> {
+async function mountShown(cli: Cli, client: DaemonClient, request: MountRequest): Promise<MountInfo> {
   using view = new ProgressView(cli.terminal);
   return await client.mount(request, {
     onProgress: (progress) => {

@@ -16,7 +16,10 @@ import { addUmount } from './umount.js';
 
 const USAGE = 2;
 
-/** The command line with all its verbs. */
+/**
+ * The command line with all its verbs. What tells of a verb is imported with its file, what it needs to run only when it runs: help,
+ * and verbs that only ask the daemon, wait for no registry client and no cache.
+ */
 export function createProgram(cli: Cli): Command {
   const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
     version: string;

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { findDaemon, type MountInfo } from '../daemon/client.js';
+import type { MountInfo } from '../mount/request.js';
 import { configOf, examples, type Cli } from './context.js';
 import { age, humanBytes, percent, table } from './text.js';
 
@@ -16,8 +16,9 @@ export function addPs(program: Command, cli: Cli): void {
       examples(['lazylayer ps', 'a table'], ["lazylayer ps --json | jq '.[].target'", 'mount points']),
     )
     .action(async (flags: { json?: true }, command: Command) => {
+      const { findDaemon } = await import('../daemon/client.js');
       const config = await configOf(command);
-      await using client = await findDaemon(config.root);
+      const client = await findDaemon(config.root);
       const mounts = client === undefined ? [] : await client.list();
       if (flags.json) await cli.terminal.json(mounts);
       else await cli.terminal.write(formatMounts(mounts, Date.now()));

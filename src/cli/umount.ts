@@ -1,6 +1,5 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { findDaemon } from '../daemon/client.js';
 import { describeError, exitStatusOf, LazylayerError } from '../errors.js';
 import { configOf, examples, type Cli } from './context.js';
 import { hintFor } from './hints.js';
@@ -20,8 +19,9 @@ export function addUmount(program: Command, cli: Cli): void {
       examples(['lazylayer umount /mnt', 'one'], ['lazylayer umount -l /mnt /srv/image', 'two, at any price']),
     )
     .action(async (dirs: string[], flags: Flags, command: Command) => {
+      const { findDaemon } = await import('../daemon/client.js');
       const config = await configOf(command);
-      await using client = await findDaemon(config.root);
+      const client = await findDaemon(config.root);
       for (const dir of dirs) {
         const target = resolve(dir);
         try {

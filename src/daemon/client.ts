@@ -1,15 +1,14 @@
 import { spawn } from 'node:child_process';
 import { mkdir, open } from 'node:fs/promises';
-import { createInterface } from 'node:readline/promises';
+import { request as sendRequest, type IncomingMessage } from 'node:http';
+import { json } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Client } from 'undici';
 import type { CacheUsage } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 import { leaveOnAbort } from '../util/singleflight.js';
-import { isLocked } from '../workspace/lock.js';
 import { fromWire } from './control.js';
 import { layoutOf } from './layout.js';
 import type { HolderReport, MountAnswer, WireError } from './protocol.js';
@@ -19,33 +18,31 @@ export type { MountInfo, MountProgress, MountRequest } from '../mount/request.js
 /** How long a command waits for another one's daemon, found starting or ending, to be there or gone. */
 const settleMs = 10_000;
 
-/** Talks to the daemon of one root over its control socket. */
-export class DaemonClient implements AsyncDisposable {
-  readonly #client: Client;
+type Method = 'GET' | 'POST' | 'DELETE';
 
-  constructor(private readonly root: string) {
-    const socketPath = layoutOf(root).control;
-    this.#client = new Client('http://daemon', { socketPath, bodyTimeout: 0, headersTimeout: 0 });
-  }
+interface Ask {
+  readonly body?: unknown;
+  readonly signal?: AbortSignal;
+}
+
+/** Talks to the daemon of one root over its control socket. */
+export class DaemonClient {
+  constructor(private readonly root: string) {}
 
   /** Mounts an image; resolves when its files can be read. Aborting cancels it. */
   async mount(
     request: MountRequest,
     options: { onProgress?: (progress: MountProgress) => void; signal?: AbortSignal } = {},
   ): Promise<MountInfo> {
-    const { body } = await this.#client.request({
-      method: 'POST',
-      path: '/mounts',
-      body: JSON.stringify(request),
-      signal: options.signal,
+    return this.#ask('POST', '/mounts', { body: request, signal: options.signal }, async (response) => {
+      for await (const line of linesOf(response)) {
+        const answer = JSON.parse(line) as MountAnswer;
+        if ('mounted' in answer) return answer.mounted;
+        if ('error' in answer) throw fromWire(answer.error);
+        options.onProgress?.(answer.progress);
+      }
+      throw new LazylayerError('UNAVAILABLE', 'the daemon ended while it was mounting; see its log');
     });
-    for await (const line of createInterface({ input: body })) {
-      const answer = JSON.parse(line) as MountAnswer;
-      if ('mounted' in answer) return answer.mounted;
-      if ('error' in answer) throw fromWire(answer.error);
-      options.onProgress?.(answer.progress);
-    }
-    throw new LazylayerError('UNAVAILABLE', 'the daemon ended while it was mounting; see its log');
   }
 
   /**
@@ -61,6 +58,7 @@ export class DaemonClient implements AsyncDisposable {
 
   /** Resolves when no daemon has the root any more, or after 10 seconds. */
   async #ended(): Promise<void> {
+    const { isLocked } = await import('../workspace/lock.js');
     for (const deadline = Date.now() + settleMs; isLocked(this.root) && Date.now() < deadline;) await sleep(20);
   }
 
@@ -76,7 +74,7 @@ export class DaemonClient implements AsyncDisposable {
     const path = `/mounts/gone?${new URLSearchParams({ target }).toString()}`;
     for (let lost: number | undefined; lost === undefined || Date.now() - lost < settleMs;) {
       try {
-        await this.#call('GET', path, undefined, signal);
+        await this.#call('GET', path, { signal });
         return;
       } catch (error) {
         if (error instanceof LazylayerError || signal?.aborted === true) throw error;
@@ -91,23 +89,52 @@ export class DaemonClient implements AsyncDisposable {
   }
 
   async cachePrune(options: { all: boolean; keepBytes?: number }): Promise<{ layers: number; bytes: number }> {
-    return (await this.#call('POST', '/cache/prune', options)) as { layers: number; bytes: number };
+    return (await this.#call('POST', '/cache/prune', { body: options })) as { layers: number; bytes: number };
   }
 
-  async #call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown, signal?: AbortSignal): Promise<unknown> {
-    const response = await this.#client.request({
-      method,
-      path,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      signal,
+  async #call(method: Method, path: string, ask: Ask = {}): Promise<unknown> {
+    return this.#ask(method, path, ask, async (response) => {
+      const answer = (await json(response)) as { error?: WireError };
+      if (response.statusCode !== 200) throw fromWire(answer.error!);
+      return answer;
     });
-    const answer = (await response.body.json()) as { error?: WireError };
-    if (response.statusCode !== 200) throw fromWire(answer.error!);
-    return answer;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#client.destroy();
+  /** A connection a request: nothing is left to be closed, and a daemon that ends waits for nobody. */
+  async #ask<V>(
+    method: Method,
+    path: string,
+    { body, signal }: Ask,
+    read: (response: IncomingMessage) => Promise<V>,
+  ): Promise<V> {
+    const { control: socketPath } = layoutOf(this.root);
+    try {
+      const response = await new Promise<IncomingMessage>((resolve, reject) => {
+        const request = sendRequest({ socketPath, method, path, agent: false, signal });
+        request.once('response', resolve);
+        // For good: an error that comes when the answer has begun comes here too, as well as to whoever reads it.
+        request.on('error', reject);
+        request.end(body === undefined ? undefined : JSON.stringify(body));
+      });
+      return await read(response);
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    }
+  }
+}
+
+/** Whole lines, up to where the body ends or breaks off. */
+async function* linesOf(body: IncomingMessage): AsyncGenerator<string, void, undefined> {
+  let rest = '';
+  try {
+    for await (const piece of body.setEncoding('utf8') as AsyncIterable<string>) {
+      const lines = (rest + piece).split('\n');
+      rest = lines.pop()!;
+      yield* lines;
+    }
+  } catch {
+    // Whoever waits for a certain line sees that it did not come.
   }
 }
 
@@ -118,7 +145,6 @@ export async function findDaemon(root: string): Promise<DaemonClient | undefined
     await client.list();
     return client;
   } catch (error) {
-    await client[Symbol.asyncDispose]();
     if (error instanceof LazylayerError) throw error;
     return undefined;
   }

@@ -47,7 +47,7 @@ done | while read -r path; do
 done | sort -u | sed 's,^/,,' >>"$1/base"
 echo etc/os-release >>"$1/base"
 realpath /etc/os-release | sed 's,^/,,' >>"$1/base"
-find usr/lib usr/share -xdev -type f -size -1M -printf '%s %p\\n' 2>/dev/null | LC_ALL=C sort -k 2 |
+find usr/lib usr/share -xdev -type f -size -1048576c -printf '%s %p\\n' 2>/dev/null | LC_ALL=C sort -k 2 |
   awk -v keep=120000000 '{ total += $1; if (total > keep) exit; sub(/^[0-9]+ /, ""); print }' >"$1/bulk"
 `;
 

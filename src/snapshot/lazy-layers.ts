@@ -1,12 +1,12 @@
 import { join } from 'node:path';
 import type { Digest } from '../digest/digest.js';
-import { describeError, LazylayerError } from '../errors.js';
+import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { layerOf } from '../workspace/image.js';
 import type { ImageLayer, Workspace } from '../workspace/workspace.js';
-import type { PreparedLayer, RemoteLayers } from './remote-layers.js';
+import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
 import type { Labels } from './snapshotter.js';
 import { sourceOf, type LayerSourceLabels } from './source-labels.js';
 
@@ -58,14 +58,14 @@ export class LazyLayers implements RemoteLayers {
     this.#options = options;
   }
 
-  async prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | { readonly reason: string }> {
+  async prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal> {
     const source = sourceOf(labels);
     if ('reason' in source) return source;
     try {
       return await this.#prepare(source, signal);
     } catch (error) {
       signal?.throwIfAborted();
-      return { reason: describeError(error) };
+      return { reason: describeError(error), code: codeOf(error) };
     }
   }
 
@@ -151,6 +151,12 @@ export class LazyLayers implements RemoteLayers {
     const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);
     await this.#options.workspace.probe({ reference, descriptor }, bound);
     this.#reachedAt.set(digest, Date.now());
+  }
+
+  /** Begins no fetch any more that nobody waits for: the process is about to end. */
+  stopFetching(): void {
+    for (const { fetching } of this.#held.values())
+      fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));
   }
 
   async release(record: unknown): Promise<void> {

@@ -1,11 +1,12 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import test, { type ExecutionContext } from 'ava';
 import { codeOf } from '../errors.js';
+import { runCommand } from '../util/command.js';
 import { Metastore } from './metastore.js';
 
 const temporary = async (t: ExecutionContext): Promise<string> => {
@@ -143,11 +144,9 @@ test('any order of changes, at once or one by one, follows the rules', async (t)
           store = new Metastore(path);
         }
         if (!atOnce) await settle();
-        const found = store.all().map(({ name, kind, parent }) => [name, { kind, parent }] as const);
-        t.deepEqual(
-          new Map(found),
-          new Map([...model.snapshots].map(([n, { kind, parent }]) => [n, { kind, parent }])),
-        );
+        const found = store.all().map(({ name, kind, parent }) => `${name} ${kind} ${parent}`);
+        const wanted = [...model.snapshots].map(([name, { kind, parent }]) => `${name} ${kind} ${parent}`);
+        t.deepEqual(found.sort(), wanted.sort());
       }
       await settle();
       await store[Symbol.asyncDispose]();
@@ -177,4 +176,46 @@ test('killed at any point, the store has everything that resolved', async (t) =>
     t.true(store.takeId() > Math.max(...ids));
     await store[Symbol.asyncDispose]();
   }
+});
+
+test('a full disk fails the change, and memory keeps to what is written', async (t) => {
+  const path = await temporary(t);
+  await mkdir(path);
+  await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=1400k', 'tmpfs', path]);
+  t.teardown(async () => void (await runCommand('umount', ['-l', path])));
+  const store = new Metastore(join(path, 'store'));
+  const labels = { much: 'x'.repeat(2000) };
+  const create = (name: string) => store.create({ id: store.takeId(), name, kind: 'active', parent: '', labels });
+  let written = 0;
+  const error = await t.throwsAsync(async () => {
+    for (; ; written++) await create(`n${written}`);
+  });
+  t.is(codeOf(error), 'RESOURCE_EXHAUSTED');
+  t.true(written > 10 && written < 400);
+  t.is(store.size, written);
+  t.is(store.find(`n${written}`), undefined);
+  // Changes at once that were checked against each other fail together.
+  const outcomes = await Promise.allSettled([
+    create('a'),
+    create('b'),
+    store.commit('a', 'c', { labels, usage, parent: '' }),
+  ]);
+  t.true(outcomes.every(({ status }) => status === 'rejected'));
+  t.is(store.size, written);
+  await store.remove('n0');
+  await store.remove('n1');
+  t.is(store.size, written - 2);
+  await runCommand('mount', ['-o', 'remount,size=4m', path]);
+  await create('again');
+  const before = store.all().map(({ name }) => name);
+  await store[Symbol.asyncDispose]();
+  const again = new Metastore(join(path, 'store'));
+  t.deepEqual(
+    again
+      .all()
+      .map(({ name }) => name)
+      .sort(),
+    before.sort(),
+  );
+  await again[Symbol.asyncDispose]();
 });

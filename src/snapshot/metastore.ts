@@ -1,3 +1,4 @@
+import { statfs } from 'node:fs/promises';
 import { open, type Database, type RootDatabase } from 'lmdb';
 import { LazylayerError } from '../errors.js';
 import { keptLabels } from './labels.js';
@@ -35,6 +36,9 @@ export interface SnapshotRecord {
 
 /** lmdb takes keys of at most 1978 bytes. */
 const nameBytes = 1900;
+/** Room for the pages that a transaction copies, many times over; less for removals, which are how room comes back. */
+const changeBytes = 1024 * 1024;
+const removalBytes = 256 * 1024;
 
 interface Change {
   /** Records to keep, and names to forget. */
@@ -50,6 +54,7 @@ interface Change {
  * transaction, with one fdatasync. Where a write fails, memory goes back to what the disk has and every change in flight fails.
  */
 export class Metastore implements AsyncDisposable {
+  readonly #path: string;
   readonly #root: RootDatabase;
   readonly #snapshots: Database<SnapshotRecord, Buffer>;
   readonly #counters: Database<number, string>;
@@ -63,6 +68,7 @@ export class Metastore implements AsyncDisposable {
 
   /** Opens or makes the store in a directory. One process at a time may have it open. */
   constructor(path: string) {
+    this.#path = path;
     // mmap'ed pages are shared with the page cache: what a committed transaction wrote survives SIGKILL.
     this.#root = open({ path, maxDbs: 2, noSubdir: false });
     this.#snapshots = this.#root.openDB({ name: 'snapshots', encoding: 'json', keyEncoding: 'binary' });
@@ -220,7 +226,7 @@ export class Metastore implements AsyncDisposable {
     }
     return new Promise((resolve, reject) => {
       this.#queue.push({ put, remove, resolve, reject });
-      this.#writing ??= this.#write().finally(() => (this.#writing = undefined));
+      this.#writing ??= this.#write();
     });
   }
 
@@ -229,24 +235,44 @@ export class Metastore implements AsyncDisposable {
       const changes = this.#queue;
       this.#queue = [];
       try {
-        await this.#root.batch(() => {
-          for (const { put, remove } of changes) {
-            for (const name of remove) void this.#snapshots.remove(Buffer.from(name));
-            for (const record of put) void this.#snapshots.put(Buffer.from(record.name), record);
-          }
-          void this.#counters.put('next id', this.#nextId);
-        });
+        await this.#checkSpace(changes.every(({ put }) => put.length === 0));
+        // Writes of one turn are one transaction, and each of them tells how it went.
+        const writes: Promise<unknown>[] = [this.#counters.put('next id', this.#nextId)];
+        for (const { put, remove } of changes) {
+          for (const name of remove) writes.push(this.#snapshots.remove(Buffer.from(name)));
+          for (const record of put) writes.push(this.#snapshots.put(Buffer.from(record.name), record));
+        }
+        await Promise.all(writes);
         await this.#root.flushed;
         for (const change of changes) change.resolve();
-      } catch (cause) {
+      } catch (error) {
+        // lmdb has a promise of its own for the transaction, which nobody else would hear.
+        void this.#root.committed.then(undefined, () => undefined);
+        const cause = await reasonOf(error);
         // What waits was checked against what did not get written.
         const failed = [...changes, ...this.#queue];
         this.#queue = [];
         this.#load();
-        const error = new LazylayerError('INTERNAL', 'the metadata of snapshots could not be written', { cause });
-        for (const change of failed) change.reject(error);
+        const told =
+          cause instanceof LazylayerError
+            ? cause
+            : new LazylayerError('INTERNAL', 'the metadata of snapshots could not be written', { cause });
+        for (const change of failed) change.reject(told);
       }
     }
+    // In the turn that found the queue empty: a change that comes later starts another run.
+    this.#writing = undefined;
+  }
+
+  /** A transaction that the disk has no room for breaks lmdb, and may take the process along: none is begun without room. */
+  async #checkSpace(onlyRemoves: boolean): Promise<void> {
+    const { bfree, bsize } = await statfs(this.#path);
+    const needed = onlyRemoves ? removalBytes : changeBytes;
+    if (bfree * bsize < needed)
+      throw new LazylayerError(
+        'RESOURCE_EXHAUSTED',
+        `metadata of snapshots: expected ${needed} free bytes at ${this.#path}, found ${bfree * bsize}: make room there`,
+      );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -254,5 +280,15 @@ export class Metastore implements AsyncDisposable {
     this.#closed = true;
     await this.#writing;
     await this.#root.close();
+  }
+}
+
+/** lmdb tells of a failed commit by an error that has the reason as a promise, which rejects. */
+async function reasonOf(error: unknown): Promise<unknown> {
+  try {
+    await (error as { commitError?: Promise<unknown> }).commitError;
+    return error;
+  } catch (reason) {
+    return reason;
   }
 }

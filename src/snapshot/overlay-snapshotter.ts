@@ -80,6 +80,7 @@ export class OverlaySnapshotter implements Snapshotter {
       return snapshotter;
     } catch (error) {
       await store[Symbol.asyncDispose]();
+      await removal.close();
       throw error;
     }
   }
@@ -206,7 +207,7 @@ export class OverlaySnapshotter implements Snapshotter {
   close(): Promise<void> {
     this.#closing ??= (async () => {
       await this.#store[Symbol.asyncDispose]();
-      await this.#removal.idle();
+      await this.#removal.close();
     })();
     return this.#closing;
   }

@@ -1,4 +1,4 @@
-import { describeError, LazylayerError } from '../errors.js';
+import { describeError, LazylayerError, type ErrorCode } from '../errors.js';
 import { PrioritySemaphore } from '../util/semaphore.js';
 import type { RootAttributes, SnapshotRecord } from './metastore.js';
 import type { Labels, Usage } from './snapshotter.js';
@@ -14,6 +14,14 @@ export interface PreparedLayer {
   readonly record: unknown;
 }
 
+/** Why a layer cannot be lazy. */
+export interface Refusal {
+  /** A few words for people. */
+  readonly reason: string;
+  /** Absent where nothing failed: the client's labels do not tell of a layer. */
+  readonly code?: ErrorCode;
+}
+
 /**
  * Where lazily served layers come from. Each success of `prepare` or `restore` is one reference to the layer, which `release` gives
  * back; the end of the process gives back all.
@@ -22,7 +30,7 @@ export interface RemoteLayers {
   /** Why these layers cannot be lower directories of id-mapped overlays; undefined where they can. */
   readonly idmapRefusal: string | undefined;
   /** Makes the layer that the labels describe available, or says in a few words why it cannot be lazy. */
-  prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | { readonly reason: string }>;
+  prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
   /** Brings a layer back without asking the registry. */
   restore(record: unknown): Promise<{ readonly lower: string }>;
   /** @throws where the layer is neither reachable nor cached */

@@ -1,8 +1,9 @@
-import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
+import { mountSnapshot, upperDirectory } from '../testing/snapshot-mounts.js';
 import { fails } from '../testing/snapshotter-suite.js';
 import { label } from './labels.js';
 import { OverlaySnapshotter } from './overlay-snapshotter.js';
@@ -17,6 +18,8 @@ class FakeLayers implements RemoteLayers {
   readonly held = new Map<string, number>();
   readonly unreachable = new Set<string>();
   readonly lost = new Set<string>();
+  /** Where the trees are. */
+  base = '/fuse';
   /** What a prepare waits for. */
   gate: Promise<void> = Promise.resolve();
 
@@ -29,7 +32,7 @@ class FakeLayers implements RemoteLayers {
     if (!layer.startsWith('lazy')) return { reason: `${layer} is\nno eStargz` };
     this.#hold(layer, 1);
     return {
-      lower: `/fuse/${layer}`,
+      lower: `${this.base}/${layer}`,
       usage: { size: 10, inodes: 2 },
       root: { mode: 0o2711, uid: 5, gid: 6 },
       record: { layer },
@@ -41,7 +44,7 @@ class FakeLayers implements RemoteLayers {
     this.asked.push(`restore ${layer}`);
     if (this.lost.has(layer)) throw new Error(`${layer} is not on disk`);
     this.#hold(layer, 1);
-    return { lower: `/fuse/${layer}` };
+    return { lower: `${this.base}/${layer}` };
   }
 
   async check(record: unknown): Promise<void> {
@@ -143,6 +146,27 @@ test('mounts have the lazy layers below, and new roots their attributes', async 
   t.true(upper.startsWith(join(root, 'snapshots/')));
   const { mode, uid, gid } = await stat(upper);
   t.deepEqual([mode & 0o7777, uid, gid], [0o2711, 5, 6]);
+});
+
+test('a container over lazy layers and unpacked ones sees them all', async (t) => {
+  const scene = await Scene.open(t);
+  scene.layers.base = join(scene.root, 'fuse');
+  for (const layer of ['lazy1', 'lazy3']) {
+    await mkdir(join(scene.layers.base, layer), { recursive: true });
+    await writeFile(join(scene.layers.base, layer, layer), 'from afar');
+    await writeFile(join(scene.layers.base, layer, 'last'), layer);
+  }
+  await scene.pull('lazy1', 'c1', '');
+  const upper = upperDirectory(await scene.snapshotter.prepare('extract', 'c1'));
+  await writeFile(join(upper, 'plain2'), 'unpacked');
+  await scene.snapshotter.commit('c2', 'extract');
+  await scene.pull('lazy3', 'c3', 'c2');
+  const target = join(scene.root, 'mnt');
+  await mountSnapshot(t, await scene.snapshotter.prepare('container', 'c3'), target);
+  t.deepEqual((await readdir(target)).sort(), ['last', 'lazy1', 'lazy3', 'plain2']);
+  t.is(await readFile(join(target, 'last'), 'utf8'), 'lazy3');
+  await writeFile(join(target, 'last'), 'mine');
+  t.is(await readFile(join(scene.layers.base, 'lazy3', 'last'), 'utf8'), 'lazy3');
 });
 
 test('what cannot be lazy falls back layer by layer, and says why', async (t) => {

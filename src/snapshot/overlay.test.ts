@@ -1,0 +1,50 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { codeOf } from '../errors.js';
+import { idmapRefusal } from './idmap.js';
+import { checkOverlayPath, inUserNamespace, kernelAtLeast, overlayMounts } from './overlay.js';
+
+const parts = { own: '/s/3/fs', idmap: [] };
+const defaults = ['index=off'];
+
+test('mounts by kind and number of parents', (t) => {
+  const work = '/s/3/work';
+  const bind = (source: string, access: string) => [{ type: 'bind', source, target: '', options: [access, 'rbind'] }];
+  const overlay = (...options: string[]) => [{ type: 'overlay', source: 'overlay', target: '', options }];
+  t.deepEqual(overlayMounts({ ...parts, work, lower: [] }, defaults), bind('/s/3/fs', 'rw'));
+  t.deepEqual(overlayMounts({ ...parts, lower: [] }, defaults), bind('/s/3/fs', 'ro'));
+  t.deepEqual(overlayMounts({ ...parts, lower: ['/s/1/fs'] }, defaults), bind('/s/1/fs', 'ro'));
+  t.deepEqual(
+    overlayMounts({ ...parts, lower: ['/s/2/fs', '/s/1/fs'] }, defaults),
+    overlay('lowerdir=/s/2/fs:/s/1/fs', 'index=off'),
+  );
+  t.deepEqual(
+    overlayMounts({ ...parts, work, lower: ['/s/1/fs'], idmap: ['uidmap=0:1:1', 'gidmap=0:1:1'] }, defaults),
+    overlay('uidmap=0:1:1', 'gidmap=0:1:1', 'workdir=/s/3/work', 'upperdir=/s/3/fs', 'lowerdir=/s/1/fs', 'index=off'),
+  );
+});
+
+test('a root that overlay options cannot carry is refused', (t) => {
+  for (const path of ['relative', '/a,b', '/a:b', '/a\\b', '/a"b'])
+    t.is(codeOf(t.throws(() => checkOverlayPath(path))), 'INVALID_ARGUMENT', path);
+  t.is(checkOverlayPath('/var/lib/lazy layer'), '/var/lib/lazy layer');
+});
+
+test('a user namespace is known by its map, a kernel by its release', (t) => {
+  t.false(inUserNamespace('         0          0 4294967295\n'));
+  t.true(inUserNamespace('         0       1000          1\n'));
+  t.true(inUserNamespace('0 100000 65536\n65536 1000 1\n'));
+  t.true(kernelAtLeast('5.19.0-amd64', 5, 19));
+  t.true(kernelAtLeast('6.1.0', 5, 19));
+  t.false(kernelAtLeast('5.9.1', 5, 19));
+  t.false(kernelAtLeast('unheard of', 5, 19));
+});
+
+test('what the kernel cannot id-map is told', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-idmap-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  t.regex((await idmapRefusal(directory, '5.10.0'))!, /kernel 5\.10\.0 has no id-mapped overlays/);
+  t.regex((await idmapRefusal('/proc', '6.12.0'))!, /filesystem of \/proc/);
+});

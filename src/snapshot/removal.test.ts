@@ -1,0 +1,57 @@
+import { chmod, mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { runCommand } from '../util/command.js';
+import { Removal } from './removal.js';
+
+async function temporary(t: ExecutionContext): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-removal-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+test('what is thrown away is out of sight at once, and gone in the end', async (t) => {
+  const directory = await temporary(t);
+  const trash = join(directory, 'trash');
+  await mkdir(join(trash, 'left/by/an/earlier/life'), { recursive: true });
+  const failures: unknown[] = [];
+  const removal = await Removal.open(trash, (error) => failures.push(error));
+  for (let i = 0; i < 250; i++) {
+    await mkdir(join(directory, `${i}`, 'work', 'work'), { recursive: true });
+    await writeFile(join(directory, `${i}`, '-rf'), '');
+    await chmod(join(directory, `${i}`, 'work', 'work'), 0);
+    await removal.throwAway(join(directory, `${i}`), `${i}`);
+    await t.throwsAsync(stat(join(directory, `${i}`)), { code: 'ENOENT' });
+  }
+  await removal.throwAway(join(directory, 'never was'), 'never was');
+  await removal.idle();
+  t.deepEqual(await readdir(trash), []);
+  t.deepEqual(failures, []);
+});
+
+test('a mount that was left in a directory keeps its files; what is stuck is told and stops no other', async (t) => {
+  const directory = await temporary(t);
+  const trash = join(directory, 'trash');
+  await mkdir(join(directory, 'precious'));
+  await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', join(directory, 'precious')]);
+  t.teardown(async () => void (await runCommand('umount', ['-l', join(directory, 'precious')])));
+  await writeFile(join(directory, 'precious', 'file'), '');
+  const failures: unknown[] = [];
+  const removal = await Removal.open(trash, (error) => failures.push(error));
+  const stuck = join(trash, '1', 'fs');
+  await mkdir(stuck, { recursive: true });
+  await runCommand('mount', ['--bind', join(directory, 'precious'), stuck]);
+  let mounted = true;
+  t.teardown(async () => void (mounted && (await runCommand('umount', ['-l', stuck]))));
+  await mkdir(join(directory, '2'));
+  await removal.throwAway(join(directory, '2'), '2');
+  await removal.idle();
+  t.deepEqual(await readdir(trash), ['1']);
+  t.true(failures.length > 0);
+  t.deepEqual(await readdir(join(directory, 'precious')), ['file']);
+  await runCommand('umount', [stuck]);
+  mounted = false;
+  await removal.idle();
+  t.deepEqual(await readdir(trash), []);
+});

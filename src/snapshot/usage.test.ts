@@ -1,0 +1,24 @@
+import { link, mkdir, mkdtemp, open, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { runCommand } from '../util/command.js';
+import { diskUsage } from './usage.js';
+
+test('usage is what du counts, with sparse files, hardlinks and names of any bytes', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-usage-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  for (let i = 0; i < 150; i++) {
+    const sub = join(directory, `d${i % 7}`, `e${i % 5}`);
+    await mkdir(sub, { recursive: true });
+    await writeFile(join(sub, `f${i}`), Buffer.alloc(i * 97, 1));
+    if (i % 3 === 0) await link(join(sub, `f${i}`), join(directory, `link${i}`));
+  }
+  const sparse = await open(join(directory, 'sparse'), 'w');
+  await sparse.write('x', 10_000_000);
+  await sparse.close();
+  await symlink('nowhere', join(directory, 'dangling'));
+  await writeFile(Buffer.concat([Buffer.from(`${directory}/`), Buffer.of(0xff, 0x80)]), 'any bytes');
+  const count = async (...how: string[]) => parseInt(await runCommand('du', ['-s', ...how, directory]), 10);
+  t.deepEqual(await diskUsage(directory), { size: await count('--block-size=1'), inodes: await count('--inodes') });
+});

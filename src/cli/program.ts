@@ -11,6 +11,7 @@ import { addInspect } from './inspect.js';
 import { addLs } from './ls.js';
 import { addMount } from './mount.js';
 import { addPs } from './ps.js';
+import { addServe } from './serve.js';
 import { OutputClosed } from './terminal.js';
 import { addUmount } from './umount.js';
 
@@ -44,7 +45,7 @@ export function createProgram(cli: Cli): Command {
       ),
     );
   addGlobalFlags(program);
-  for (const add of [addMount, addUmount, addPs, addLs, addCat, addInspect, addExplain, addCache, addConfig])
+  for (const add of [addMount, addUmount, addPs, addServe, addLs, addCat, addInspect, addExplain, addCache, addConfig])
     add(program, cli);
   return program;
 }

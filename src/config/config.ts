@@ -29,6 +29,8 @@ export interface ConfigFlags {
   readonly root?: string;
   readonly logLevel?: string;
   readonly backend?: string;
+  /** Of the snapshotter's socket. */
+  readonly address?: string;
   readonly backgroundFetch?: boolean;
   readonly allowNoVerification?: boolean;
 }
@@ -86,11 +88,12 @@ export async function loadConfig(path?: string, options: LoadOptions = {}): Prom
     root: ['LAZYLAYER_ROOT', emptyIsUnset(env.LAZYLAYER_ROOT)],
     logLevel: ['LAZYLAYER_LOG_LEVEL', emptyIsUnset(env.LAZYLAYER_LOG_LEVEL)],
   });
-  const { root, logLevel, backend, backgroundFetch, allowNoVerification } = options.flags ?? {};
+  const { root, logLevel, backend, address, backgroundFetch, allowNoVerification } = options.flags ?? {};
   config = override(config, {
     root: ['--root', root],
     logLevel: ['--log-level', logLevel],
     backend: ['--backend', backend],
+    address: ['--address', address],
   });
   return {
     ...config,
@@ -144,12 +147,16 @@ function complete(parsed: Parsed, context: ConfigContext): Config {
 type Named = readonly [name: string, value: string | undefined];
 
 /** A relative root means the caller's directory, not the daemon's. */
-function override(config: Config, given: { root?: Named; logLevel?: Named; backend?: Named }): Config {
+function override(config: Config, given: { root?: Named; logLevel?: Named; backend?: Named; address?: Named }): Config {
   return {
     ...config,
     root: check(settings.root, given.root && [given.root[0], given.root[1] && resolve(given.root[1])]) ?? config.root,
     log_level: check(settings.log_level, given.logLevel) ?? config.log_level,
     fuse: { ...config.fuse, backend: check(settings.backend, given.backend) ?? config.fuse.backend },
+    snapshotter: {
+      ...config.snapshotter,
+      address: check(settings.address, given.address) ?? config.snapshotter.address,
+    },
   };
 }
 

@@ -2,7 +2,7 @@ import { stringify } from 'smol-toml';
 import type { Config } from './config.js';
 import { exactSize } from './size.js';
 
-type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'registry';
+type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'snapshotter' | 'metrics' | 'registry';
 
 /** What stands above each key, in the order of the file. */
 const topKeys = {
@@ -51,6 +51,23 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
     keys: {
       max_entries: 'References that are kept although nothing uses them.',
       hold_sec: 'How long a reference that was just loaded is kept in any case.',
+    },
+  },
+  snapshotter: {
+    about:
+      "containerd's snapshots, offered by `lazylayer serve`. `lazylayer config containerd` tells what containerd has to know.",
+    keys: {
+      address:
+        'Socket for containerd, which its owner and group can open. "" offers no snapshots. Flag --address of serve.',
+      remap_ids:
+        'Let the kernel change owners for containers in user namespaces, by id-mapped mounts. Layers that are served lazily cannot\nbe mounted so: leave this false, and containerd changes the owners itself.',
+    },
+  },
+  metrics: {
+    about: 'Numbers for Prometheus, while `lazylayer serve` runs.',
+    keys: {
+      address:
+        'Where /metrics and /healthz are: HOST:PORT, or the path of a socket. "" for nowhere. Nobody is asked for a password\nthere: 127.0.0.1 keeps it on this machine.',
     },
   },
   registry: {

@@ -62,7 +62,34 @@ const host = v.pipe(
   })),
 );
 
-export const settings = { root: absolutePath(), log_level: oneOf(logLevels), backend: oneOf(backends) };
+/** unix(7): the name of a socket has 108 bytes, its terminating NUL included. */
+const socketBytes = 107;
+const socketForm = `the absolute path of a socket, at most ${socketBytes} bytes long, or "" for none`;
+const isSocketPath = (text: string) => text.startsWith('/') && Buffer.byteLength(text) <= socketBytes;
+const socketPath = () =>
+  v.pipe(
+    v.string(socketForm),
+    v.check((text) => text === '' || isSocketPath(text), socketForm),
+  );
+
+const listenForm = 'HOST:PORT, the absolute path of a socket, or "" for none';
+const listenAddress = () =>
+  v.pipe(
+    v.string(listenForm),
+    v.check((text) => text === '' || isSocketPath(text) || isHostPort(text), listenForm),
+  );
+
+function isHostPort(text: string): boolean {
+  const found = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]+):(\d{1,5})$/.exec(text);
+  return found !== null && Number(found[1]) <= 65_535;
+}
+
+export const settings = {
+  root: absolutePath(),
+  log_level: oneOf(logLevels),
+  backend: oneOf(backends),
+  address: socketPath(),
+};
 
 /** config.toml, with every default but that of `root`, which depends on who runs. */
 export const configSchema = table({
@@ -92,6 +119,14 @@ export const configSchema = table({
     table({ max_entries: v.optional(whole(1, 100_000), 30), hold_sec: v.optional(decimal(0, 86_400), 120) }),
     {},
   ),
+  snapshotter: v.optional(
+    table({
+      address: v.optional(settings.address, '/run/lazylayer/snapshotter.sock'),
+      remap_ids: v.optional(flag(), false),
+    }),
+    {},
+  ),
+  metrics: v.optional(table({ address: v.optional(listenAddress(), '') }), {}),
   registry: v.optional(
     table({
       certs_dir: v.optional(v.array(absolutePath(), 'an array of absolute paths'), [

@@ -46,14 +46,14 @@ export class DaemonClient {
   }
 
   /**
-   * Unmounts. With the last mount the daemon ends too, and this resolves only then, so that nothing is left behind; after a lazy
-   * one it ends when nobody has files open any more.
+   * Unmounts. With the last mount a daemon that was started for it ends too, and this resolves only then, so that nothing is left
+   * behind; after a lazy one it ends when nobody has files open any more.
    * @throws NOT_FOUND where nothing of ours is mounted, BUSY where it is in use (unless `lazy`).
    */
   async umount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
     const path = `/mounts?${new URLSearchParams({ target, lazy: String(options.lazy === true) }).toString()}`;
-    const { left } = (await this.#call('DELETE', path)) as { left: number };
-    if (left === 0 && options.lazy !== true) await this.#ended();
+    const { ends } = (await this.#call('DELETE', path)) as { ends: boolean };
+    if (ends && options.lazy !== true) await this.#ended();
   }
 
   /** Resolves when no daemon has the root any more, or after 10 seconds. */
@@ -150,7 +150,7 @@ export async function findDaemon(root: string): Promise<DaemonClient | undefined
   }
 }
 
-/** The daemon that owns `config.root`, started where none runs. It ends by itself when its last mount is gone. */
+/** The daemon that owns `config.root`, started where none runs. One so started ends by itself when its last mount is gone. */
 export async function connectDaemon(config: Config, options: { signal?: AbortSignal } = {}): Promise<DaemonClient> {
   for (const deadline = Date.now() + settleMs; ; await sleep(50, undefined, options)) {
     const running = await findDaemon(config.root);
@@ -168,7 +168,7 @@ async function startDaemon(config: Config, signal?: AbortSignal): Promise<void> 
   const layout = layoutOf(config.root);
   await mkdir(layout.root, { recursive: true, mode: 0o700 });
   await using log = await open(layout.log, 'a', 0o600);
-  const holder = spawn(process.execPath, [fileURLToPath(new URL('holder.js', import.meta.url))], {
+  const holder = spawn(process.execPath, [fileURLToPath(new URL('detached.js', import.meta.url))], {
     cwd: '/',
     detached: true,
     stdio: ['ignore', log.fd, log.fd, 'ipc'],

@@ -9,7 +9,8 @@ import type { MountAnswer, WireError } from './protocol.js';
 /** What the control socket offers; the daemon implements it. */
 export interface ControlHandler {
   mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo>;
-  umount(target: string, lazy: boolean): Promise<void>;
+  /** `ends`: that was the last mount, and the daemon ends with it. */
+  umount(target: string, lazy: boolean): Promise<{ ends: boolean }>;
   list(): Promise<MountInfo[]>;
   /** Resolves when nothing of ours is mounted at the target any more. */
   gone(target: string, signal: AbortSignal): Promise<void>;
@@ -56,8 +57,7 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
     case 'GET /mounts':
       return sendJson(response, await handler.list());
     case 'DELETE /mounts':
-      await handler.umount(target, url.searchParams.get('lazy') === 'true');
-      return sendJson(response, { left: (await handler.list()).length });
+      return sendJson(response, await handler.umount(target, url.searchParams.get('lazy') === 'true'));
     case 'GET /mounts/gone':
       await handler.gone(target, signal);
       return sendJson(response, {});

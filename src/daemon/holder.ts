@@ -11,7 +11,7 @@ import { lockRoot, type RootLock } from '../workspace/lock.js';
 import { toWire } from './control.js';
 import { layoutOf, type Layout } from './layout.js';
 import { createLogger, type Logger } from './log.js';
-import type { HolderReport, ServeOrder, ServeReport } from './protocol.js';
+import type { ServeOrder, ServeReport } from './protocol.js';
 
 /** A serving process that dies more often than this many times in a minute is not started again. */
 const deathsPerMinute = 5;
@@ -33,7 +33,7 @@ interface Serving {
  * serving process: when one dies, the next goes on with the same mount and readers that were waiting get their bytes. It holds
  * the root's lock, does nothing else, and so has nothing to die of.
  */
-class Holder {
+export class Holder {
   readonly #layout: Layout;
   readonly #log: Logger;
   #lock: RootLock | undefined;
@@ -42,29 +42,34 @@ class Holder {
   #child: ChildProcess | undefined;
   #ending = false;
 
-  constructor(private readonly config: Config) {
+  /** `persistent`: offers containerd's snapshots too, and does not end when nothing is mounted. */
+  constructor(
+    private readonly config: Config,
+    private readonly persistent: boolean,
+  ) {
     this.#layout = layoutOf(config.root);
     this.#log = createLogger(config.log_level, 'holder');
   }
 
-  /** Resolves when the mount answers; `ended` is the exit status of the whole daemon. */
+  /** Resolves when the mount answers; `ended` is the exit status of the whole daemon. @throws BUSY where the root has one already */
   async start(): Promise<{ ended: Promise<number> }> {
     const { root, fuse, empty, uppers, mounts } = this.#layout;
     this.#lock = lockRoot(root);
     for (const target of await releaseStale(this.#layout.fuse, mounts))
       this.#log.warn({ target }, 'took away a mount that a dead daemon had left');
     for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end());
     try {
       if (this.config.fuse.backend === 'kernel') this.#fuse = (await openConnection(fuse)).fd;
       return { ended: this.#supervise(await this.#startServing(false)) };
     } catch (error) {
       await this.#close(1);
+      if (this.#ending) return { ended: Promise.resolve(0) };
       throw error;
     }
   }
 
-  #end(): void {
+  /** Asks for an orderly end; `ended` tells when it has come. */
+  end(): void {
     this.#ending = true;
     this.#child?.kill('SIGTERM');
   }
@@ -87,7 +92,7 @@ class Holder {
         reject(new LazylayerError('INTERNAL', `the serving process ended at its start (${status})`)),
       );
     });
-    const order: ServeOrder = { config: this.config, resume };
+    const order: ServeOrder = { config: this.config, resume, persistent: this.persistent };
     child.send(order);
     await ready;
     return { exited };
@@ -121,22 +126,3 @@ class Holder {
     return status;
   }
 }
-
-process.title = 'lazylayer-holder';
-process.once('message', (config: Config) => {
-  const report = (message: HolderReport) => {
-    if (process.connected) process.send!(message, () => process.disconnect());
-  };
-  new Holder(config)
-    .start()
-    .then(({ ended }) => {
-      report({ kind: 'ready' });
-      return ended;
-    })
-    .catch((error: unknown) => {
-      report({ kind: 'failed', error: toWire(error) });
-      return 1;
-    })
-    .then((status) => process.exit(status))
-    .catch(() => process.exit(1));
-});

@@ -16,6 +16,8 @@ export interface ServeOrder {
   readonly config: Config;
   /** The FUSE connection was negotiated and served before, by a process that died. */
   readonly resume: boolean;
+  /** Offers containerd's snapshots and metrics where they are configured, and ends only when it is told to. */
+  readonly persistent: boolean;
 }
 
 /** From the serving process to the holder. */

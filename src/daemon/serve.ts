@@ -12,6 +12,7 @@ import { startFuse } from './fuse.js';
 import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
 import type { ServeOrder, ServeReport } from './protocol.js';
+import { Snapshots } from './snapshots.js';
 
 const report = (message: ServeReport) => {
   if (process.connected) process.send!(message);
@@ -20,14 +21,18 @@ const report = (message: ServeReport) => {
 /** How long a daemon that was started for a mount waits for it, in milliseconds. */
 const firstMountMs = 60_000;
 
-/** The serving process: everything but the descriptor's keeping. Ends with status 0 only when nothing is mounted any more. */
-async function serve({ config, resume }: ServeOrder): Promise<void> {
+/** The serving process: everything but the descriptor's keeping. Ends with status 0 only when it has taken all its mounts away. */
+async function serve({ config, resume, persistent }: ServeOrder): Promise<void> {
   const log = createLogger(config.log_level, 'lazylayer');
   const layout = layoutOf(config.root);
+  const metrics = persistent && config.metrics.address !== '' ? await openMetrics(config.metrics.address) : undefined;
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
   const workspace = await Workspace.open(config, {
-    onEvent: (event, fields) => log.debug(fields, event),
+    onEvent: (event, fields) => {
+      metrics?.heard(event, fields);
+      log.debug(fields, event);
+    },
     onError: fault,
   });
   const served = new ServedLayers();
@@ -41,12 +46,22 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
     uppers: layout.uppers,
     empty: layout.empty,
     onError: fault,
-    onEmpty: () => order.whenIdle(),
+    onEmpty: () => persistent || order.whenIdle(),
   });
   await mounts.releaseLeftovers();
   // The layers of a connection that goes on must be there before its first request is read.
   if (resume) await mounts.restore();
-  const fuse = await startFuse(config, served, { resume, onError: fault });
+  const snapshots =
+    persistent && config.snapshotter.address !== ''
+      ? await Snapshots.restore({ config, workspace, served, log, watch: metrics?.watch })
+      : undefined;
+  const fuse = await startFuse(config, served, {
+    resume,
+    onError: (what, error) => {
+      metrics?.readFailed(error);
+      fault(what, error);
+    },
+  });
   const control = await listenControl(layout.control, {
     mount: async (request, onProgress, signal) => {
       if (request.backend !== undefined && request.backend !== config.fuse.backend)
@@ -56,27 +71,42 @@ async function serve({ config, resume }: ServeOrder): Promise<void> {
         );
       return mounts.mount(request, onProgress, signal);
     },
-    umount: (target, lazy) => mounts.umount(target, { lazy }),
+    umount: async (target, lazy) => {
+      await mounts.umount(target, { lazy });
+      return { ends: !persistent && mounts.idle };
+    },
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });
+  metrics?.observe({ workspace, fuse, served, mounts });
+  await snapshots?.offer();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));
+  // Whoever starts a persistent daemon again finds the root free.
+  if (persistent) process.once('disconnect', () => order.now('the holder is gone'));
   void fuse.ended.then(() => order.now('the FUSE mount was taken away'));
   log.info({ root: config.root, backend: config.fuse.backend, resumed: resume }, 'serving');
   report({ kind: 'ready' });
 
-  const idle = setTimeout(() => order.whenIdle(), firstMountMs);
+  const idle = persistent ? undefined : setTimeout(() => order.whenIdle(), firstMountMs);
   const why = await order.given(() => endIfIdle(mounts, layout.fuse));
   log.info({ why }, 'ending');
   clearTimeout(idle);
   const hungUp = closeControl(control);
+  await snapshots?.[Symbol.asyncDispose]();
   await mounts[Symbol.asyncDispose]();
   await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();
   await workspace[Symbol.asyncDispose]();
+  await metrics?.[Symbol.asyncDispose]();
   await hungUp;
+}
+
+/** Loaded only where it is wanted: it takes some megabytes. */
+async function openMetrics(address: string) {
+  const { openMetrics } = await import('../metrics/metrics.js');
+  return openMetrics(address);
 }
 
 /** Takes the FUSE mount away if nothing is mounted on it. Files that are open on a mount that was taken away lazily keep it. */

@@ -58,6 +58,11 @@ export class ServedLayers {
     }
   }
 
+  /** Every layer that is shown, once. */
+  *layers(): Generator<Layer> {
+    for (const { layer } of this.#layers.values()) yield layer;
+  }
+
   /** The layer in a slot. @throws NOT_FOUND */
   get(slot: number): Layer {
     const served = this.#layers.get(slot);

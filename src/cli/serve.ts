@@ -1,0 +1,39 @@
+import type { Command } from 'commander';
+import { LazylayerError } from '../errors.js';
+import { configOf, examples, type Cli } from './context.js';
+
+export function addServe(program: Command, cli: Cli): void {
+  program
+    .command('serve')
+    .summary("run the daemon that makes containerd's snapshots")
+    .description(
+      'Offers snapshots to containerd on a socket, so that containers start from images that were never pulled whole, and serves what is mounted by hand on the same root. Stays until SIGTERM or Ctrl-C. Logs JSON lines to standard output.',
+    )
+    .option('--address <socket>', 'socket for containerd; an empty one for none')
+    .addHelpText(
+      'after',
+      examples(
+        ['lazylayer serve', 'as the configuration says'],
+        ['lazylayer serve --root /tmp/lazy --address /tmp/lazy.sock', 'beside another one'],
+        ['lazylayer config containerd', 'what containerd has to be told'],
+      ),
+    )
+    .action(async (flags: { address?: string }, command: Command) => {
+      const config = await configOf(command, { address: flags.address });
+      if (process.geteuid!() !== 0)
+        throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
+      // Loaded only now: no other verb needs them.
+      const { Holder } = await import('../daemon/holder.js');
+      const { notifyReady, notifyStopping } = await import('../daemon/notify.js');
+      // The end that the first signal asks for is in order whatever comes after it.
+      cli.interrupts.takeSecond();
+      const holder = new Holder(config, true);
+      cli.interrupts.signal.addEventListener('abort', () => {
+        void notifyStopping();
+        holder.end();
+      });
+      const { ended } = await holder.start();
+      await notifyReady();
+      process.exitCode = await ended;
+    });
+}

@@ -1,0 +1,64 @@
+import type { Config } from '../config/config.js';
+import type { ServedLayers } from '../fuse/served.js';
+import { LazyLayers } from '../snapshot/lazy-layers.js';
+import { OverlaySnapshotter } from '../snapshot/overlay-snapshotter.js';
+import type { RemoteLayers } from '../snapshot/remote-layers.js';
+import { serveSnapshots, type SnapshotServer } from '../snapshot/server.js';
+import type { Workspace } from '../workspace/workspace.js';
+import { layoutOf } from './layout.js';
+import type { Logger } from './log.js';
+
+export interface SnapshotsOptions {
+  readonly config: Config;
+  readonly workspace: Workspace;
+  readonly served: ServedLayers;
+  readonly log: Logger;
+  /** Put before the layers, to watch what is asked of them. */
+  readonly watch?: (layers: RemoteLayers) => RemoteLayers;
+}
+
+/** containerd's snapshots: first what there is of them is brought back, then, once files are served, they are offered. */
+export class Snapshots {
+  #server: SnapshotServer | undefined;
+
+  private constructor(
+    private readonly options: SnapshotsOptions,
+    private readonly layers: LazyLayers,
+    private readonly snapshotter: OverlaySnapshotter,
+  ) {}
+
+  /** Resolves when every layer that could be brought back is among those served; no registry is asked. */
+  static async restore(options: SnapshotsOptions): Promise<Snapshots> {
+    const { config, workspace, served, log } = options;
+    const { fuse, snapshotter: root } = layoutOf(config.root);
+    const layers = new LazyLayers({
+      workspace,
+      served,
+      fuseRoot: fuse,
+      prefetch: config.fetch.prefetch,
+      background: config.fetch.background,
+      onError: (what, error) => log.warn({ err: error }, what),
+    });
+    const snapshotter = await OverlaySnapshotter.open({
+      root,
+      remote: options.watch?.(layers) ?? layers,
+      remapIds: config.snapshotter.remap_ids,
+      log,
+    });
+    return new Snapshots(options, layers, snapshotter);
+  }
+
+  /** @throws BUSY where somebody listens at the address already */
+  async offer(): Promise<void> {
+    const { address } = this.options.config.snapshotter;
+    this.#server = await serveSnapshots(this.snapshotter, address);
+    this.options.log.info({ address }, 'snapshots are offered');
+  }
+
+  /** Lets calls under way end, takes no new ones. The layers stay, for the files that are read from them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#server?.close();
+    this.layers.stopFetching();
+    await this.snapshotter.close();
+  }
+}

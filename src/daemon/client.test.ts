@@ -1,0 +1,155 @@
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
+import { LazylayerError } from '../errors.js';
+import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import { DaemonClient, findDaemon } from './client.js';
+import { listenControl, type ControlHandler } from './control.js';
+import { layoutOf } from './layout.js';
+
+const unexpected = async (): Promise<never> => {
+  throw new Error('nobody asks for this here');
+};
+
+async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}) {
+  const root = await mkdtemp(join(tmpdir(), 'lazylayer-client-'));
+  const servers: Server[] = [];
+  const end = (server: Server) => {
+    server.close();
+    server.closeAllConnections();
+  };
+  t.teardown(async () => {
+    servers.forEach(end);
+    await rm(root, { recursive: true, force: true });
+  });
+  const path = layoutOf(root).control;
+  const listen = async () => {
+    const server = await listenControl(path, {
+      mount: unexpected,
+      umount: unexpected,
+      list: async () => [],
+      gone: unexpected,
+      cacheUsage: unexpected,
+      cachePrune: unexpected,
+      ...handler,
+    });
+    servers.push(server);
+    return server;
+  };
+  return { root, path, listen, end, servers, client: new DaemonClient(root) };
+}
+
+const request: MountRequest = { image: 'imagé', target: '/mnt' } as MountRequest;
+const info = { image: 'imagé', target: '/mnt', layers: 3 } as MountInfo;
+const warning = (message: string): MountProgress => ({ kind: 'warning', message });
+
+test('a mount is told of step by step, in any letters, and leaves no connection', async (t) => {
+  const asked: MountRequest[] = [];
+  const messages = ['é'.repeat(100_000), '', 'two\nlines'];
+  const { listen, client } = await daemon(t, {
+    mount: async (given, onProgress) => {
+      asked.push(given);
+      for (const message of messages) onProgress(warning(message));
+      return info;
+    },
+  });
+  const server = await listen();
+  const told: MountProgress[] = [];
+  t.deepEqual(await client.mount(request, { onProgress: (progress) => told.push(progress) }), info);
+  t.deepEqual(asked, [request]);
+  t.deepEqual(told, messages.map(warning));
+  server.close();
+  await once(server, 'close');
+});
+
+test('errors arrive with their code, from a mount and from every other request', async (t) => {
+  const fail = async (): Promise<never> => {
+    throw new LazylayerError('BUSY', 'it is in use');
+  };
+  const { listen, client } = await daemon(t, { mount: fail, umount: fail, cachePrune: fail });
+  await listen();
+  for (const asking of [client.mount(request), client.umount('/mnt'), client.cachePrune({ all: true })])
+    await t.throwsAsync(asking, { instanceOf: LazylayerError, code: 'BUSY', message: 'it is in use' });
+});
+
+test('one who gives up gets the reason at once, and the daemon hears of it', async (t) => {
+  const heard: unknown[] = [];
+  let started = 0;
+  const hang = (signal: AbortSignal) =>
+    new Promise<never>((_, reject) => {
+      started++;
+      signal.addEventListener('abort', () => {
+        heard.push((signal.reason as LazylayerError).code);
+        reject(signal.reason as Error);
+      });
+    });
+  const { listen, client } = await daemon(t, {
+    mount: (_request, onProgress, signal) => {
+      onProgress(warning('it has begun'));
+      return hang(signal);
+    },
+    gone: (_target, signal) => hang(signal),
+  });
+  await listen();
+  const reason = new LazylayerError('ABORTED', 'interrupted');
+  // Once while the answer is awaited, once while it is being read.
+  const inMount = new AbortController();
+  const mounting = client.mount(request, { signal: inMount.signal, onProgress: () => inMount.abort(reason) });
+  await t.throwsAsync(mounting, { is: reason });
+  const inGone = new AbortController();
+  const waiting = client.waitGone('/mnt', inGone.signal);
+  while (started < 2) await sleep(5);
+  inGone.abort(reason);
+  await t.throwsAsync(waiting, { is: reason });
+  while (heard.length < 2) await sleep(5);
+  t.deepEqual(heard, ['ABORTED', 'ABORTED']);
+  await t.throwsAsync(client.mount(request, { signal: inGone.signal }), { is: reason });
+  t.is(started, 2);
+});
+
+test('a daemon that ends while it mounts is told of', async (t) => {
+  const { path, client, servers } = await daemon(t);
+  const server = createServer((_request, response) => {
+    response.write(`${JSON.stringify({ progress: warning('soon') })}\n{"mou`, () => response.destroy());
+  });
+  servers.push(server);
+  await once(server.listen(path), 'listening');
+  const told: MountProgress[] = [];
+  await t.throwsAsync(client.mount(request, { onProgress: (progress) => told.push(progress) }), {
+    code: 'UNAVAILABLE',
+    message: /^the daemon ended while it was mounting/,
+  });
+  t.is(told.length, 1);
+});
+
+test('waiting for a mount to go outlives the process that serves it', async (t) => {
+  const asked: string[] = [];
+  const { listen, client, end } = await daemon(t, {
+    gone: (target, signal) => {
+      asked.push(target);
+      if (asked.length > 1) return Promise.resolve();
+      return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
+    },
+  });
+  const first = await listen();
+  const waiting = client.waitGone('/a mount & more');
+  while (asked.length === 0) await sleep(5);
+  end(first);
+  await once(first, 'close');
+  await listen();
+  await waiting;
+  t.deepEqual(asked, ['/a mount & more', '/a mount & more']);
+});
+
+test('a daemon is found where one listens', async (t) => {
+  const { root, listen, end } = await daemon(t);
+  t.is(await findDaemon(root), undefined);
+  const server = await listen();
+  t.deepEqual(await (await findDaemon(root))?.list(), []);
+  end(server);
+  t.is(await findDaemon(root), undefined);
+});

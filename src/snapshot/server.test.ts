@@ -29,6 +29,7 @@ test('the socket is for owner and group, in a directory for the owner, and gone 
   const directory = await temporary(t);
   const address = join(directory, 'run', 'deep', 's.sock');
   const server = await serveSnapshots(await ordinary(t, directory), address);
+  t.teardown(() => server.close());
   t.is((await stat(address)).mode & 0o777, 0o660);
   t.is((await stat(join(directory, 'run', 'deep'))).mode & 0o777, 0o700);
   await server.close();

@@ -1,5 +1,7 @@
+import { constants } from 'node:os';
 import type { Config } from '../config/config.js';
 import { serveConnection } from '../fuse/kernel-server.js';
+import { errnoOf, LazylayerError } from '../errors.js';
 import type { FuseHost, FuseServer } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
 import { layoutOf } from './layout.js';
@@ -13,7 +15,13 @@ export async function startFuse(
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
   const host: FuseHost = {
-    read: async (slot, inode, offset, length, signal) => served.get(slot).read(inode, offset, length, { signal }),
+    read: async (slot, inode, offset, length, signal) => {
+      try {
+        return await served.get(slot).read(inode, offset, length, { signal });
+      } catch (error) {
+        throw readError(error);
+      }
+    },
     onError: (error, read) => options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error),
   };
   const serve = { pool, ...served.initial() };
@@ -23,4 +31,15 @@ export async function startFuse(
       : await (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
   served.bind(server);
   return server;
+}
+
+const { EINTR, EIO } = constants.errno;
+
+/**
+ * To who reads a file, whatever kept its bytes away is an I/O error: a login that is missing or a blob that is gone would, as EACCES
+ * or ENOENT, speak of the file.
+ */
+function readError(error: unknown): unknown {
+  if ([EINTR, EIO].includes(errnoOf(error))) return error;
+  return new LazylayerError('UNAVAILABLE', 'the content of a file cannot be had', { cause: error });
 }

@@ -104,14 +104,13 @@ export class Layer implements AsyncDisposable {
     }
   }
 
-  /** Brings what the layer's prefetch landmark asks for to the cache; `prefetchBytes` of the blob where there is no landmark. */
-  async prefetch(options: ReadOptions & { readonly prefetchBytes?: number } = {}): Promise<void> {
+  /** Brings what the layer's prefetch landmark asks for to the cache. */
+  async prefetch(options: ReadOptions = {}): Promise<void> {
     const { chunkOffset, counts, facts } = this.tree;
-    const wanted = facts.prefetchBytes === 0 ? (options.prefetchBytes ?? 0) : facts.prefetchBytes;
     let low = 0;
     for (let high = counts.chunks; low < high;) {
       const middle = (low + high) >>> 1;
-      if (chunkOffset[middle] < wanted) low = middle + 1;
+      if (chunkOffset[middle] < facts.prefetchBytes) low = middle + 1;
       else high = middle;
     }
     await this.#sweep(low, { priority: PREFETCH, signal: options.signal });

@@ -152,13 +152,13 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for (or `prefetchBytes` where they say nothing), all layers side by side; then, with
-   * `background`, the rest, layer by layer and behind every reader. Settles when all is done or has failed.
+   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for, all layers side by side; then, with `background`,
+   * the rest, layer by layer and behind every reader. Settles when all is done or has failed.
    * @throws the first failure; the other layers are seen to all the same
    */
   async fetchAhead(
     layers: readonly Layer[],
-    options: { prefetch: boolean; prefetchBytes?: number; background: boolean; signal?: AbortSignal },
+    options: { prefetch: boolean; background: boolean; signal?: AbortSignal },
   ): Promise<void> {
     const outcomes = await Promise.allSettled(options.prefetch ? layers.map((layer) => layer.prefetch(options)) : []);
     if (options.background)

@@ -82,7 +82,7 @@ export class LazyLayers implements RemoteLayers {
     const layer = await this.#open(record, signal);
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
-    await this.#hold(record, layer, source.prefetchBytes);
+    await this.#hold(record, layer);
     return {
       lower: join(fuseRoot, 'l', String(layer.slot)),
       usage: { size: tree.buffer.byteLength, inodes: 0 },
@@ -117,7 +117,7 @@ export class LazyLayers implements RemoteLayers {
     }, aheadMs).unref();
   }
 
-  async #hold({ reference }: LayerRecord, layer: Layer, prefetchBytes?: number): Promise<void> {
+  async #hold({ reference }: LayerRecord, layer: Layer): Promise<void> {
     const { workspace, served, prefetch, background, onError } = this.#options;
     const known = this.#held.get(layer.digest);
     if (known !== undefined) {
@@ -129,7 +129,7 @@ export class LazyLayers implements RemoteLayers {
     this.#held.set(layer.digest, held);
     await served.add(reference, [layer]);
     const { signal } = held.fetching;
-    workspace.layers.fetchAhead([layer], { prefetch, prefetchBytes, background, signal }).catch((error: unknown) => {
+    workspace.layers.fetchAhead([layer], { prefetch, background, signal }).catch((error: unknown) => {
       if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
     });
   }

@@ -27,7 +27,7 @@ test("ctr-remote's and BuildKit's, with what they say of prefetch and verificati
       'containerd.io/snapshot/remote/stargz.prefetch': '1024',
       'containerd.io/snapshot/remote/stargz.skipverify': 'true',
     }),
-    { reference: 'r.example/img:1', digest: b, layers: [b, c], prefetchBytes: 1024, skipVerify: true },
+    { reference: 'r.example/img:1', digest: b, layers: [b, c], skipVerify: true },
   );
   t.deepEqual(
     sourceOf({

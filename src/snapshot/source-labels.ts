@@ -9,8 +9,6 @@ export interface LayerSourceLabels {
   readonly manifest?: Digest;
   /** Layers of the image from this one up, lowest first, as far as the client's labels had room for them. */
   readonly layers: readonly Digest[];
-  /** Bytes from the layer's start to fetch first where the layer itself does not say. */
-  readonly prefetchBytes?: number;
   /** Serve the layer although nothing vouches for its TOC. */
   readonly skipVerify?: boolean;
 }
@@ -20,7 +18,7 @@ const STARGZ = 'containerd.io/snapshot/remote/stargz.';
 
 /**
  * The labels of CRI first, then those of ctr-remote, nerdctl and BuildKit. BuildKit appends a random suffix to its keys
- * (`KEY.<id>`).
+ * (`KEY.<id>`). How much to prefetch is not among them: eStargz layers say so themselves, by a landmark, and clients send a default.
  * @returns what they say, or in a few words what is missing
  */
 export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason: string } {
@@ -31,13 +29,11 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
   if (!isDigest(digest)) return { reason: `the layer's label is no sha256 digest: ${digest}` };
   const manifest = read(`${CRI}manifest-digest`);
   const layers = (read(`${CRI}image-layers`) ?? read(`${STARGZ}layers`) ?? '').split(',').filter(isDigest);
-  const prefetch = Number(read(`${STARGZ}prefetch`) ?? NaN);
   return {
     reference,
     digest,
     ...(manifest !== undefined && isDigest(manifest) && { manifest }),
     layers: layers.includes(digest) ? layers : [digest, ...layers],
-    ...(Number.isSafeInteger(prefetch) && prefetch >= 0 && { prefetchBytes: prefetch }),
     ...(read(`${STARGZ}skipverify`) === 'true' && { skipVerify: true }),
   };
 }

@@ -80,10 +80,12 @@ export function addMount(program: Command, cli: Cli): void {
 
 async function checkDirectory(path: string): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
+    // What a dead daemon has left there is taken away by the next.
+    if ((error as NodeJS.ErrnoException).code === 'ENOTCONN') return undefined;
     if (codeOf(error) !== 'NOT_FOUND') throw error;
     throw new LazylayerError('NOT_FOUND', `${path}: expected a directory, found nothing: make it first`);
   });
-  if (!found.isDirectory())
+  if (found?.isDirectory() === false)
     throw new LazylayerError('NOT_A_DIRECTORY', `${path}: expected a directory, found another type of file`);
 }
 

@@ -45,7 +45,8 @@ for (const [what, entry, running, packages] of [
   ['ps', 'cli/main.js', ['cli/context.js', 'cli/ps.js'], withConfig],
   ['umount', 'cli/main.js', ['cli/context.js', 'cli/umount.js'], withConfig],
   ['mount', 'cli/main.js', ['cli/context.js', 'cli/mount.js'], withConfig],
-  ['the process that holds the mount', 'daemon/holder.js', [], ['fs-native-extensions', 'pino']],
+  ['serve', 'cli/main.js', ['cli/context.js', 'cli/serve.js'], [...withConfig, 'fs-native-extensions', 'pino'].sort()],
+  ['the process that holds the mount', 'daemon/detached.js', [], ['fs-native-extensions', 'pino']],
   ['the worker that serves the kernel', 'fuse/worker.js', [], []],
   ['the worker that inflates', 'layer/inflate-worker.js', [], []],
 ] as const)

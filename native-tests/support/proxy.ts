@@ -8,6 +8,8 @@ export interface SeenRequest {
   readonly method: string;
   readonly path: string;
   readonly range: string | undefined;
+  /** Who asked: the value of User-Agent. */
+  readonly agent: string | undefined;
   status: number;
   bytes: number;
 }
@@ -83,7 +85,7 @@ export class CountingProxy {
 
   async #pass(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
     const { method = 'GET', url: path = '/', headers } = incoming;
-    const seen: SeenRequest = { method, path, range: headers.range, status: 0, bytes: 0 };
+    const seen: SeenRequest = { method, path, range: headers.range, agent: headers['user-agent'], status: 0, bytes: 0 };
     this.requests.push(seen);
     this.#asked.emit('asked');
     await this.#held;

@@ -64,6 +64,18 @@ test('no verb brings the registry client, the cache or the serving side along be
   t.true(modules.includes('daemon/client.js') && modules.includes('config/schema.js'), 'imports are seen at all');
 });
 
+test('the serving process loads no snapshotter, no metrics and no libfuse unless they are wanted', (t) => {
+  const { modules, packages } = loaded('daemon/serve.js');
+  t.deepEqual(
+    modules.filter((module) => /^(cli|metrics|snapshot)\/|fuse-native|native-server/.test(module)),
+    [],
+  );
+  t.deepEqual(
+    packages.filter((name) => /grpc|protobuf|prom-client|commander|fs-native-extensions/.test(name)),
+    [],
+  );
+});
+
 test('verbs that open images do load the library, so it would be seen', (t) => {
   const { modules, packages } = loaded('cli/main.js', ['cli/cat.js']);
   t.true(modules.includes('registry/client.js') && modules.includes('cache/chunk-cache.js'));

@@ -12,7 +12,7 @@ import { startFuse } from './fuse.js';
 import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
 import type { ServeOrder, ServeReport } from './protocol.js';
-import { Snapshots } from './snapshots.js';
+import type { SnapshotsOptions } from './snapshots.js';
 
 const report = (message: ServeReport) => {
   if (process.connected) process.send!(message);
@@ -53,7 +53,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   if (resume) await mounts.restore();
   const snapshots =
     persistent && config.snapshotter.address !== ''
-      ? await Snapshots.restore({ config, workspace, served, log, watch: metrics?.watch })
+      ? await restoreSnapshots({ config, workspace, served, log, watch: metrics?.watch })
       : undefined;
   const fuse = await startFuse(config, served, {
     resume,
@@ -107,6 +107,12 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
 async function openMetrics(address: string) {
   const { openMetrics } = await import('../metrics/metrics.js');
   return openMetrics(address);
+}
+
+/** Loaded only where it is wanted: gRPC takes a tenth of a second. */
+async function restoreSnapshots(options: SnapshotsOptions) {
+  const { Snapshots } = await import('./snapshots.js');
+  return Snapshots.restore(options);
 }
 
 /** Takes the FUSE mount away if nothing is mounted on it. Files that are open on a mount that was taken away lazily keep it. */

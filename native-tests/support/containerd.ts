@@ -5,8 +5,8 @@ import { eventually, requirePrograms, run, startDaemon, type Cleanup } from './t
 
 export interface Containerd {
   readonly socket: string;
-  ctr(...args: string[]): Promise<string>;
-  ctrRemote(...args: string[]): Promise<string>;
+  readonly ctr: (...args: string[]) => Promise<string>;
+  readonly ctrRemote: (...args: string[]) => Promise<string>;
 }
 
 /** Debian's containerd with its own root, state and socket, without CRI. `extra` are lines for its configuration. */

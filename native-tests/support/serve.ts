@@ -53,6 +53,8 @@ export class ServedScene {
   prepared(): string[] {
     return this.log()
       .filter((line) => 'remote-snapshot-prepared' in line)
-      .map((line) => [line['remote-snapshot-prepared'], line['reason']].filter((word) => word !== undefined).join(' '));
+      .map((line) =>
+        `${line['remote-snapshot-prepared'] as string} ${(line['reason'] as string | undefined) ?? ''}`.trim(),
+      );
   }
 }

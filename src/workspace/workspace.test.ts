@@ -1,44 +1,133 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { defaultConfig } from '../config/config.js';
-import { buildImage, type BuiltImage } from '../testing/image.js';
+import { NONE, ROOT } from '../toc/tree.js';
+import { buildImage, type BuiltImage, type ImageSpec } from '../testing/image.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import type { Layer } from '../layer/layer.js';
 import { Workspace } from './workspace.js';
 
-function publish(registry: TestRegistry, repository: string, image: BuiltImage): void {
-  for (const { bytes, descriptor } of [...image.layers, image.config]) registry.putBlob(bytes, descriptor.mediaType);
-  for (const { bytes, descriptor } of [image.manifest, image.index])
-    registry.putManifest(repository, '1', bytes, descriptor.mediaType);
+async function served(t: ExecutionContext, spec: ImageSpec) {
+  const registry = await startTestRegistry();
+  t.teardown(() => registry.stop());
+  const image = await buildImage(spec);
+  put(registry, image, '1');
+  return { registry, image, reference: `${registry.host}/img:1` };
 }
 
-test('a tag that was met is confirmed by one request, after a restart too; a digest by none', async (t) => {
+function put(registry: TestRegistry, image: BuiltImage, tag: string): void {
+  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
+  registry.putManifest('img', undefined, image.manifest.bytes, image.manifest.descriptor.mediaType);
+  registry.putManifest('img', tag, image.index.bytes, image.index.descriptor.mediaType);
+}
+
+async function rootDirectory(t: ExecutionContext): Promise<string> {
   const root = await mkdtemp(join(tmpdir(), 'lazylayer-workspace-'));
-  t.teardown(() => rm(root, { recursive: true, force: true }));
-  await using registry = await startTestRegistry();
-  const name = `${registry.host}/app:1`;
-  publish(registry, 'app', await buildImage({ layers: [[{ path: 'a', content: 'one' }]] }));
-  const config = { ...defaultConfig(), root };
-  const asked = () => registry.requests.map((request) => request.path.split('/')[3]);
+  t.teardown(() => rm(root, { recursive: true }));
+  return root;
+}
+
+async function open(root: string): Promise<Workspace> {
+  const defaults = defaultConfig();
+  return Workspace.open({ ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } });
+}
+
+async function contentOf(layer: Layer, name: string): Promise<string> {
+  const inode = layer.tree.lookup(ROOT, Buffer.from(name));
+  if (inode === NONE) return 'missing';
+  return Buffer.from(await layer.read(inode, 0, 1000)).toString();
+}
+
+test('an image of N layers opens by 3 + N requests, again by its tag with one, and by its digest with none', async (t) => {
+  const layers = [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]];
+  const { registry, image, reference } = await served(t, { layers });
+  const root = await rootDirectory(t);
+  const digest = `${registry.host}/img@${image.manifest.descriptor.digest}`;
   {
-    await using workspace = await Workspace.open(config);
-    const { digest } = await workspace.image(name);
-    t.deepEqual(asked(), ['manifests', 'manifests', 'blobs']);
-    registry.reset();
-    t.is((await workspace.image(name)).digest, digest);
-    t.deepEqual(asked(), ['manifests']);
-    await workspace.image(`${name}@${digest}`);
-    registry.reset();
-    await workspace.image(`${name}@${digest}`);
-    t.deepEqual(asked(), []);
+    await using workspace = await open(root);
+    for (const name of [reference, digest])
+      for (const layer of await workspace.openLayers(await workspace.image(name))) await layer[Symbol.asyncDispose]();
+    t.is(
+      registry.requests.length,
+      3 + layers.length + 2,
+      'the digest is a name of its own: its manifest and config once more',
+    );
   }
-  await using workspace = await Workspace.open(config);
-  const before = await workspace.image(name);
-  t.deepEqual(asked(), ['manifests']);
-  t.is(before.warning, undefined);
-  publish(registry, 'app', await buildImage({ layers: [[{ path: 'a', content: 'two' }]] }));
   registry.reset();
-  t.not((await workspace.image(name)).digest, before.digest);
-  t.deepEqual(asked(), ['manifests', 'manifests', 'blobs']);
+  await using workspace = await open(root);
+  await workspace.image(reference);
+  t.is(registry.requests.length, 1);
+  const opened = await workspace.openLayers(await workspace.image(digest));
+  t.is(registry.requests.length, 1);
+  for (const layer of opened) await layer[Symbol.asyncDispose]();
+});
+
+test('a tag is answered from disk, with a warning, while the registry is down', async (t) => {
+  const { registry, image, reference } = await served(t, { layers: [[{ path: 'a', content: 'A' }]] });
+  await using workspace = await open(await rootDirectory(t));
+  t.is((await workspace.image(reference)).warning, undefined);
+  await registry.stop();
+  const offline = await workspace.image(reference);
+  t.is(offline.digest, image.manifest.descriptor.digest);
+  t.regex(offline.warning!, /as it was at 20.*: the registry could not be asked/);
+  await t.throwsAsync(workspace.image(`${registry.host}/img:other`), { code: 'UNAVAILABLE' });
+});
+
+test('a layer whose TOC lies in the TOC image beside its image', async (t) => {
+  const files = [{ path: 'a', content: 'external' }];
+  const { registry, image, reference } = await served(t, { layers: [{ files, writer: { footer: 'external' } }] });
+  const [layer] = image.layers;
+  const tocs = await buildImage({ layers: [] });
+  const toc = registry.putBlob(layer.tocBlob!, layer.descriptor.mediaType);
+  const manifest = {
+    ...(JSON.parse(tocs.manifest.bytes.toString()) as object),
+    layers: [{ ...toc, annotations: { 'containerd.io/snapshot/stargz/layer.digest': layer.descriptor.digest } }],
+  };
+  const config = registry.putBlob(
+    Buffer.from(
+      JSON.stringify({ architecture: 'amd64', os: 'linux', rootfs: { type: 'layers', diff_ids: [layer.diffId] } }),
+    ),
+  );
+  const bytes = Buffer.from(JSON.stringify({ ...manifest, config }));
+  registry.putManifest('img', '1-esgztoc', bytes, tocs.manifest.descriptor.mediaType);
+  await using workspace = await open(await rootDirectory(t));
+  const [opened] = await workspace.openLayers(await workspace.image(reference));
+  t.true(opened.lazy.lazy);
+  t.is(await contentOf(opened, 'a'), 'external');
+  await opened[Symbol.asyncDispose]();
+});
+
+test('a layer is looked for where its tag pointed before it is asked where it points now', async (t) => {
+  const first = await served(t, { layers: [[{ path: 'a', content: 'first' }]] });
+  const second = await buildImage({ layers: [[{ path: 'a', content: 'second' }]] });
+  await using workspace = await open(await rootDirectory(t));
+  const wanted = first.image.layers[0].descriptor.digest;
+  await workspace.imageWithLayer(first.reference, wanted);
+  put(first.registry, second, '1');
+  first.registry.reset();
+  await workspace.imageWithLayer(first.reference, wanted);
+  t.is(first.registry.requests.length, 0);
+  const moved = await workspace.imageWithLayer(first.reference, second.layers[0].descriptor.digest);
+  t.is(moved.image.digest, second.manifest.descriptor.digest);
+  const pinned = await workspace.imageWithLayer(first.reference, wanted, {
+    manifest: first.image.manifest.descriptor.digest,
+  });
+  t.is(pinned.image.digest, first.image.manifest.descriptor.digest);
+  await t.throwsAsync(workspace.imageWithLayer(first.reference, wanted), { code: 'NOT_FOUND' });
+});
+
+test('when one layer fails, none stays open', async (t) => {
+  const { registry, image, reference } = await served(t, {
+    layers: [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]],
+  });
+  registry.faults.add({ path: image.layers[1].descriptor.digest, action: { kind: 'status', status: 500 } });
+  await using workspace = await open(await rootDirectory(t));
+  await t.throwsAsync(workspace.openLayers(await workspace.image(reference)), { code: 'UNAVAILABLE' });
+  t.true((await workspace.cacheUsage()).layers.every((layer) => !layer.inUse));
+  registry.faults.clear();
+  const layers = await workspace.openLayers(await workspace.image(reference));
+  t.is(await contentOf(layers[1], 'b'), 'B');
+  for (const layer of layers) await layer[Symbol.asyncDispose]();
 });

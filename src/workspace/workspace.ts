@@ -120,11 +120,8 @@ export class Workspace implements AsyncDisposable {
     options: { manifest?: Digest; signal?: AbortSignal } = {},
   ): Promise<{ image: Image; index: number }> {
     const named = parseReference(text);
-    const reference = formatReference(
-      options.manifest === undefined
-        ? named
-        : { host: named.host, repository: named.repository, digest: options.manifest },
-    );
+    // A tag beside the digest still leads to an image of external TOCs.
+    const reference = formatReference(options.manifest === undefined ? named : { ...named, digest: options.manifest });
     for (const revalidate of [false, true]) {
       const known = await this.pool.get(reference, { revalidate, signal: options.signal });
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {

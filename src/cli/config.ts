@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
+import { containerdConfig, type ContainerdVersion } from './containerd-config.js';
 import { configFile, configOf, examples, type Cli } from './context.js';
 
 interface JsonFlag {
@@ -9,8 +10,8 @@ interface JsonFlag {
 export function addConfig(program: Command, cli: Cli): void {
   const config = program
     .command('config')
-    .summary('write or check the configuration')
-    .description('Writes or checks config.toml.');
+    .summary("write or check the configuration, or write containerd's")
+    .description("Writes or checks config.toml, or writes what containerd's has to say.");
   config
     .command('default')
     .summary('write the default configuration')
@@ -54,5 +55,32 @@ export function addConfig(program: Command, cli: Cli): void {
         await cli.terminal.json({ file, problems: error.problems });
         process.exitCode = 2;
       }
+    });
+  config
+    .command('containerd')
+    .summary('write what containerd has to be told')
+    .description(
+      "Writes the part of containerd's configuration that makes it start containers lazily: the snapshotter that `lazylayer serve` offers here, and CRI's choice of it.",
+    )
+    .addOption(
+      new Option('--containerd-version <major>', "1 or 2, the first part of containerd's version")
+        .choices(['1', '2'])
+        .default('2'),
+    )
+    .option('--json', 'an object with the text')
+    .addHelpText(
+      'after',
+      examples(
+        ['lazylayer config containerd', 'for containerd 2'],
+        [
+          'lazylayer config containerd --containerd-version 1 >> /etc/containerd/config.toml',
+          'for a file without a version',
+        ],
+      ),
+    )
+    .action(async (flags: JsonFlag & { containerdVersion: ContainerdVersion }, command: Command) => {
+      const text = containerdConfig(await configOf(command), flags.containerdVersion);
+      if (flags.json) await cli.terminal.json({ text });
+      else await cli.terminal.write(text);
     });
 }

@@ -18,12 +18,13 @@ async function run(args: readonly string[]) {
   return { status, out: read(streams.out), err: read(streams.err) };
 }
 
-const verbs = ['mount', 'umount', 'ps', 'ls', 'cat', 'inspect', 'explain'];
+const verbs = ['mount', 'umount', 'ps', 'serve', 'ls', 'cat', 'inspect', 'explain'];
 const pairs = [
   ['cache', 'du'],
   ['cache', 'prune'],
   ['config', 'default'],
   ['config', 'check'],
+  ['config', 'containerd'],
 ];
 
 for (const words of [...verbs.map((verb) => [verb]), ...pairs])
@@ -33,7 +34,7 @@ for (const words of [...verbs.map((verb) => [verb]), ...pairs])
     t.true(out.startsWith(`Usage: lazylayer ${words.join(' ')}`), out);
     t.regex(out, /^Examples:\n {2}lazylayer /m);
     t.regex(out, /--root <dir>/);
-    if (words[0] !== 'mount' && words[0] !== 'umount' && words[0] !== 'cat') t.regex(out, /--json/);
+    if (!['mount', 'umount', 'serve', 'cat'].includes(words[0])) t.regex(out, /--json/);
     for (const line of out.split('\n')) t.true(line.length <= 120, line);
   });
 

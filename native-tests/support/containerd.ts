@@ -9,8 +9,17 @@ export interface Containerd {
   readonly ctrRemote: (...args: string[]) => Promise<string>;
 }
 
-/** Debian's containerd with its own root, state and socket, without CRI. `extra` are lines for its configuration. */
-export async function startContainerd(cleanup: Cleanup, extra: readonly string[] = []): Promise<Containerd> {
+export interface ContainerdOptions {
+  /** Also as a runtime for Kubernetes, whose pods are made of this image. */
+  readonly sandboxImage?: string;
+}
+
+/** Debian's containerd with its own root, state and socket. `extra` are lines for its configuration. */
+export async function startContainerd(
+  cleanup: Cleanup,
+  extra: readonly string[] = [],
+  { sandboxImage }: ContainerdOptions = {},
+): Promise<Containerd> {
   requirePrograms('containerd', 'ctr', 'ctr-remote');
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-containerd-'));
   cleanup.teardown(() => rm(directory, { recursive: true, force: true }));
@@ -19,9 +28,10 @@ export async function startContainerd(cleanup: Cleanup, extra: readonly string[]
     'version = 2',
     `root = "${directory}/root"`,
     `state = "${directory}/state"`,
-    'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
+    ...(sandboxImage === undefined ? ['disabled_plugins = ["io.containerd.grpc.v1.cri"]'] : []),
     '[grpc]',
     `address = "${socket}"`,
+    ...(sandboxImage === undefined ? [] : criConfig(directory, sandboxImage)),
     ...extra,
   ];
   await writeFile(join(directory, 'config.toml'), config.join('\n'));
@@ -36,4 +46,17 @@ export async function startContainerd(cleanup: Cleanup, extra: readonly string[]
     return ctr('version');
   });
   return { socket, ctr, ctrRemote: client('ctr-remote') };
+}
+
+/** CRI on a machine that is no node of a cluster: no network plugins, and nobody may be kept from being killed when memory is short. */
+function criConfig(directory: string, sandboxImage: string): string[] {
+  return [
+    '[plugins."io.containerd.grpc.v1.cri"]',
+    `sandbox_image = "${sandboxImage}"`,
+    'restrict_oom_score_adj = true',
+    'stream_server_port = "0"',
+    '[plugins."io.containerd.grpc.v1.cri".cni]',
+    `bin_dir = "${directory}/cni/bin"`,
+    `conf_dir = "${directory}/cni/conf"`,
+  ];
 }

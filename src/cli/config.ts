@@ -73,8 +73,8 @@ export function addConfig(program: Command, cli: Cli): void {
       examples(
         ['lazylayer config containerd', 'for containerd 2'],
         [
-          'lazylayer config containerd --containerd-version 1 >> /etc/containerd/config.toml',
-          'for a file without a version',
+          'lazylayer config containerd --containerd-version 1 > /etc/containerd/config.toml',
+          'for 1.6, as the whole file',
         ],
       ),
     )

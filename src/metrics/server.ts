@@ -1,8 +1,8 @@
-import { chmod, rm } from 'node:fs/promises';
+import { chmod, lstat, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { LazylayerError } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 
 export interface MetricsSource {
   metrics(): Promise<string>;
@@ -18,7 +18,7 @@ export interface MetricsServer extends AsyncDisposable {
 
 /**
  * `GET /metrics` and `GET /healthz` (200 `ok`, or 503 while the daemon starts) over HTTP.
- * @param address `HOST:PORT`, IPv6 in brackets, or the absolute path of a socket, which replaces what is there
+ * @param address `HOST:PORT`, IPv6 in brackets, or the absolute path of a socket, in place of one that is there
  * @throws UNAVAILABLE where nobody can listen there
  */
 export async function listenMetrics(address: string, source: MetricsSource): Promise<MetricsServer> {
@@ -30,7 +30,7 @@ export async function listenMetrics(address: string, source: MetricsSource): Pro
   });
   try {
     if (address.startsWith('/')) {
-      await rm(address, { force: true });
+      await clear(address);
       await listen(server, { path: address });
       await chmod(address, 0o660);
     } else {
@@ -51,6 +51,15 @@ export async function listenMetrics(address: string, source: MetricsSource): Pro
       await closed;
     },
   };
+}
+
+async function clear(path: string): Promise<void> {
+  const found = await lstat(path).catch((error: unknown) => {
+    if (codeOf(error) !== 'NOT_FOUND') throw error;
+  });
+  if (found?.isSocket() === false)
+    throw new LazylayerError('FAILED_PRECONDITION', `${path} is there and is no socket: move it away`);
+  await rm(path, { force: true });
 }
 
 async function listen(server: Server, where: { path: string } | { host: string; port: number }): Promise<void> {

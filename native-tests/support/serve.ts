@@ -26,13 +26,19 @@ export class ServedScene {
     return ['[proxy_plugins.lazylayer]', 'type = "snapshot"', `address = "${this.address}"`];
   }
 
-  /** Resolves when it serves. */
-  async start(): Promise<void> {
+  /** Starts it, and does not wait. `env` is added to the environment. */
+  launch(env: NodeJS.ProcessEnv = {}): void {
     const place = ['--root', this.scene.root, '--config', this.scene.config, '--address', this.address];
-    const daemon = startDaemon(this.t, process.execPath, [program, 'serve', ...place]);
-    this.#daemon = daemon;
+    const args = [program, 'serve', ...place];
+    this.#daemon = startDaemon(this.t, process.execPath, args, { env: { ...process.env, ...env } });
+  }
+
+  /** Resolves when it serves. */
+  async start(env?: NodeJS.ProcessEnv): Promise<void> {
+    this.launch(env);
+    const { child, said } = this.#daemon!;
     await eventually('lazylayer serves', async () => {
-      if (daemon.child.exitCode !== null) throw new Error(`lazylayer serve ended: ${daemon.said()}`);
+      if (child.exitCode !== null) throw new Error(`lazylayer serve ended: ${said()}`);
       return this.log().some(({ msg }) => msg === 'serving') ? true : undefined;
     });
   }

@@ -82,6 +82,7 @@ export class Holder {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#lock!.fd, ...(this.#fuse < 0 ? [] : [this.#fuse])],
     });
     this.#child = child;
+    if (this.#ending) child.kill('SIGTERM');
     const exited = once(child, 'exit').then(([status]) => (status as number | null) ?? 1);
     const ready = new Promise<void>((resolve, reject) => {
       child.on('message', (report: ServeReport) => {

@@ -36,9 +36,9 @@ export class ServedScene {
   /** Resolves when it serves. */
   async start(env?: NodeJS.ProcessEnv): Promise<void> {
     this.launch(env);
-    const { child, said } = this.#daemon!;
+    const daemon = this.#daemon!;
     await eventually('lazylayer serves', async () => {
-      if (child.exitCode !== null) throw new Error(`lazylayer serve ended: ${said()}`);
+      if (daemon.child.exitCode !== null) throw new Error(`lazylayer serve ended: ${daemon.said()}`);
       return this.log().some(({ msg }) => msg === 'serving') ? true : undefined;
     });
   }

@@ -103,6 +103,19 @@ test.serial('a mount in use is not unmounted, and says so; --lazy detaches it', 
   t.deepEqual(await scene.ps(), []);
 });
 
+test.serial(
+  'several directories are unmounted at once; one without a mount is told when the daemon has gone, too',
+  async (t) => {
+    const { scene, image, target } = await stage(t);
+    await scene.mount(image('lazy'), target, '--no-background-fetch');
+    const bare = await scene.mountPoint('bare');
+    const { status, stderr } = await scene.lazylayer('umount', [bare, target, bare]);
+    t.is(status, 1);
+    t.is(stderr.match(/bare has no image mounted/g)?.length, 2, stderr);
+    t.deepEqual(await scene.mounted(), []);
+  },
+);
+
 test.serial('umount(8) is as good as lazylayer umount', async (t) => {
   const { scene, image, target } = await stage(t);
   await scene.mount(image('lazy'), target, '--no-background-fetch');

@@ -75,13 +75,15 @@ export class CachedLayer implements LayerView {
     const mark = await setMark(directory);
     const fd = await openFd(path(FILES.data), constants.O_RDWR | constants.O_CREAT, 0o644);
     try {
-      const { size } = await stat(fd);
+      const { size, blocks } = await stat(fd);
       const whole = size >= tree.facts.cacheBytes;
       const saved = await loadBitmap(path(FILES.present), chunks, tree.facts.source);
       if (!whole) await setLength(fd, tree.facts.cacheBytes);
       const empty = () => new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
       const believed = !treeIsNew && mark !== 'found' && whole && saved !== undefined;
-      const suspects = believed || size === 0 ? undefined : (saved ?? full(empty(), chunks));
+      // A layer that was opened and never read leaves a file of holes, and no bitmap.
+      const nothing = saved === undefined && blocks === 0;
+      const suspects = believed || nothing ? undefined : (saved ?? full(empty(), chunks));
       const presence = believed ? saved : empty();
       return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, mark !== 'no room');
     } catch (error) {

@@ -90,6 +90,20 @@ test('what is stored is found again after a restart, and the books are right', a
   t.is(await cache.acquire(one.key, () => false), undefined);
 });
 
+test('a layer that was opened and never read is not taken for one that has everything', async (t) => {
+  const { key, tree, chunks } = layerOf(1);
+  await using cache = await ChunkCache.open(await scratch(t));
+  await cache.release(await cache.create(key, tree));
+  t.like((await cache.du()).layers, [{ presentChunks: 0 }]);
+  const layer = (await cache.acquire(key, () => true))!;
+  t.false(layer.hasSuspects);
+  layer.store(3, chunks[3]);
+  cache.wrote(layer, 3, 4, 12_288);
+  await cache.release(layer);
+  t.like((await cache.du()).layers, [{ chunks: 10, presentChunks: 1 }]);
+  t.false((await readdir(join(cache.root, 'layers', layer.name))).includes('open'), 'that was a clean end');
+});
+
 test('the byte limit drops the layers longest not used, never those in use', async (t) => {
   const root = await scratch(t);
   const events: CacheEvent[] = [];
@@ -235,4 +249,20 @@ test('on a full disk layers not in use make room, and a failed write is told', a
   await cache.release(layer);
   await cache[Symbol.asyncDispose]();
   t.true((await stat(root)).isDirectory());
+});
+
+test('on a full disk, layers that are being opened do not wait for each other to be dropped', async (t) => {
+  const root = await scratch(t);
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', root]);
+  t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
+  const cache = await ChunkCache.open(root);
+  await writeFile(join(root, 'ballast'), Buffer.alloc(3_000_000)).catch(() => {});
+  const layers = [layerOf(1, 5000, 4), layerOf(2, 5000, 4)];
+  for (let round = 0; round < 2; round++) {
+    // The trees find no room, so the second round makes them again, of layers that are known.
+    const opened = await Promise.all(layers.map(({ key, tree }) => cache.create(key, tree)));
+    for (const layer of opened) await cache.release(layer);
+  }
+  t.is((await cache.du()).layers.length, 2);
+  await cache[Symbol.asyncDispose]();
 });

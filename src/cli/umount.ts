@@ -21,10 +21,11 @@ export function addUmount(program: Command, cli: Cli): void {
     .action(async (dirs: string[], flags: Flags, command: Command) => {
       const { findDaemon } = await import('../daemon/client.js');
       const config = await configOf(command);
-      const client = await findDaemon(config.root);
       for (const dir of dirs) {
         const target = resolve(dir);
         try {
+          // Asked for each: the daemon ends with its last mount.
+          const client = await findDaemon(config.root);
           if (client === undefined)
             throw new LazylayerError('NOT_FOUND', `${target} has no image mounted: no daemon runs over ${config.root}`);
           await client.umount(target, { lazy: flags.lazy === true });

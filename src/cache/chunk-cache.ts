@@ -65,6 +65,8 @@ export class ChunkCache implements AsyncDisposable {
   readonly #known = new Map<string, Known>();
   /** One operation at a time for a layer's directory. */
   readonly #lines = new Map<string, Promise<unknown>>();
+  /** Layers that are being opened, or wait for it: whoever makes room for that must not wait for them in turn. */
+  readonly #entering = new Map<string, number>();
   /** Descriptors of cache files of layers that are not open, read for chunks shared with them. */
   readonly #lent = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
@@ -128,7 +130,7 @@ export class ChunkCache implements AsyncDisposable {
    */
   async acquire(key: LayerKey, accepts: (source: Digest) => boolean): Promise<CachedLayer | undefined> {
     const name = nameOf(key);
-    return this.#inLine(name, async () => {
+    return this.#entered(name, async () => {
       if (!this.#known.has(name)) return undefined;
       const path = join(this.#directory(name), FILES.tree);
       let tree: Tree;
@@ -149,7 +151,7 @@ export class ChunkCache implements AsyncDisposable {
    */
   async create(key: LayerKey, tree: Tree, data?: string): Promise<CachedLayer> {
     const name = nameOf(key);
-    return this.#inLine(name, async () => {
+    return this.#entered(name, async () => {
       const directory = this.#directory(name);
       await this.#withRoom(() => mkdir(directory, { recursive: true }));
       if (data !== undefined) {
@@ -314,7 +316,7 @@ export class ChunkCache implements AsyncDisposable {
       .sort((a, b) => a[1].lastUsed - b[1].lastUsed);
     for (const [name] of idle) {
       if (this.#used <= target) break;
-      if (await this.#drop(name)) dropped++;
+      if (!this.#entering.has(name) && (await this.#drop(name))) dropped++;
     }
     return dropped;
   }
@@ -386,6 +388,18 @@ export class ChunkCache implements AsyncDisposable {
 
   #directory(name: string): string {
     return join(this.root, 'layers', name);
+  }
+
+  /** In line, and not for eviction from now on. */
+  async #entered<V>(name: string, work: () => Promise<V>): Promise<V> {
+    this.#entering.set(name, (this.#entering.get(name) ?? 0) + 1);
+    try {
+      return await this.#inLine(name, work);
+    } finally {
+      const left = this.#entering.get(name)! - 1;
+      if (left > 0) this.#entering.set(name, left);
+      else this.#entering.delete(name);
+    }
   }
 
   async #inLine<V>(name: string, work: () => Promise<V>): Promise<V> {

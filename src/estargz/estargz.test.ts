@@ -2,7 +2,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import test from 'ava';
 import fc from 'fast-check';
 import { digestOf } from '../digest/digester.js';
-import { codeOf, LazylayerError, VerificationError } from '../errors.js';
+import { codeOf, FormatError, LazylayerError, VerificationError } from '../errors.js';
+import type { RandomAccessReader } from '../io/reader.js';
 import { BufferReader } from '../io/readers.js';
 import { treeFromTar } from '../tar/tree.js';
 import { collect, inPieces } from '../testing/image-bytes.js';
@@ -10,7 +11,7 @@ import { fileOf, seededBytes, type FileSpec } from '../testing/image-files.js';
 import { describeTree, listTree } from '../testing/image-tree.js';
 import { buildImage, buildLayer, buildTar, type LayerSpec } from '../testing/image.js';
 import { annotationTocDigest } from './annotations.js';
-import { FOOTER_BYTES } from './footer.js';
+import { encodeFooter, FOOTER_BYTES } from './footer.js';
 import { inflateInto } from './member.js';
 import { NotEstargzError, openToc, readEstargzTree, suffixBytes } from './open.js';
 import { prioritize } from './order.js';
@@ -143,6 +144,27 @@ test('a TOC that outgrows the first read takes a second one, and no more', async
 
 test('the first read is bounded from both sides', (t) => {
   t.deepEqual([1000, 1e6, 4e7, 1e9].map(suffixBytes), [1000, 262_144, 1_000_000, 2_097_152]);
+});
+
+test('a footer that leads far back in a large blob is refused before anything of that size is asked for', async (t) => {
+  const size = 2 ** 34;
+  const asked: number[] = [];
+  const reader: RandomAccessReader = {
+    size,
+    read: async (_, length) => {
+      asked.push(length);
+      const tail = Buffer.alloc(length < 2 ** 24 ? length : 0);
+      encodeFooter('estargz', 0).copy(tail, tail.length - 51);
+      return tail;
+    },
+    stream: () => {
+      throw new Error('not asked for');
+    },
+    [Symbol.asyncDispose]: async () => {},
+  };
+  const error = await t.throwsAsync(openToc(reader, { allowNoVerification: true }), { instanceOf: FormatError });
+  t.regex(error.message, /a TOC of at most/);
+  t.deepEqual(asked, [suffixBytes(size)]);
 });
 
 test('what cannot be opened is refused by what is wrong with it', async (t) => {

@@ -87,3 +87,10 @@ for (const [text, message] of [
   test(`refuses: ${message}`, (t) => {
     t.throws(() => cursor(text).string(), { instanceOf: FormatError, message });
   });
+
+test('escapes take no more memory than their text', (t) => {
+  const json = cursor(`"${'\\n'.repeat(300_000)}"`);
+  const before = process.memoryUsage().heapUsed;
+  t.is(json.string().length, 300_000);
+  t.true(process.memoryUsage().heapUsed - before < 20_000_000);
+});

@@ -83,6 +83,12 @@ export async function openToc(reader: RandomAccessReader, options?: OpenOptions)
       );
     compressed = await options.externalToc();
   } else {
+    if (size - tocOffset > MAX_TOC_BYTES)
+      throw new FormatError('eStargz footer', {
+        offset: size - FOOTER_BYTES[kind],
+        expected: `a TOC of at most ${MAX_TOC_BYTES} bytes`,
+        found: `${size - tocOffset}`,
+      });
     if (tocOffset < start) {
       const before = await reader.read(tocOffset, start - tocOffset, options);
       tail = Buffer.concat([before, tail]);

@@ -1,11 +1,15 @@
 import { closeSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
+import { hash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { Presence } from '../cache/presence.js';
+import { digestOf } from '../digest/digester.js';
 import { readEstargzTree } from '../estargz/open.js';
-import { estargzLayer, randomness } from '../testing/layer-fixture.js';
+import { estargzLayer, randomness, tarFile } from '../testing/layer-fixture.js';
+import { TreeBuilder } from '../toc/builder.js';
 import { ChunkWriter, type Batch, type ChunkTarget } from './chunk-writer.js';
 
 async function setUp(t: ExecutionContext, minChunkSize: number) {
@@ -81,4 +85,27 @@ test('what the disk does not take comes back, verified, and is not called presen
   t.is(presence.count(), 0);
   t.truthy(result.diskError);
   rmSync(path);
+});
+
+test('the work for a member of many chunks grows with their number, not with its square', async (t) => {
+  const count = 1500;
+  const builder = new TreeBuilder();
+  const digest = hash('sha256', Buffer.alloc(1), 'buffer');
+  const chunks = Array.from({ length: count }, (_, innerOffset) => ({ offset: 0, innerOffset, size: 1, digest }));
+  builder.add({ ...tarFile('f', count), chunks });
+  const input = gzipSync(Buffer.alloc(count));
+  const tree = builder.build({ source: digestOf('toc'), contentEnd: input.byteLength });
+  let looks = 0;
+  const chunkOffset = new Proxy(tree.chunkOffset, {
+    get: (array, key) => (looks++, Reflect.get(array, key) as unknown),
+  });
+  const counted = Object.create(tree, { chunkOffset: { value: chunkOffset } }) as typeof tree;
+  const { target } = await setUp(t, 0);
+  const presence = new Presence(new SharedArrayBuffer(Presence.bytes(count)));
+  const result = new ChunkWriter(1 << 20).write(
+    { ...target, tree: counted, presence },
+    { first: 0, end: count, input, base: 0 },
+  );
+  t.is(result.verified, count);
+  t.true(looks < 10 * count, `${looks}`);
 });

@@ -67,6 +67,8 @@ export class ChunkWriter {
     for (let chunk = batch.first; chunk < batch.end;) {
       const memberEnd = endOfMember(tree, chunk, batch.end);
       const shared = this.#inflateShared(target, batch, chunk, memberEnd);
+      const member = memberBytes(tree, batch, chunk);
+      const sharedInner = tree.chunkInner[chunk];
       for (; chunk < memberEnd; chunk++) {
         if (presence.has(chunk)) {
           flush(chunk);
@@ -81,7 +83,8 @@ export class ChunkWriter {
           if (size > out.length) out = Buffer.allocUnsafeSlow(size);
         }
         const at = place - runPlace;
-        const problem = this.#take(target, batch, chunk, shared, out, at, size);
+        const inflated = shared?.subarray(tree.chunkInner[chunk] - sharedInner);
+        const problem = this.#take(target, chunk, member, inflated, out, at);
         if (problem !== undefined) {
           flush(chunk);
           result.failed.push({ chunk, ...problem });
@@ -113,23 +116,22 @@ export class ChunkWriter {
     }
   }
 
-  /** Brings one chunk's verified bytes to out[at, at + size), or says what is wrong with them. */
+  /** Brings one chunk's verified bytes from its member to `out[at...]`, or says what is wrong with them. `inflated` begins with them. */
   #take(
     target: ChunkTarget,
-    batch: Batch,
     chunk: number,
-    shared: Buffer | undefined,
+    member: Uint8Array,
+    inflated: Buffer | undefined,
     out: Buffer,
     at: number,
-    size: number,
   ): { expected: string; found: string } | undefined {
     const { tree } = target;
-    if (shared !== undefined) {
-      const from = tree.chunkInner[chunk] - tree.chunkInner[firstOfMember(tree, chunk, batch.first)];
-      shared.copy(out, at, from, from + size);
+    const size = tree.chunkSize[chunk];
+    if (inflated !== undefined) {
+      inflated.copy(out, at, 0, size);
     } else {
       try {
-        inflateInto(memberBytes(tree, batch, chunk), tree.chunkInner[chunk], size, out, at);
+        inflateInto(member, tree.chunkInner[chunk], size, out, at);
       } catch (error) {
         return { expected: `${size} bytes in a gzip member`, found: describeError(error) };
       }

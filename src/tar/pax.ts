@@ -10,7 +10,8 @@ export interface PaxAttributes {
   gid?: number;
   mtime?: number;
   mtimeNsec?: number;
-  xattrs?: Xattr[];
+  /** By name, one character a byte. */
+  xattrs?: Map<string, Xattr>;
 }
 
 const SCHILY = 'SCHILY.xattr.';
@@ -59,7 +60,10 @@ function set(into: PaxAttributes, key: string, value: Buffer, offset: number): v
 
 /** GNU tar and Go write both forms of one attribute side by side: the last one stands. */
 function addXattr(into: PaxAttributes, name: Buffer, value: Buffer): void {
-  into.xattrs = [...(into.xattrs ?? []).filter((x) => !name.equals(x.name)), { name, value }];
+  const key = name.toString('latin1');
+  into.xattrs ??= new Map();
+  into.xattrs.delete(key);
+  into.xattrs.set(key, { name, value });
 }
 
 function integer(key: string, value: Buffer, max: number, offset: number): number {

@@ -69,7 +69,8 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
     await this.#source.skip(this.#payloadLeft + this.#padding, 'payload');
     this.#payloadLeft = this.#padding = 0;
     const headerOffset = this.#source.position;
-    const pax: PaxAttributes = { ...this.#global };
+    const { xattrs } = this.#global;
+    const pax: PaxAttributes = { ...this.#global, ...(xattrs !== undefined && { xattrs: new Map(xattrs) }) };
     let extended = false;
     for (;;) {
       const offset = this.#source.position;
@@ -164,7 +165,7 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
       linkName: type === 'symlink' || type === 'hardlink' ? (pax.linkpath ?? header.linkName) : NO_LINK,
       devMajor: header.devMajor,
       devMinor: header.devMinor,
-      xattrs: pax.xattrs ?? [],
+      xattrs: pax.xattrs === undefined ? [] : [...pax.xattrs.values()],
       headerOffset,
       payloadOffset: this.#source.position,
     };

@@ -3,6 +3,8 @@ import fc from 'fast-check';
 import { FormatError } from '../errors.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { inodeAt, listTree, treeOf } from '../testing/image-tree.js';
+import { tarFile } from '../testing/layer-fixture.js';
+import { TreeBuilder } from './builder.js';
 import { checkTree } from './check.js';
 import { CACHE_ALIGN } from './layout.js';
 import { decodeDevice, NONE, ROOT, treeBytes, type Tree } from './tree.js';
@@ -275,4 +277,12 @@ test('whatever the entries, in whatever order: a sound tree or a FormatError, an
     { numRuns: 2000 },
   );
   t.true(built > 100, `${built} trees`);
+});
+
+test('directories that names imply are bounded, as they cost more memory than the names', (t) => {
+  const builder = new TreeBuilder('layer', 100);
+  const deep = (i: number) => ({ ...tarFile(`${i}/a/b/c/d/e/f/g`, 0), chunks: [] });
+  for (let i = 0; i < 12; i++) builder.add(deep(i));
+  const error = t.throws(() => builder.add(deep(12)), { instanceOf: FormatError });
+  t.is(error.message, 'layer: expected at most 100 files and directories, found more');
 });

@@ -25,6 +25,8 @@ const PREFETCH_LANDMARK = '.prefetch.landmark';
 const NO_PREFETCH_LANDMARK = '.no.prefetch.landmark';
 const hiddenInRoot = new Set([PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, 'stargz.index.json']);
 
+/** Inodes and whiteouts of a layer at most: a few names of a short TOC could bring more directories than memory holds. */
+const MAX_NODES = 2 ** 21;
 /** Symlinks that one path may lead through, as Linux has it. */
 const MAX_SYMLINKS = 40;
 
@@ -41,16 +43,21 @@ export class TreeBuilder {
   readonly #xattrs = new XattrTable();
   #prefetchBytes = 0;
   #prefetch = true;
+  #nodes = 0;
   // Entries come directory by directory: the last parent is nearly always the next one's.
   #lastPath = '';
   #lastDirectory = this.#root;
 
   /** @param what names the layer in errors */
-  constructor(private readonly what = 'layer') {}
+  constructor(
+    private readonly what = 'layer',
+    private readonly maxNodes = MAX_NODES,
+  ) {}
 
   /** @throws FormatError for an entry that no extraction could place */
   add(entry: TocEntry): void {
     const path = normalizeName(entry.name, this.what);
+    this.#count();
     const slash = path.lastIndexOf('/');
     const parentPath = slash < 0 ? '' : path.slice(0, slash);
     const name = path.slice(slash + 1);
@@ -94,6 +101,11 @@ export class TreeBuilder {
 
   #refuse(entry: TocEntry, expected: string, found: string): never {
     throw new FormatError(`${this.what}, entry ${showName(entry.name)}`, { expected, found });
+  }
+
+  #count(): void {
+    if (++this.#nodes > this.maxNodes)
+      throw new FormatError(this.what, { expected: `at most ${this.maxNodes} files and directories`, found: 'more' });
   }
 
   #place(parent: Directory, name: string, node: Leaf): void {
@@ -190,6 +202,7 @@ export class TreeBuilder {
       else if (child === undefined) {
         if (!create) return undefined;
         if (name.length > MAX_COMPONENT_BYTES) return this.#noDirectory(path);
+        this.#count();
         const made = new Directory(directory);
         directory.children.set(name, made);
         directory = made;

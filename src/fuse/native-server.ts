@@ -101,7 +101,8 @@ class NativeServer implements FuseServer {
   }
 
   async #look(): Promise<void> {
-    if (!(await this.#mounted())) await this.#stop();
+    // The table could not be read, for want of descriptors perhaps: the next look will tell.
+    if (!(await this.#mounted().catch(() => true))) await this.#stop();
   }
 
   async #stop(): Promise<void> {

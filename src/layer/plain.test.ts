@@ -147,3 +147,35 @@ test('an annotated layer that is no eStargz is downloaded whole; one that is, wi
   t.is(made.blob.asked.length, 1);
   t.true(await allRight(unannotated));
 });
+
+test('a disk that fails while a layer is opened fails that opening, not the next one, and leaves no scratch file', async (t) => {
+  await using bench = await LayerBench.create();
+  const [, source] = plain(packed.gzip);
+  const layer = await bench.store.open(source);
+  await layer[Symbol.asyncDispose]();
+  await bench.stop();
+  const [name] = await readdir(join(bench.root, 'layers'));
+  await writeFile(join(bench.layerDirectory(name), 'open'), '');
+  await bench.start();
+  const acquire = bench.cache.acquire.bind(bench.cache);
+  bench.cache.acquire = async (...args) => {
+    const cached = await acquire(...args);
+    return (
+      cached &&
+      Object.assign(cached, {
+        recover: () => {
+          throw new Error('EIO');
+        },
+      })
+    );
+  };
+  await t.throwsAsync(bench.store.open(source), { message: 'EIO' });
+  bench.cache.acquire = acquire;
+  await using again = await bench.store.open(source);
+  t.true(await allRight(again));
+
+  const [, other] = plain(packed.zstd);
+  bench.cache.create = async () => Promise.reject(new Error('EIO'));
+  await t.throwsAsync(bench.store.open(other), { message: 'EIO' });
+  t.deepEqual(await readdir(join(bench.root, 'layers')), [name]);
+});

@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import type { CachedLayer } from '../cache/cached-layer.js';
 import type { ChunkCache } from '../cache/chunk-cache.js';
 import { nameOf, type LayerKey } from '../cache/key.js';
@@ -138,7 +139,12 @@ export class LayerStore implements AsyncDisposable {
       reason ??= NO_ESTARGZ;
       if (options.lazyOnly) throw new LazylayerError('UNSUPPORTED', reason);
       const { tree, path, bytes } = await downloadPlain(source, this.#cache, reason, options);
-      cached = await this.#cache.create(key, tree, path);
+      try {
+        cached = await this.#cache.create(key, tree, path);
+      } catch (error) {
+        await rm(path, { force: true });
+        throw error;
+      }
       meter.requests++;
       meter.bytes += bytes;
     }
@@ -182,18 +188,28 @@ export class LayerStore implements AsyncDisposable {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
-    const { chunks } = cached.tree.counts;
-    for (let chunk = 0; chunk < chunks; chunk++) {
-      if (cached.presence.has(chunk)) continue;
-      if (!cached.recover(chunk)) {
-        await this.#cache.release(cached);
-        await this.#cache.drop(key);
-        return undefined;
-      }
-      await new Promise((resolve) => setImmediate(resolve));
+    let whole: boolean;
+    try {
+      whole = await believed(cached);
+    } catch (error) {
+      await this.#cache.release(cached);
+      throw error;
     }
-    return cached;
+    if (whole) return cached;
+    await this.#cache.release(cached);
+    await this.#cache.drop(key);
+    return undefined;
   }
+}
+
+/** Whether every chunk is on disk, suspects being held against their digests. */
+async function believed(cached: CachedLayer): Promise<boolean> {
+  for (let chunk = 0; chunk < cached.tree.counts.chunks; chunk++) {
+    if (cached.presence.has(chunk)) continue;
+    if (!cached.recover(chunk)) return false;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return true;
 }
 
 function keyOf(source: LayerSource): LayerKey {

@@ -20,6 +20,11 @@ for (const backend of ['kernel', 'fuse-native'] as const)
     await readFile(join(target, 'srv/hard/small'));
     await scene.killAll();
     t.not((await scene.mounted()).length, 0, 'the dead mount is still there');
+    await scene.umount(target);
+    t.deepEqual(await scene.mounted(), [], 'umount takes it away');
+
+    await scene.mount(image('lazy'), target, '--no-background-fetch');
+    await scene.killAll();
     await scene.mount(image('lazy'), target, '--no-background-fetch');
     t.is(await readFile(join(target, 'srv/hard/small'), 'utf8'), 'small\n');
     t.is(await digestOf(target, 'random'), await digestOf(fixtures.reference.lazy, 'random'));

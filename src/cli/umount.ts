@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { describeError, exitStatusOf, LazylayerError } from '../errors.js';
 import { configOf, examples, type Cli } from './context.js';
+import { releaseDead } from './dead-mounts.js';
 import { hintFor } from './hints.js';
 
 interface Flags {
@@ -21,14 +22,22 @@ export function addUmount(program: Command, cli: Cli): void {
     .action(async (dirs: string[], flags: Flags, command: Command) => {
       const { findDaemon } = await import('../daemon/client.js');
       const config = await configOf(command);
+      const released = new Set<string>();
       for (const dir of dirs) {
         const target = resolve(dir);
         try {
+          if (released.has(target)) continue;
           // Asked for each: the daemon ends with its last mount.
           const client = await findDaemon(config.root);
-          if (client === undefined)
-            throw new LazylayerError('NOT_FOUND', `${target} has no image mounted: no daemon runs over ${config.root}`);
-          await client.umount(target, { lazy: flags.lazy === true });
+          if (client !== undefined) await client.umount(target, { lazy: flags.lazy === true });
+          else {
+            for (const dead of await releaseDead(config.root, target)) released.add(dead);
+            if (!released.has(target))
+              throw new LazylayerError(
+                'NOT_FOUND',
+                `${target} has no image mounted: no daemon runs over ${config.root}`,
+              );
+          }
         } catch (error) {
           // One that stays does not keep the others from going.
           cli.terminal.fail(describeError(error), hintFor(error));

@@ -1,0 +1,22 @@
+import { existsSync } from 'node:fs';
+import { layoutOf } from '../daemon/layout.js';
+import { OVERLAY_SOURCE } from '../mount/overlay.js';
+import { listMounts } from '../util/mountinfo.js';
+
+/**
+ * Takes away what a daemon that died left of its mounts, all of it, for none of it answers; nothing unless an
+ * overlay is left at the target. Gives the mount points that are free now.
+ */
+export async function releaseDead(root: string, target: string): Promise<string[]> {
+  if (!(await listMounts()).some((m) => m.target === target && m.source === OVERLAY_SOURCE)) return [];
+  const { releaseStale } = await import('../mount/stale.js');
+  const { lockRoot } = await import('../workspace/lock.js');
+  const { fuse, mounts } = layoutOf(root);
+  if (!existsSync(mounts)) return [];
+  const lock = lockRoot(root);
+  try {
+    return await releaseStale(fuse, mounts);
+  } finally {
+    lock.release();
+  }
+}

@@ -8,6 +8,8 @@ interface Served {
   readonly layer: Layer;
   /** How many images that are mounted have it. */
   uses: number;
+  /** Until then whoever shares the layer may not say that it is there. */
+  readonly attached: Promise<void>;
 }
 
 /** Which layers the one FUSE mount shows, counted: a layer that several images share is there once, until the last lets go. */
@@ -30,16 +32,16 @@ export class ServedLayers {
   async add(reference: string, layers: readonly Layer[]): Promise<void> {
     const known = this.#references.get(reference);
     this.#references.set(reference, { layers, uses: (known?.uses ?? 0) + 1 });
-    const added: Layer[] = [];
-    for (const layer of layers) {
-      const served = this.#layers.get(layer.slot);
+    const attached = layers.map((layer) => {
+      let served = this.#layers.get(layer.slot);
       if (served !== undefined) served.uses++;
       else {
-        this.#layers.set(layer.slot, { layer, uses: 1 });
-        added.push(layer);
+        served = { layer, uses: 1, attached: this.#fuse?.attach(layer.view) ?? Promise.resolve() };
+        this.#layers.set(layer.slot, served);
       }
-    }
-    for (const layer of added) await this.#fuse?.attach(layer.view);
+      return served.attached;
+    });
+    await Promise.all(attached);
     await this.#fuse?.setReferences(this.#store());
   }
 

@@ -41,7 +41,7 @@ export class FetchScheduler implements AsyncDisposable {
   readonly #memory: PrioritySemaphore;
   #rate = FIRST_RATE;
   #demands = 0;
-  #idle: (() => void)[] = [];
+  readonly #idle = new Set<() => void>();
 
   constructor(options: FetchSchedulerOptions = {}) {
     const requests = options.maxRequests ?? 8;
@@ -115,7 +115,7 @@ export class FetchScheduler implements AsyncDisposable {
     this.#demands++;
     return () => {
       if (--this.#demands > 0) return;
-      for (const go of this.#idle.splice(0)) go();
+      for (const go of this.#idle) go();
     };
   }
 
@@ -123,11 +123,13 @@ export class FetchScheduler implements AsyncDisposable {
   async politely(): Promise<void> {
     if (this.#demands === 0) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, 100);
-      this.#idle.push(() => {
+      const go = () => {
         clearTimeout(timer);
+        this.#idle.delete(go); // where readers never pause, what waited would pile up
         resolve();
-      });
+      };
+      const timer = setTimeout(go, 100);
+      this.#idle.add(go);
     });
   }
 

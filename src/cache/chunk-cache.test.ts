@@ -266,3 +266,20 @@ test('on a full disk, layers that are being opened do not wait for each other to
   t.is((await cache.du()).layers.length, 2);
   await cache[Symbol.asyncDispose]();
 });
+
+test('a want of descriptors drops no layer', async (t) => {
+  await using cache = await ChunkCache.open(await scratch(t));
+  await fill(cache, layerOf(1));
+  const { key, tree } = layerOf(2);
+  let tries = 0;
+  const unsaved = Object.create(tree, {
+    buffer: {
+      get: () => {
+        if (tries++ === 0) throw Object.assign(new Error('too many open files'), { code: 'EMFILE' });
+        return tree.buffer;
+      },
+    },
+  }) as Tree;
+  await cache.release(await cache.create(key, unsaved));
+  t.is((await cache.du()).layers.length, 2);
+});

@@ -293,7 +293,9 @@ export class ChunkCache implements AsyncDisposable {
     try {
       return await work();
     } catch (error) {
-      if (codeOf(error) !== 'RESOURCE_EXHAUSTED' || !(await this.makeRoom(16 << 20, error))) throw error;
+      // A want of descriptors is of the same code, but dropping layers does not help it.
+      const full = ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '');
+      if (!full || !(await this.makeRoom(16 << 20, error))) throw error;
       return work();
     }
   }

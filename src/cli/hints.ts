@@ -9,6 +9,8 @@ export function hintFor(error: unknown): string | undefined {
     const host = URL.canParse(error.url) ? ` ${new URL(error.url).host}` : '';
     return `a private image needs a login, such as by \`docker login${host}\` or \`podman login${host}\`; names are case-sensitive`;
   }
+  if (code === 'PERMISSION_DENIED' && /EACCES: .*, (mkdir '|open '.*\/lock')/.test(text))
+    return '--root DIR, or the variable LAZYLAYER_ROOT, names a directory that you can write to';
   if (/wrong version number|packet length too long|EPROTO/.test(text))
     return 'the registry seems to speak plain HTTP: say server = "http://HOST" under [registry.hosts."HOST"] in config.toml';
   if (/self.signed certificate|unable to verify the first certificate|unable to get local issuer/i.test(text))

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
@@ -23,4 +23,11 @@ test('a root has one owner; the error names it; a child that has the descriptor 
   await once(child, 'close');
   t.false(isLocked(root));
   lockRoot(root).release();
+});
+
+test('a lock file that cannot be written is named', (t) => {
+  const root = mkdtempSync(join(tmpdir(), 'lazylayer-lock-'));
+  t.teardown(() => rmSync(root, { recursive: true }));
+  symlinkSync('/dev/full', join(root, 'lock'));
+  t.throws(() => lockRoot(root), { message: `${root}/lock cannot be written` });
 });

@@ -1,7 +1,7 @@
 import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { tryLock } from 'fs-native-extensions';
-import { LazylayerError } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 
 /**
  * The right to be the one process that uses a root. Given back by `release`, and by the kernel when the last process that has
@@ -26,8 +26,13 @@ export function lockRoot(root: string): RootLock {
       `${root} is in use by another lazylayer process${holder === '' ? '' : ` (pid ${holder})`}: wait for its end, or use another --root`,
     );
   }
-  ftruncateSync(fd);
-  writeSync(fd, `${process.pid}\n`);
+  try {
+    ftruncateSync(fd);
+    writeSync(fd, `${process.pid}\n`);
+  } catch (cause) {
+    closeSync(fd);
+    throw new LazylayerError(codeOf(cause), `${path} cannot be written`, { cause });
+  }
   let released = false;
   return {
     fd,

@@ -111,3 +111,20 @@ test('two snapshots of one layer share it; it goes with the last', async (t) => 
   await lazy.release(two.record);
   t.is(served.initial().layers.length, 0);
 });
+
+test('a layer that the mount does not take is refused each time, and taken once the mount does', async (t) => {
+  const { root, labelsOf } = await start(t);
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const add = served.add.bind(served);
+  served.add = async (reference, layers) => {
+    await add(reference, layers);
+    throw new Error('not now');
+  };
+  const both = await Promise.all([lazy.prepare(labelsOf(0)), lazy.prepare(labelsOf(0))]);
+  for (const answer of both) t.like(answer, { reason: 'not now' });
+  t.is(served.initial().layers.length, 0);
+  served.add = add;
+  asPrepared(t, await lazy.prepare(labelsOf(0)));
+  t.is(served.initial().layers.length, 1);
+});

@@ -39,6 +39,8 @@ interface Held {
   readonly layer: Layer;
   readonly reference: string;
   readonly fetching: AbortController;
+  /** Resolves once the layer is in the mount. */
+  readonly shown: Promise<void>;
   uses: number;
 }
 
@@ -117,18 +119,30 @@ export class LazyLayers implements RemoteLayers {
     }, aheadMs).unref();
   }
 
+  /** Resolves once the layer can be looked up in the mount. Takes the layer over. */
   async #hold({ reference }: LayerRecord, layer: Layer): Promise<void> {
-    const { workspace, served, prefetch, background, onError } = this.#options;
-    const known = this.#held.get(layer.digest);
-    if (known !== undefined) {
-      known.uses++;
+    const { served } = this.#options;
+    let held = this.#held.get(layer.digest);
+    if (held === undefined) {
+      held = { layer, reference, fetching: new AbortController(), uses: 0, shown: served.add(reference, [layer]) };
+      this.#held.set(layer.digest, held);
+      this.#fetchAhead(held);
+    } else {
       await layer[Symbol.asyncDispose]();
-      return;
+      if (held.layer !== layer)
+        throw new LazylayerError('UNSUPPORTED', `layer ${layer.digest} is served already, by another TOC of it`);
     }
-    const held: Held = { layer, reference, fetching: new AbortController(), uses: 1 };
-    this.#held.set(layer.digest, held);
-    await served.add(reference, [layer]);
-    const { signal } = held.fetching;
+    held.uses++;
+    try {
+      await held.shown;
+    } catch (error) {
+      await this.#giveBack(held);
+      throw error;
+    }
+  }
+
+  #fetchAhead({ layer, fetching: { signal } }: Held): void {
+    const { workspace, prefetch, background, onError } = this.#options;
     workspace.layers.fetchAhead([layer], { prefetch, background, signal }).catch((error: unknown) => {
       if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
     });
@@ -160,9 +174,13 @@ export class LazyLayers implements RemoteLayers {
   }
 
   async release(record: unknown): Promise<void> {
-    const { digest } = (record as LayerRecord).descriptor;
-    const held = this.#held.get(digest);
-    if (held === undefined || --held.uses > 0) return;
+    const held = this.#held.get((record as LayerRecord).descriptor.digest);
+    if (held !== undefined) await this.#giveBack(held);
+  }
+
+  async #giveBack(held: Held): Promise<void> {
+    if (--held.uses > 0) return;
+    const { digest } = held.layer;
     this.#held.delete(digest);
     this.#reachedAt.delete(digest);
     held.fetching.abort(new LazylayerError('ABORTED', 'no snapshot needs the layer any more'));

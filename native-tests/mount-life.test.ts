@@ -1,4 +1,4 @@
-import { mkdir, open, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, readdir, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -245,3 +245,24 @@ test.serial('what cannot be mounted is refused with a reason and leaves nothing'
   await scene.daemonGone();
   t.deepEqual(await scene.mounted(), []);
 });
+
+test.serial(
+  'files that are open on a mount that was taken away lazily are read to their end; then the daemon ends',
+  async (t) => {
+    const { scene, image, target, fixtures } = await stage(t);
+    await scene.mount(image('lazy'), target, '--no-background-fetch');
+    const file = await open(join(target, 'srv/hard/small'));
+    try {
+      await scene.succeed('umount', '--lazy', target);
+      t.deepEqual(await scene.ps(), []);
+      t.deepEqual(await scene.mounted(), []);
+      t.is(await file.readFile('utf8'), 'small\n', 'it had not been read before');
+    } finally {
+      await file.close();
+    }
+    await scene.daemonGone();
+    await scene.mount(image('lazy'), target, '--no-background-fetch');
+    t.is(await digestOf(target, 'random'), await digestOf(fixtures.reference.lazy, 'random'));
+    await scene.umount(target);
+  },
+);

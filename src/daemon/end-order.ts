@@ -6,12 +6,20 @@ export type EndTry = 'ended' | 'busy' | 'needed';
 
 /** When a daemon ends: at once when it is told to, else when it is idle and nobody uses what it served. */
 export class EndOrder {
+  /** Resolves with the reason when the daemon is told to end at once. */
+  readonly told: Promise<string>;
+  #tell!: (why: string) => void;
   #told: string | undefined;
   #idle = false;
   #wake: () => void = () => {};
 
+  constructor() {
+    this.told = new Promise((resolve) => (this.#tell = resolve));
+  }
+
   now(why: string): void {
     this.#told ??= why;
+    this.#tell(why);
     this.#wake();
   }
 

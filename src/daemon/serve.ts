@@ -91,6 +91,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
 
   const idle = persistent ? undefined : setTimeout(() => order.whenIdle(), firstMountMs);
   const why = await order.given(() => endIfIdle(mounts, layout.fuse));
+  // The kernel keeps the connection while files are open on a mount that was taken away lazily: they are served to their end.
+  await Promise.race([fuse.ended, order.told]);
   log.info({ why }, 'ending');
   clearTimeout(idle);
   const hungUp = closeControl(control);
@@ -115,7 +117,7 @@ async function restoreSnapshots(options: SnapshotsOptions) {
   return Snapshots.restore(options);
 }
 
-/** Takes the FUSE mount away if nothing is mounted on it. Files that are open on a mount that was taken away lazily keep it. */
+/** Takes the FUSE mount out of sight if nothing is mounted on it. */
 async function endIfIdle(mounts: Mounts, fuse: string): Promise<EndTry> {
   if (!mounts.idle) return 'needed';
   mounts.accepting = false;

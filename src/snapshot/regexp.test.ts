@@ -88,9 +88,13 @@ test('no expression and no text takes long', (t) => {
   t.throws(() => compileRegexp('('.repeat(100_000)), { message: /nested groups/ });
 });
 
-/** Expressions that this language's own engine reads the same way. */
+/**
+ * Expressions that this language's own engine reads the same way. Not nested deeply, and held against short texts: that engine
+ * backtracks, and would take for ever on some.
+ */
 const shared = fc.letrec<{ node: string; atom: string }>((tie) => ({
   atom: fc.oneof(
+    { maxDepth: 2 },
     fc.constantFrom('a', 'b', 'c', '.', '\\d', '\\w', '[ab]', '[^a]', '[a-c0]', '^', '$', '\\b', '\\.', '1'),
     tie('node').map((node) => `(?:${node})`),
     tie('node').map((node) => `(${node})`),
@@ -106,7 +110,7 @@ const shared = fc.letrec<{ node: string; atom: string }>((tie) => ({
 })).node;
 
 test("expressions of both languages mean what they mean to the language's own engine", (t) => {
-  const text = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '1', '.', ' ', 'é', '😀'), maxLength: 12 });
+  const text = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '1', '.', ' ', 'é', '😀'), maxLength: 8 });
   fc.assert(
     fc.property(shared, fc.array(text, { minLength: 1, maxLength: 5 }), (expression, texts) => {
       const regexp = compileRegexp(expression);

@@ -198,8 +198,15 @@ export class ChunkFetcher {
     const offset = chunkOffset[chunk];
     const floor = Math.max(0, chunk - MAX_LOOK);
     let back = chunk;
-    while (back > floor && offset - chunkOffset[back] < MAX_WINDOW / 2 && this.#known(back - 1)) back--;
+    while (back > floor && offset - chunkOffset[back] < MAX_WINDOW / 2 && this.#known(back - 1) && !this.#apart(back))
+      back--;
     return back === floor && floor > 0 ? MAX_WINDOW : Math.min(MAX_WINDOW, 2 * (offset - chunkOffset[back]));
+  }
+
+  /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */
+  #apart(chunk: number): boolean {
+    const { tree } = this.target;
+    return tree.chunkOffset[chunk] - tree.chunkEnd(chunk - 1) > GAP_BYTES;
   }
 
   /** Whether the chunk is there or on its way. */
@@ -218,7 +225,7 @@ export class ChunkFetcher {
     let local = 0;
     for (let at = end; at < stop && local < REUSE_BYTES;) {
       const next = endOfMember(tree, at, stop);
-      if (tree.chunkEnd(at) - start > limit) break;
+      if (tree.chunkEnd(at) - start > limit || this.#apart(at)) break;
       let missing = false;
       for (let chunk = at; chunk < next; chunk++) {
         if (presence.has(chunk)) continue;

@@ -172,6 +172,13 @@ export class RangeFetch {
   #accept(piece: Uint8Array, batches: Promise<number>[]): void {
     for (let at = 0; at < piece.byteLength && this.#next < this.end;) {
       const filling = (this.#filling ??= this.#startBatch());
+      if (this.#received < filling.from) {
+        // Bytes between members that belong to no chunk.
+        const gap = Math.min(piece.byteLength - at, filling.from - this.#received);
+        at += gap;
+        this.#received += gap;
+        continue;
+      }
       const length = Math.min(piece.byteLength - at, filling.to - this.#received);
       new Uint8Array(filling.buffer, this.#received - filling.from, length).set(piece.subarray(at, at + length));
       at += length;

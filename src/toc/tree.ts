@@ -15,6 +15,8 @@ export const S_IFIFO = 0o010000;
 export const ROOT = 0;
 /** What lookups give where there is nothing. */
 export const NONE = -1;
+/** Compressed bytes beyond twice a member's content within which its end is looked for: headers that take no chunk. */
+const MEMBER_SLACK = 64 * 1024;
 
 /** Numbers that fix the size of every section. All little-endian in the header. */
 export interface TreeCounts {
@@ -302,12 +304,19 @@ export class Tree {
     return this.chunkDigests.subarray(chunk * 32, chunk * 32 + 32).some((byte) => byte !== 0);
   }
 
-  /** Offset in the blob where the chunk's compressed member ends: where the next one begins, or the content's end. */
+  /**
+   * Offset in the blob up to which the chunk's compressed member has to be read: where the next one begins, or the content's end.
+   * Earlier where that is far behind what its chunks can take: there lie the bytes of files that a later entry of the same name
+   * replaced, or an invention of the TOC's.
+   */
   chunkEnd(chunk: number): number {
     const offset = this.chunkOffset[chunk];
-    for (let next = chunk + 1; next < this.counts.chunks; next++)
-      if (this.chunkOffset[next] !== offset) return this.chunkOffset[next];
-    return this.facts.contentEnd;
+    let reach = 0;
+    let next = chunk;
+    for (; next < this.counts.chunks && this.chunkOffset[next] === offset; next++)
+      reach = Math.max(reach, this.chunkInner[next] + this.chunkSize[next]);
+    const end = next < this.counts.chunks ? this.chunkOffset[next] : this.facts.contentEnd;
+    return Math.min(end, offset + 2 * reach + MEMBER_SLACK);
   }
 
   /**

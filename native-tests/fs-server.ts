@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { readSync } from 'node:fs';
+import type { Negotiated } from '../src/fuse/codec.js';
 import { serveConnection } from '../src/fuse/kernel-server.js';
 import { mountNative } from '../src/fuse/native-server.js';
 import type { FuseHost, FuseServer } from '../src/fuse/server.js';
@@ -17,13 +18,23 @@ import { Gate } from './gate.js';
 export interface ServerSetup {
   readonly backend: 'kernel' | 'fuse-native';
   readonly mountpoint: string;
-  readonly resume?: boolean;
+  readonly resume?: Negotiated;
 }
 
 export interface Command {
   readonly id: number;
   readonly name:
-    'stall' | 'release' | 'fail' | 'waiting' | 'stats' | 'block' | 'children' | 'attach' | 'detach' | 'dispose';
+    | 'stall'
+    | 'release'
+    | 'fail'
+    | 'waiting'
+    | 'stats'
+    | 'block'
+    | 'children'
+    | 'attach'
+    | 'detach'
+    | 'dispose'
+    | 'negotiated';
   /** A file, for those that concern one; a slot for attach and detach. */
   readonly path?: string;
 }
@@ -92,6 +103,8 @@ async function obey({ name, path = '' }: Command): Promise<unknown> {
       return waiting.get(path) ?? 0;
     case 'stats':
       return server.stats;
+    case 'negotiated':
+      return server.negotiated;
     case 'block':
       // The main thread stands still until a byte comes. It says so first: it could not afterwards.
       process.send!({ event: 'blocked' });

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
+import type { Negotiated } from '../src/fuse/codec.js';
 import { watchDevice } from '../src/fuse/device.js';
 import { openConnection } from '../src/fuse/mount.js';
 import { unmount } from '../src/util/unmount.js';
@@ -33,13 +34,14 @@ test.serial('a new server goes on where a killed one left readers waiting', asyn
   await mount.server.call('stall', 'lazy/j');
   const reader = run('cat', [at('lazy/j')], { encoding: 'buffer' });
   await mount.server.untilWaiting('lazy/j');
+  const resume = (await mount.server.call('negotiated')) as Negotiated;
   await mount.server.kill();
 
   t.deepEqual(await lstat(at('odd'), { bigint: true }), before, 'what the kernel knows holds without a server');
   const lookup = run('stat', ['-c', '%s', at('many', manyNames[42])]);
   const cached = readFile(at('odd-cached'));
   mount.server = await FsServer.start(
-    { backend: 'kernel', mountpoint: mount.mountpoint, resume: true },
+    { backend: 'kernel', mountpoint: mount.mountpoint, resume },
     mount.connection!.fd,
   );
   t.true((await reader).stdout.equals(fixtureContent('lazy/j', 0, 100_000)));

@@ -1,5 +1,6 @@
 import { constants } from 'node:os';
 import type { Config } from '../config/config.js';
+import type { Negotiated } from '../fuse/codec.js';
 import { serveConnection } from '../fuse/kernel-server.js';
 import { errnoOf, LazylayerError } from '../errors.js';
 import type { FuseHost, FuseServer } from '../fuse/server.js';
@@ -11,7 +12,7 @@ import { descriptors } from './protocol.js';
 export async function startFuse(
   config: Config,
   served: ServedLayers,
-  options: { resume: boolean; onError: (what: string, error: unknown) => void },
+  options: { resume: Negotiated | undefined; onError: (what: string, error: unknown) => void },
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
   const host: FuseHost = {

@@ -5,6 +5,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
+import type { Negotiated } from '../fuse/codec.js';
 import { openConnection } from '../fuse/mount.js';
 import { releaseStale } from '../mount/stale.js';
 import { lockRoot, type RootLock } from '../workspace/lock.js';
@@ -38,6 +39,8 @@ export class Holder {
   readonly #log: Logger;
   #lock: RootLock | undefined;
   #fuse = -1;
+  /** For the FUSE connection, by the first process that served it. */
+  #negotiated: Negotiated | undefined;
   #deaths: number[] = [];
   #child: ChildProcess | undefined;
   #ending = false;
@@ -60,7 +63,7 @@ export class Holder {
     for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
     try {
       if (this.config.fuse.backend === 'kernel') this.#fuse = (await openConnection(fuse)).fd;
-      return { ended: this.#supervise(await this.#startServing(false)) };
+      return { ended: this.#supervise(await this.#startServing()) };
     } catch (error) {
       await this.#close(1);
       if (this.#ending) return { ended: Promise.resolve(0) };
@@ -75,7 +78,7 @@ export class Holder {
   }
 
   /** Resolves when the process serves. */
-  async #startServing(resume: boolean): Promise<Serving> {
+  async #startServing(): Promise<Serving> {
     const child = fork(fileURLToPath(new URL('serve.js', import.meta.url)), {
       execArgv: heapFlags,
       env: { ...process.env, ...mallocSettings },
@@ -86,14 +89,16 @@ export class Holder {
     const exited = once(child, 'exit').then(([status]) => (status as number | null) ?? 1);
     const ready = new Promise<void>((resolve, reject) => {
       child.on('message', (report: ServeReport) => {
-        if (report.kind === 'ready') resolve();
-        else reject(new LazylayerError(report.error.code, report.error.message));
+        if (report.kind === 'ready') {
+          this.#negotiated = report.negotiated;
+          resolve();
+        } else reject(new LazylayerError(report.error.code, report.error.message));
       });
       void exited.then((status) =>
         reject(new LazylayerError('INTERNAL', `the serving process ended at its start (${status})`)),
       );
     });
-    const order: ServeOrder = { config: this.config, resume, persistent: this.persistent };
+    const order: ServeOrder = { config: this.config, resume: this.#negotiated, persistent: this.persistent };
     child.send(order);
     await ready;
     return { exited };
@@ -109,7 +114,7 @@ export class Holder {
       this.#log.error({ status, deaths: this.#deaths.length }, 'the serving process died');
       if (this.#fuse < 0 || this.#deaths.length > deathsPerMinute) return this.#close(1);
       try {
-        ({ exited } = await this.#startServing(true));
+        ({ exited } = await this.#startServing());
         this.#log.info('a new serving process goes on with the mount');
       } catch (error) {
         this.#log.error({ error: toWire(error) }, 'a new serving process could not start');

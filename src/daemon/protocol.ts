@@ -1,5 +1,6 @@
 import type { Config } from '../config/config.js';
 import type { ErrorCode } from '../errors.js';
+import type { Negotiated } from '../fuse/codec.js';
 import type { MountInfo, MountProgress } from '../mount/request.js';
 
 /** One line of the answer to a mount request (newline-delimited JSON): any number of progress lines, then one of the others. */
@@ -14,14 +15,16 @@ export interface WireError {
 /** From the holder to the serving process, once, over IPC; the descriptors come as stdio (see `descriptors`). */
 export interface ServeOrder {
   readonly config: Config;
-  /** The FUSE connection was negotiated and served before, by a process that died. */
-  readonly resume: boolean;
+  /** What was negotiated for the FUSE connection, where a process that died served it before. */
+  readonly resume?: Negotiated;
   /** Offers containerd's snapshots and metrics where they are configured, and ends only when it is told to. */
   readonly persistent: boolean;
 }
 
 /** From the serving process to the holder. */
-export type ServeReport = { readonly kind: 'ready' } | { readonly kind: 'failed'; readonly error: WireError };
+export type ServeReport =
+  /** Of the kernel backend: what was negotiated, for the next process that serves the connection. */
+  { readonly kind: 'ready'; readonly negotiated?: Negotiated } | { readonly kind: 'failed'; readonly error: WireError };
 
 /** From the holder to the command that started it. */
 export type HolderReport = { readonly kind: 'ready' } | { readonly kind: 'failed'; readonly error: WireError };

@@ -50,7 +50,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   });
   await mounts.releaseLeftovers();
   // The layers of a connection that goes on must be there before its first request is read.
-  if (resume) await mounts.restore();
+  if (resume !== undefined) await mounts.restore();
   const snapshots =
     persistent && config.snapshotter.address !== ''
       ? await restoreSnapshots({ config, workspace, served, log, watch: metrics?.watch })
@@ -86,8 +86,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   // Whoever starts a persistent daemon again finds the root free.
   if (persistent) process.once('disconnect', () => order.now('the holder is gone'));
   void fuse.ended.then(() => order.now('the FUSE mount was taken away'));
-  log.info({ root: config.root, backend: config.fuse.backend, resumed: resume }, 'serving');
-  report({ kind: 'ready' });
+  log.info({ root: config.root, backend: config.fuse.backend, resumed: resume !== undefined }, 'serving');
+  report({ kind: 'ready', negotiated: fuse.negotiated });
 
   const idle = persistent ? undefined : setTimeout(() => order.whenIdle(), firstMountMs);
   const why = await order.given(() => endIfIdle(mounts, layout.fuse));

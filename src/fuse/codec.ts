@@ -57,8 +57,15 @@ const InitFlag = {
   INIT_EXT: 1 << 30,
 } as const;
 
+/** Of flags2, which counts from bit 32 on. */
+const InitFlag2 = {
+  /** Mounts of the filesystem may be id-mapped; the kernel demands the mount option `default_permissions`. Linux 6.12 and later. */
+  ALLOW_IDMAP: 1 << 8,
+} as const;
+
 /** What this server asks of the kernel; it gets what the kernel offers of it. */
 const wantedFlags = Object.values(InitFlag).reduce((all, flag) => all | flag, 0);
+const wantedFlags2 = InitFlag2.ALLOW_IDMAP;
 
 export const PROTOCOL_MAJOR = 7;
 export const PROTOCOL_MINOR = 45;
@@ -90,6 +97,13 @@ export interface Negotiated {
   readonly minor: number;
   /** The kernel's flags that this server took. */
   readonly flags: number;
+  /** The same of flags2. */
+  readonly flags2: number;
+}
+
+/** Whether the mounts of this connection can be id-mapped. */
+export function allowsIdmap({ flags2 }: Negotiated): boolean {
+  return (flags2 & InitFlag2.ALLOW_IDMAP) !== 0;
 }
 
 /*
@@ -247,10 +261,16 @@ export function putInit(words: Uint32Array, at: number, negotiated: Negotiated, 
   words[at + 5] = MAX_WRITE;
   words[at + 6] = 1;
   words[at + 7] = MAX_READ / 4096;
+  words[at + 8] = negotiated.flags2;
 }
 
-export function negotiate(minor: number, flags: number): Negotiated {
-  return { minor: Math.min(minor, PROTOCOL_MINOR), flags: (flags & wantedFlags) >>> 0 };
+/** `flags2` counts only where `flags` says that the kernel sent it. */
+export function negotiate(minor: number, flags: number, flags2: number): Negotiated {
+  return {
+    minor: Math.min(minor, PROTOCOL_MINOR),
+    flags: (flags & wantedFlags) >>> 0,
+    flags2: (flags & InitFlag.INIT_EXT) === 0 ? 0 : flags2 & wantedFlags2,
+  };
 }
 
 /** notify_inval_inode: 0 ino  2 off (i64)  4 len (i64). A negative offset drops attributes and leaves data. */

@@ -10,14 +10,14 @@ import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js'
 import { Count } from './session.js';
 
 /**
- * Serves a connection from a worker thread. With `resume`, one that an earlier process served: the kernel sends what that one
+ * Serves a connection from a worker thread. With `resume`, one that an earlier process negotiated and served: the kernel sends what that one
  * left unanswered again, so `layers` must hold all that it had attached. Takes the descriptor over: it is closed in this process
  * when the server is disposed, or after the unmount. Disposing does not unmount: whoever holds the connection does.
  */
 export async function serveConnection(
   connection: FuseConnection,
   host: FuseHost,
-  options: ServeOptions & { readonly resume?: boolean } = {},
+  options: ServeOptions & { readonly resume?: Negotiated } = {},
 ): Promise<FuseServer> {
   checkByteOrder();
   const server = new KernelServer(connection, host, options);
@@ -36,11 +36,12 @@ class KernelServer implements FuseServer {
   #calling = 0;
   #stopped = false;
 
-  constructor(connection: FuseConnection, host: FuseHost, options: ServeOptions & { readonly resume?: boolean }) {
+  constructor(connection: FuseConnection, host: FuseHost, options: ServeOptions & { readonly resume?: Negotiated }) {
     this.#deferred = new DeferredRequests(connection.fd, host, ({ uniqueLow: low, uniqueHigh: high }, errno) =>
       this.#say({ type: 'look-again', low, high, errno }),
     );
-    const resume = options.resume ?? false;
+    this.negotiated = options.resume;
+    const resume = options.resume !== undefined;
     const workerData: WorkerSetup = {
       fd: connection.fd,
       counts: this.#counts.buffer,

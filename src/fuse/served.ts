@@ -1,6 +1,7 @@
 import { LazylayerError } from '../errors.js';
 import type { LayerView } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
+import type { Negotiated } from './codec.js';
 import type { FuseServer } from './server.js';
 import type { Layer } from '../layer/layer.js';
 
@@ -21,6 +22,11 @@ export class ServedLayers {
   /** What a server that is about to start must show from its first request on. */
   initial(): { layers: LayerView[]; references: References } {
     return { layers: [...this.#layers.values()].map(({ layer }) => layer.view), references: this.#store() };
+  }
+
+  /** What kernel and server agreed on; undefined before a server is bound, and of fuse-native. */
+  get negotiated(): Negotiated | undefined {
+    return this.#fuse?.negotiated;
   }
 
   /** From here on, changes go to this server, which shows what `initial` gave. */

@@ -46,7 +46,7 @@ export interface FuseServer extends AsyncDisposable {
   setReferences(references: References): Promise<void>;
   /** Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. */
   readonly ended: Promise<void>;
-  /** Of the kernel backend, unless it resumed. */
+  /** Of the kernel backend. */
   readonly negotiated: Negotiated | undefined;
   readonly stats: FuseStats;
 }

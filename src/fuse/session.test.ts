@@ -80,9 +80,9 @@ function readIn(offset: number, size: number): Buffer {
 
 test('INIT: the newest minor that both have, and of the flags only those that are offered', (t) => {
   const { send, negotiated } = start();
-  const init = (major: number, minor: number, flags: number) => {
+  const init = (major: number, minor: number, flags: number, flags2 = 0x5fd) => {
     const body = Buffer.alloc(64);
-    [major, minor, 0x20000, flags].forEach((word, i) => body.writeUInt32LE(word >>> 0, i * 4));
+    [major, minor, 0x20000, flags, flags2].forEach((word, i) => body.writeUInt32LE(word >>> 0, i * 4));
     return send(Opcode.INIT, 0, body)!;
   };
   const { body } = init(7, 45, 0x73ff_fffb);
@@ -91,13 +91,15 @@ test('INIT: the newest minor that both have, and of the flags only those that ar
   t.is(body.readUInt32LE(12), 0x43e6_2001);
   t.deepEqual([body.readUInt16LE(16), body.readUInt16LE(18), body.readUInt32LE(20)], [64, 48, 4096]);
   t.deepEqual([body.readUInt32LE(24), body.readUInt16LE(28)], [1, 256]);
+  t.is(body.readUInt32LE(32), 0x100);
+  t.is(init(7, 45, 0x73ff_fffb, 0x4fd).body.readUInt32LE(32), 0, 'id-mapped mounts came with Linux 6.12');
   t.is(init(7, 31, 0x73ff_fffb).body.readUInt32LE(4), 31);
   t.is(init(7, 99, 1).body.readUInt32LE(4), 45);
-  t.deepEqual(negotiated.at(-1), { minor: 45, flags: 1 });
+  t.deepEqual(negotiated.at(-1), { minor: 45, flags: 1, flags2: 0 }, 'flags2 counts only with its own flag');
   t.is(init(7, 30, 0).error, EPROTO);
   t.is(init(6, 0, 0).error, EPROTO);
   t.is(init(8, 0, 0).body.readUInt32LE(0), 7, 'a newer kernel is told ours, and asks again');
-  t.is(negotiated.length, 3);
+  t.is(negotiated.length, 4);
 });
 
 test('LOOKUP and GETATTR give every attribute, and validity without end in a layer', (t) => {

@@ -323,10 +323,12 @@ export class Session {
     const { words } = message;
     if (length < codec.IN_HEADER + 16) return this.#fail(EINVAL);
     const [major, minor, readahead, flags] = words.subarray(10, 14);
+    // Kernels before flags2 end here; what then lies in the buffer is an older message's.
+    const flags2 = length < codec.IN_HEADER + 20 ? 0 : words[14];
     // A newer major: the kernel speaks ours when it sees it in the reply. Older ones have other structures.
     if (major < codec.PROTOCOL_MAJOR || (major === codec.PROTOCOL_MAJOR && minor < codec.OLDEST_MINOR))
       return this.#fail(EPROTO);
-    const negotiated = codec.negotiate(minor, flags);
+    const negotiated = codec.negotiate(minor, flags, flags2);
     codec.putInit(this.#reply.words, OUT_HEADER / 4, negotiated, readahead);
     this.#done(codec.INIT_OUT);
     if (major === codec.PROTOCOL_MAJOR) this.#output.negotiated(negotiated);

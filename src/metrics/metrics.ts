@@ -121,7 +121,9 @@ export class Metrics implements AsyncDisposable {
 
   /** The same layers, with what comes of asking for them counted. */
   readonly watch = (layers: RemoteLayers): RemoteLayers => ({
-    idmapRefusal: layers.idmapRefusal,
+    get idmapRefusal() {
+      return layers.idmapRefusal;
+    },
     prepare: async (labels, signal) => {
       const answer = await layers.prepare(labels, signal);
       if ('reason' in answer) this.#prepared.inc({ outcome: 'refused', reason: reasonOf(answer.code) });

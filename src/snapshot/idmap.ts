@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import { release } from 'node:os';
 import { LazylayerError } from '../errors.js';
+import { allowsIdmap, type Negotiated } from '../fuse/codec.js';
 import { label } from './labels.js';
 import { kernelAtLeast } from './overlay.js';
 import type { Labels } from './snapshotter.js';
@@ -63,4 +64,12 @@ export async function idmapRefusal(path: string, kernel = release()): Promise<st
   const [major, minor] = known.since;
   if (kernelAtLeast(kernel, major, minor)) return undefined;
   return `kernel ${kernel} has no id-mapped mounts of ${known.name}, which came with ${major}.${minor}`;
+}
+
+/** Why the layers of the FUSE mount cannot be id-mapped; undefined where kernel and server agreed that they can. */
+export function servedIdmapRefusal(negotiated: Negotiated | undefined, kernel = release()): string | undefined {
+  if (negotiated === undefined)
+    return 'lazy layers are served by fuse-native, which has no id-mapped mounts: set backend = "kernel" in [fuse]';
+  if (allowsIdmap(negotiated)) return undefined;
+  return `kernel ${kernel} has no id-mapped mounts of lazy layers, which are FUSE: they came with 6.12`;
 }

@@ -6,6 +6,7 @@ import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { layerOf } from '../workspace/image.js';
 import type { ImageLayer, Workspace } from '../workspace/workspace.js';
+import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
 import type { Labels } from './snapshotter.js';
 import { sourceOf, type LayerSourceLabels } from './source-labels.js';
@@ -46,8 +47,6 @@ interface Held {
 
 /** Layers of images in registries as lower directories: opened by what a client's labels say, shown by the one FUSE mount. */
 export class LazyLayers implements RemoteLayers {
-  readonly idmapRefusal =
-    'lazily served layers cannot be id-mapped: let the client remap without the kernel, or pull the image whole';
   readonly #options: LazyLayersOptions;
   /** By digest of the blob; one for all snapshots that are made of it. */
   readonly #held = new Map<Digest, Held>();
@@ -58,6 +57,10 @@ export class LazyLayers implements RemoteLayers {
 
   constructor(options: LazyLayersOptions) {
     this.#options = options;
+  }
+
+  get idmapRefusal(): string | undefined {
+    return servedIdmapRefusal(this.#options.served.negotiated);
   }
 
   async prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal> {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { codeOf } from '../errors.js';
-import { idmapRefusal } from './idmap.js';
+import { idmapRefusal, servedIdmapRefusal } from './idmap.js';
 import { checkOverlayPath, inUserNamespace, kernelAtLeast, overlayMounts } from './overlay.js';
 
 const parts = { own: '/s/3/fs', idmap: [] };
@@ -47,4 +47,11 @@ test('what the kernel cannot id-map is told', async (t) => {
   t.teardown(() => rm(directory, { recursive: true, force: true }));
   t.regex((await idmapRefusal(directory, '5.10.0'))!, /kernel 5\.10\.0 has no id-mapped overlays/);
   t.regex((await idmapRefusal('/proc', '6.12.0'))!, /filesystem of \/proc/);
+});
+
+test('lazy layers can be id-mapped where kernel and server agreed on it', (t) => {
+  const agreed = { minor: 45, flags: 0x43e6_2001 };
+  t.is(servedIdmapRefusal({ ...agreed, flags2: 0x100 }), undefined);
+  t.regex(servedIdmapRefusal({ ...agreed, flags2: 0 }, '6.6.0')!, /kernel 6\.6\.0 .* 6\.12/);
+  t.regex(servedIdmapRefusal(undefined)!, /fuse-native/);
 });

@@ -272,38 +272,22 @@ test('random reads over random layers give the right bytes, and no byte of a blo
   t.pass();
 });
 
-test('bytes of a file that a later one of its name replaced are passed over', async (t) => {
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(
-        fc.record({ name: fc.constantFrom('a', 'b', 'c', 'd'), kib: fc.constantFrom(0.01, 3, 40, 100, 180) }),
-        {
-          minLength: 2,
-          maxLength: 10,
-        },
-      ),
-      async (specs) => {
-        await using bench = await LayerBench.create();
-        const files = specs.map(({ name, kib }, i) => ({
-          name,
-          bytes: randomness(i + 1).bytes(Math.ceil(kib * 1024)),
-        }));
-        const { source } = await estargzLayer(files);
-        await using layer = await bench.store.open(source);
-        const kept = new Map(files.map(({ name, bytes }) => [name, bytes]));
-        await Promise.all(
-          [...kept].map(async ([name, bytes]) =>
-            t.true(bytes.equals(await layer.read(inodeOf(layer, name), 0, 1 << 20)), name),
-          ),
-        );
-        t.is(layer.stats.badChunks, 0);
-      },
-    ),
-    { numRuns: 10, interruptAfterTimeLimit: 10_000 },
-  );
+test('few bytes of a file that was replaced are passed over within one request', async (t) => {
+  await using bench = await LayerBench.create();
+  const files = [
+    { name: 'small', bytes: randomness(1).bytes(100) },
+    { name: 'replaced', bytes: randomness(2).bytes(180 << 10) },
+    { name: 'replaced', bytes: randomness(3).bytes(100) },
+  ];
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  t.true(files[0].bytes.equals(await layer.read(inodeOf(layer, 'small'), 0, 100)));
+  t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
+  t.is(blob.asked.length, 1);
 });
 
-test('a small file before one that was replaced does not bring the whole of that along', async (t) => {
+test('many bytes of a file that was replaced are not fetched at all', async (t) => {
   await using bench = await LayerBench.create();
   const files = [
     { name: 'small', bytes: randomness(1).bytes(100) },

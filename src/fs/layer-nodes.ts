@@ -1,8 +1,8 @@
 import { constants } from 'node:os';
 import type { Presence } from '../cache/presence.js';
 import { NONE, S_IFMT, type Tree } from '../toc/tree.js';
-import { DEFERRED, nodeNumber } from './nodes.js';
-import type { Attributes, CachedRange, DirectoryEntry, NodeOperations } from './nodes.js';
+import { ASLEEP, DEFERRED, nodeNumber } from './nodes.js';
+import type { Attributes, CachedRange, DirectoryEntry, NodeOperations, Statistics } from './nodes.js';
 
 const { EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOTDIR, ESTALE } = constants.errno;
 
@@ -13,6 +13,12 @@ export interface LayerView {
   readonly presence: Presence;
   /** Descriptor of the layer's cache file; stays the caller's. */
   readonly fd: number;
+}
+
+/** A layer that is known and not in memory, as far as the tree has to know it. */
+export interface SleepingLayer {
+  readonly slot: number;
+  readonly statistics: Statistics;
 }
 
 const dot = Buffer.from('.');
@@ -115,4 +121,20 @@ export class LayerNodes implements NodeOperations {
     into.position = tree.cacheOffset(inode) + offset;
     return bytes;
   }
+}
+
+/** In place of the nodes of a layer that is not in memory. */
+export const sleepingNodes: NodeOperations = {
+  lookup: () => ASLEEP,
+  getattr: () => ASLEEP,
+  readlink: () => ASLEEP,
+  readdir: () => ASLEEP,
+  getxattr: () => ASLEEP,
+  listxattr: () => ASLEEP,
+  read: () => ASLEEP,
+};
+
+/** What a layer adds to the numbers of the whole tree. */
+export function statisticsOf({ counts, facts }: Pick<Tree, 'counts' | 'facts'>): Statistics {
+  return { bytes: facts.cacheBytes, files: counts.inodes };
 }

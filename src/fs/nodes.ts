@@ -33,6 +33,9 @@ export function inodeOf(node: number): number {
  */
 export const DEFERRED = -0x1_0000;
 
+/** What every operation on a slot gives whose layer is known and not in memory: the session has it woken, and tries again. */
+export const ASLEEP = -0x2_0000;
+
 /** What stat(2) shows. Operations fill in one that the caller keeps, so that nothing is allocated for a request. */
 export interface Attributes {
   /** See `nodeNumber`. */
@@ -90,7 +93,7 @@ export interface Statistics {
 }
 
 /**
- * The operations of one slot. Numbers below zero are negated errnos, except DEFERRED. Names are bytes `[start, end)` of a buffer.
+ * The operations of one slot. Numbers below zero are negated errnos, except DEFERRED and ASLEEP. Names are bytes `[start, end)` of a buffer.
  */
 export interface NodeOperations {
   /** Number of the named node, -ENOENT, -ENOTDIR, or DEFERRED. */

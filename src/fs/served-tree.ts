@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { LazylayerError } from '../errors.js';
 import { ROOT } from '../toc/tree.js';
-import { LayerNodes, type LayerView } from './layer-nodes.js';
+import { LayerNodes, sleepingNodes, statisticsOf, type LayerView, type SleepingLayer } from './layer-nodes.js';
 import { MAX_SLOT, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, CachedRange, DirectoryEntry, NodeOperations, Statistics } from './nodes.js';
 import { UpperTree } from './upper-tree.js';
@@ -38,14 +38,15 @@ export const NAME_MAX = 255;
  *     <base64 reference>/<digest>/diff   a symlink to ../../l/<slot>
  *     pool                               a symlink
  *
- * Nodes are (slot, inode) pairs. Those of layers never change, those of the upper tree do. An operation on a slot that is not
- * attached gives -ESTALE.
+ * Nodes are (slot, inode) pairs. Those of layers never change, those of the upper tree do. An operation on a slot that has no
+ * layer gives -ESTALE, on one whose layer sleeps ASLEEP.
  */
 export class ServedTree {
   readonly #upper: UpperTree;
   readonly #layers: number;
   readonly #slots: (NodeOperations | undefined)[];
-  readonly #views = new Map<number, LayerView>();
+  /** Of every layer, awake or not, by slot. */
+  readonly #statistics = new Map<number, Statistics>();
   readonly #references = new Set<string>();
   readonly #resolves: boolean;
 
@@ -58,20 +59,38 @@ export class ServedTree {
     if (options.pool !== undefined) this.#upper.addSymlink(UPPER_ROOT, 'pool', options.pool);
   }
 
-  /** @throws ALREADY_EXISTS where the slot is taken, INVALID_ARGUMENT where it is out of range. */
+  /**
+   * Puts a layer in a slot, or wakes the one that sleeps there.
+   * @throws ALREADY_EXISTS where a layer is awake in the slot, INVALID_ARGUMENT where it is out of range.
+   */
   attach(view: LayerView): void {
     const { slot } = view;
-    if (!Number.isInteger(slot) || slot <= UPPER || slot > MAX_SLOT)
-      throw new LazylayerError('INVALID_ARGUMENT', `slot: expected a number from 1 to ${MAX_SLOT}, found ${slot}`);
-    if (this.#views.has(slot)) throw new LazylayerError('ALREADY_EXISTS', `slot ${slot} already has a layer`);
-    this.#views.set(slot, view);
+    if (this.#statistics.has(slot) && !this.asleep(slot))
+      throw new LazylayerError('ALREADY_EXISTS', `slot ${slot} already has a layer`);
+    this.#know(slot, statisticsOf(view.tree));
     this.#slots[slot] = new LayerNodes(view);
-    this.#upper.addForeign(this.#layers, String(slot), nodeNumber(slot, ROOT));
   }
 
-  /** Nodes of the slot are stale from now on. Does nothing where no layer is attached. */
+  /** Keeps the slot's name, and of its layer nothing: from now on its operations give ASLEEP. @throws INVALID_ARGUMENT */
+  sleep({ slot, statistics }: SleepingLayer): void {
+    this.#know(slot, statistics);
+    this.#slots[slot] = sleepingNodes;
+  }
+
+  asleep(slot: number): boolean {
+    return this.#slots[slot] === sleepingNodes;
+  }
+
+  #know(slot: number, statistics: Statistics): void {
+    if (!Number.isInteger(slot) || slot <= UPPER || slot > MAX_SLOT)
+      throw new LazylayerError('INVALID_ARGUMENT', `slot: expected a number from 1 to ${MAX_SLOT}, found ${slot}`);
+    if (!this.#statistics.has(slot)) this.#upper.addForeign(this.#layers, String(slot), nodeNumber(slot, ROOT));
+    this.#statistics.set(slot, statistics);
+  }
+
+  /** Nodes of the slot are stale from now on. Does nothing where there is no layer. */
   detach(slot: number): void {
-    if (!this.#views.delete(slot)) return;
+    if (!this.#statistics.delete(slot)) return;
     this.#slots[slot] = undefined;
     this.#upper.remove(this.#layers, String(slot));
   }
@@ -145,13 +164,13 @@ export class ServedTree {
     return this.#slots[slot]?.read(inode, offset, length, into) ?? -ESTALE;
   }
 
-  /** Of every attached layer together. */
+  /** Of every layer together. */
   statfs(into: Statistics): void {
     into.bytes = 0;
     into.files = this.#upper.size;
-    for (const { tree } of this.#views.values()) {
-      into.bytes += tree.facts.cacheBytes;
-      into.files += tree.counts.inodes;
+    for (const { bytes, files } of this.#statistics.values()) {
+      into.bytes += bytes;
+      into.files += files;
     }
   }
 }

@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import { errnoOf, VerificationError } from '../errors.js';
 import { isGone, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
 import type { FuseHost } from './server.js';
-import type { DeferredLookup, DeferredRead, DeferredRequest } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredWake } from './session.js';
 
 interface Waiting {
   readonly request: DeferredRequest;
@@ -18,20 +18,20 @@ const lookAgainMs = 200;
 
 /**
  * Requests that wait for the main thread. Each is answered once: with what the host gave, an errno, or EINTR once the thread that
- * waits for it is being killed. READs are answered here, by one write to the device, LOOKUPs through `answerLookup`.
+ * waits for it is being killed. READs are answered here, by one write to the device, all others through `answer`.
  */
 export class DeferredRequests {
   readonly #fd: number;
   readonly #host: FuseHost;
-  readonly #answerLookup: (lookup: DeferredLookup, errno: number) => void;
+  readonly #answer: (request: DeferredRequest, errno: number) => void;
   readonly #waiting = new Map<number, Waiting>();
   #reads = 0;
   #closed = false;
 
-  constructor(fd: number, host: FuseHost, answerLookup: (lookup: DeferredLookup, errno: number) => void) {
+  constructor(fd: number, host: FuseHost, answer: (request: DeferredRequest, errno: number) => void) {
     this.#fd = fd;
     this.#host = host;
-    this.#answerLookup = answerLookup;
+    this.#answer = answer;
   }
 
   /** How many READs wait now. */
@@ -58,7 +58,13 @@ export class DeferredRequests {
   async lookup(lookup: DeferredLookup): Promise<void> {
     if (this.#closed) return;
     const work = async (signal: AbortSignal) => this.#host.resolve?.(lookup.path, signal);
-    await this.#wait(lookup, work, undefined, (errno) => this.#answerLookup(lookup, errno));
+    await this.#wait(lookup, work, undefined, (errno) => this.#answer(lookup, errno));
+  }
+
+  async wake(wake: DeferredWake): Promise<void> {
+    if (this.#closed) return;
+    const work = async (signal: AbortSignal) => this.#host.wake?.(wake.slot, signal);
+    await this.#wait(wake, work, undefined, (errno) => this.#answer(wake, errno));
   }
 
   async #wait(

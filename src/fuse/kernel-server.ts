@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { LazylayerError } from '../errors.js';
-import type { LayerView } from '../fs/layer-nodes.js';
+import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
+import { MAX_SLOT } from '../fs/nodes.js';
 import type { References } from '../fs/served-tree.js';
 import { checkByteOrder, type Negotiated } from './codec.js';
 import { DeferredRequests } from './deferred-requests.js';
@@ -32,6 +33,8 @@ class KernelServer implements FuseServer {
   readonly #worker: Worker;
   readonly #deferred: DeferredRequests;
   readonly #counts = new Uint32Array(new SharedArrayBuffer(4 * Count.size));
+  /** Only the pages of slots that are used take memory. */
+  readonly #touched = new Uint8Array(new SharedArrayBuffer(MAX_SLOT + 1));
   readonly #calls = new Map<number, { resolve: () => void; reject: (error: unknown) => void }>();
   #calling = 0;
   #stopped = false;
@@ -45,9 +48,11 @@ class KernelServer implements FuseServer {
     const workerData: WorkerSetup = {
       fd: connection.fd,
       counts: this.#counts.buffer,
+      touched: this.#touched.buffer,
       pool: options.pool,
       resolves: host.resolve !== undefined,
       layers: (options.layers ?? []).map(shared),
+      asleep: options.asleep ?? [],
       references: options.references ?? [],
       resume,
     };
@@ -86,6 +91,14 @@ class KernelServer implements FuseServer {
     return this.#call((id) => ({ type: 'attach', id, layer: shared(view) }));
   }
 
+  sleep(layer: SleepingLayer): Promise<void> {
+    return this.#call((id) => ({ type: 'sleep', id, layer }));
+  }
+
+  touched(slot: number): boolean {
+    return Atomics.exchange(this.#touched, slot, 0) === 1;
+  }
+
   detach(slot: number): Promise<void> {
     return this.#call((id) => ({ type: 'detach', id, slot }));
   }
@@ -120,6 +133,9 @@ class KernelServer implements FuseServer {
         break;
       case 'lookup':
         void this.#deferred.lookup(message.lookup);
+        break;
+      case 'wake':
+        void this.#deferred.wake(message.wake);
         break;
       case 'interrupt':
         this.#deferred.interrupt(message.low, message.high);

@@ -1,8 +1,8 @@
 import type { ErrorCode } from '../errors.js';
-import type { LayerView } from '../fs/layer-nodes.js';
+import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
-import type { DeferredLookup, DeferredRead } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredWake } from './session.js';
 
 /** A layer as another thread can have it. */
 export interface SharedLayer {
@@ -21,10 +21,13 @@ export interface WorkerSetup {
   readonly fd: number;
   /** See `Count`. */
   readonly counts: SharedArrayBuffer;
+  /** A byte a slot: see `Session`. */
+  readonly touched: SharedArrayBuffer;
   readonly pool: string | undefined;
   /** See `ServedTreeOptions`. */
   readonly resolves: boolean;
   readonly layers: readonly SharedLayer[];
+  readonly asleep: readonly SleepingLayer[];
   readonly references: References;
   /** The connection was negotiated by an earlier process. */
   readonly resume: boolean;
@@ -33,6 +36,7 @@ export interface WorkerSetup {
 /** From the main thread to the worker. What has an id is answered by `done`. */
 export type ToWorker =
   | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
+  | { readonly type: 'sleep'; readonly id: number; readonly layer: SleepingLayer }
   | { readonly type: 'detach'; readonly id: number; readonly slot: number }
   | { readonly type: 'references'; readonly id: number; readonly references: References }
   | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
@@ -42,6 +46,7 @@ export type ToWorker =
 export type ToMain =
   | { readonly type: 'read'; readonly read: DeferredRead }
   | { readonly type: 'lookup'; readonly lookup: DeferredLookup }
+  | { readonly type: 'wake'; readonly wake: DeferredWake }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }
   | {

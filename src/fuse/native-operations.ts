@@ -2,14 +2,15 @@ import { isUtf8 } from 'node:buffer';
 import { readSync } from 'node:fs';
 import { constants } from 'node:os';
 import { errnoOf, VerificationError } from '../errors.js';
-import { blankAttributes, blankEntry, DEFERRED, inodeOf, slotOf } from '../fs/nodes.js';
+import { ASLEEP, blankAttributes, blankEntry, DEFERRED, inodeOf, slotOf } from '../fs/nodes.js';
 import type { Attributes, CachedRange } from '../fs/nodes.js';
 import { nodeAt } from '../fs/paths.js';
 import { NAME_MAX, type ServedTree } from '../fs/served-tree.js';
+import { S_IFDIR } from '../toc/tree.js';
 import type { NativeOperations, StatWords } from './fuse-native.js';
 import type { FuseHost } from './server.js';
 
-const { EILSEQ, ENOENT, ERANGE } = constants.errno;
+const { EILSEQ, EIO, ENOENT, ERANGE } = constants.errno;
 
 type Signal = Parameters<NativeOperations['_op_getattr']>[0];
 
@@ -20,26 +21,56 @@ export interface NativeCounts {
   deferredReads: number;
 }
 
-/**
- * Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers, `waiting`
- * holds what the host is asked for.
- */
+/** What operations leave for their server to see. */
+export interface NativeTraces {
+  readonly counts: NativeCounts;
+  /** What the host is asked for. */
+  readonly waiting: Set<AbortController>;
+  /** Slots of which something was asked for. */
+  readonly touched: Set<number>;
+}
+
+/** Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers. */
 export function nativeOperations(
   tree: ServedTree,
   host: FuseHost,
   inodes: (slot: number, inode: number) => number,
-  counts: NativeCounts,
-  waiting: Set<AbortController>,
+  { counts, waiting, touched }: NativeTraces,
 ): NativeOperations {
   const attributes = blankAttributes();
   const range: CachedRange = { fd: -1, position: 0 };
 
   const find = (path: string): number => {
     counts.requests++;
-    return nodeAt(tree, Buffer.from(path));
+    const node = nodeAt(tree, Buffer.from(path));
+    if (node >= 0) touched.add(slotOf(node));
+    return node;
+  };
+  /** Has a layer woken: 0, or what kept it asleep. */
+  const wake = async (slot: number): Promise<number> => {
+    const abort = new AbortController();
+    waiting.add(abort);
+    try {
+      await host.wake?.(slot, abort.signal);
+      return tree.asleep(slot) ? -EIO : 0;
+    } catch (error) {
+      if (!abort.signal.aborted) host.onError?.(error);
+      return -errnoOf(error);
+    } finally {
+      waiting.delete(abort);
+    }
+  };
+  /** Goes on with the node at a path, or a negated errno: at once, or when the layer that the path leads into is awake. */
+  const at = (path: string, goOn: (node: number) => void): void => {
+    const slot = Number(/^\/l\/(\d+)/.exec(path)?.[1] ?? 0);
+    if (!tree.asleep(slot)) return goOn(find(path));
+    void wake(slot).then((status) => goOn(status < 0 ? status : find(path)));
   };
   const stat = (node: number): StatWords | number => {
     const result = tree.getattr(slotOf(node), inodeOf(node), attributes);
+    // In a listing, of which libfuse takes the type and the number alone.
+    if (result === ASLEEP)
+      return statWords({ ...blankAttributes(), mode: S_IFDIR | 0o755 }, inodes(slotOf(node), inodeOf(node)));
     return result < 0 ? result : statWords(attributes, inodes(slotOf(node), inodeOf(node)));
   };
   /** Lets the host make a name, then looks again. libfuse comes here with every name of a path in turn. */
@@ -96,35 +127,38 @@ export function nativeOperations(
         if (typeof words === 'number') signal(words, new Uint32Array(18));
         else signal(0, words);
       };
-      const node = find(path);
-      if (node === DEFERRED) void resolve(path).then(answer);
-      else answer(node);
+      at(path, (node) => {
+        if (node === DEFERRED) void resolve(path).then(answer);
+        else answer(node);
+      });
     },
     _op_readdir(signal, path) {
-      const directory = find(path);
-      if (directory < 0) return signal(directory, [], []);
-      const entry = blankEntry();
-      const names: string[] = [];
-      const stats: StatWords[] = [];
-      for (let offset = 0; ; offset = entry.next) {
-        const found = tree.readdir(slotOf(directory), inodeOf(directory), offset, entry);
-        if (found < 0) return signal(found, [], []);
-        if (found === 0) break;
-        const name = Buffer.from(entry.name.subarray(entry.nameStart, entry.nameEnd));
-        if (!isUtf8(name)) continue;
-        const words = stat(entry.node);
-        if (typeof words === 'number') continue;
-        names.push(name.toString());
-        stats.push(words);
-      }
-      signal(0, names, stats);
+      at(path, (directory) => {
+        if (directory < 0) return signal(directory, [], []);
+        const entry = blankEntry();
+        const names: string[] = [];
+        const stats: StatWords[] = [];
+        for (let offset = 0; ; offset = entry.next) {
+          const found = tree.readdir(slotOf(directory), inodeOf(directory), offset, entry);
+          if (found < 0) return signal(found, [], []);
+          if (found === 0) break;
+          const name = Buffer.from(entry.name.subarray(entry.nameStart, entry.nameEnd));
+          if (!isUtf8(name)) continue;
+          const words = stat(entry.node);
+          if (typeof words === 'number') continue;
+          names.push(name.toString());
+          stats.push(words);
+        }
+        signal(0, names, stats);
+      });
     },
     _op_readlink(signal, path) {
-      const node = find(path);
-      const target = node < 0 ? node : tree.readlink(slotOf(node), inodeOf(node));
-      if (typeof target === 'number') signal(target, '');
-      else if (isUtf8(Buffer.from(target))) signal(0, Buffer.from(target).toString());
-      else signal(-EILSEQ, '');
+      at(path, (node) => {
+        const target = node < 0 ? node : tree.readlink(slotOf(node), inodeOf(node));
+        if (typeof target === 'number') signal(target, '');
+        else if (isUtf8(Buffer.from(target))) signal(0, Buffer.from(target).toString());
+        else signal(-EILSEQ, '');
+      });
     },
     _op_statfs(signal) {
       counts.requests++;
@@ -138,20 +172,22 @@ export function nativeOperations(
       signal(0, words);
     },
     _op_getxattr(signal, path, name, into) {
-      const node = find(path);
       const bytes = Buffer.from(name);
-      const value = node < 0 ? node : tree.getxattr(slotOf(node), inodeOf(node), bytes, 0, bytes.byteLength);
-      sized(signal, value, into);
+      at(path, (node) => {
+        const value = node < 0 ? node : tree.getxattr(slotOf(node), inodeOf(node), bytes, 0, bytes.byteLength);
+        sized(signal, value, into);
+      });
     },
     _op_listxattr(signal, path, into) {
-      const node = find(path);
-      sized(signal, node < 0 ? node : tree.listxattr(slotOf(node), inodeOf(node)), into);
+      at(path, (node) => sized(signal, node < 0 ? node : tree.listxattr(slotOf(node), inodeOf(node)), into));
     },
     _op_read(signal, path, _fd, into, _length, low, high) {
       const done = (status: number) => signal(status, 0, into.buffer);
-      const result = read(find(path), into, high * 2 ** 32 + low);
-      if (typeof result === 'number') done(result);
-      else void result.then(done);
+      at(path, (node) => {
+        const result = read(node, into, high * 2 ** 32 + low);
+        if (typeof result === 'number') done(result);
+        else void result.then(done);
+      });
     },
   };
 }

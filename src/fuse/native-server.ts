@@ -1,6 +1,6 @@
 import { realpath } from 'node:fs/promises';
 import { LazylayerError } from '../errors.js';
-import type { LayerView } from '../fs/layer-nodes.js';
+import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import { ServedTree, type References } from '../fs/served-tree.js';
 import { UPPER } from '../fs/nodes.js';
 import { listMounts } from '../util/mountinfo.js';
@@ -40,6 +40,7 @@ class NativeServer implements FuseServer {
   readonly #counts: NativeCounts = { requests: 0, cachedReads: 0, deferredReads: 0 };
   readonly #waiting = new Set<AbortController>();
   #closed = false;
+  readonly #touched = new Set<number>();
   readonly #bases = new Map<number, number>();
   #nextBase = 1;
   #timer: NodeJS.Timeout | undefined;
@@ -49,10 +50,15 @@ class NativeServer implements FuseServer {
     this.#mountpoint = mountpoint;
     this.#tree = new ServedTree({ pool: options.pool, resolves: host.resolve !== undefined });
     for (const view of options.layers ?? []) this.#attach(view);
+    for (const layer of options.asleep ?? []) this.#sleep(layer);
     this.#tree.setReferences(options.references ?? []);
     this.ended = new Promise((resolve) => (this.#end = resolve));
     const inodes = (slot: number, inode: number) => this.#inode(slot, inode);
-    const operations = nativeOperations(this.#tree, host, inodes, this.#counts, this.#waiting);
+    const operations = nativeOperations(this.#tree, host, inodes, {
+      counts: this.#counts,
+      waiting: this.#waiting,
+      touched: this.#touched,
+    });
     this.#fuse = construct(library, mountpoint, operations, options.source ?? 'lazylayer');
   }
 
@@ -69,6 +75,14 @@ class NativeServer implements FuseServer {
 
   async attach(view: LayerView): Promise<void> {
     this.#attach(view);
+  }
+
+  async sleep(layer: SleepingLayer): Promise<void> {
+    this.#sleep(layer);
+  }
+
+  touched(slot: number): boolean {
+    return this.#touched.delete(slot);
   }
 
   async detach(slot: number): Promise<void> {
@@ -91,9 +105,19 @@ class NativeServer implements FuseServer {
 
   #attach(view: LayerView): void {
     this.#tree.attach(view);
-    if (this.#bases.has(view.slot)) return;
-    this.#bases.set(view.slot, this.#nextBase);
-    this.#nextBase += view.tree.counts.inodes;
+    this.#number(view.slot, view.tree.counts.inodes);
+  }
+
+  #sleep(layer: SleepingLayer): void {
+    this.#tree.sleep(layer);
+    this.#number(layer.slot, layer.statistics.files);
+  }
+
+  /** Gives a slot its range of inode numbers, for as long as the mount lasts. */
+  #number(slot: number, inodes: number): void {
+    if (this.#bases.has(slot)) return;
+    this.#bases.set(slot, this.#nextBase);
+    this.#nextBase += inodes;
   }
 
   async #mounted(): Promise<boolean> {

@@ -1,4 +1,4 @@
-import type { LayerView } from '../fs/layer-nodes.js';
+import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
 
@@ -15,6 +15,11 @@ export interface FuseHost {
    * ENOENT. What it throws becomes the errno. Without it, unknown names are ENOENT at once.
    */
   resolve?(path: readonly string[], signal: AbortSignal): Promise<void>;
+  /**
+   * Something of a layer that sleeps was asked for. Once this resolves the request is looked at again, so the layer must be attached
+   * by then. What it throws becomes the errno; the next request asks again. Without it, layers may not sleep.
+   */
+  wake?(slot: number, signal: AbortSignal): Promise<void>;
   /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
   onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;
 }
@@ -24,6 +29,8 @@ export interface ServeOptions {
   readonly pool?: string;
   /** Layers that are there from the first request on. */
   readonly layers?: readonly LayerView[];
+  /** Layers that are known from the first request on, and that `wake` brings. */
+  readonly asleep?: readonly SleepingLayer[];
   readonly references?: References;
 }
 
@@ -39,8 +46,12 @@ export interface FuseStats {
 
 /** A served mount, whichever backend serves it. */
 export interface FuseServer extends AsyncDisposable {
-  /** Resolves once the layer can be seen. */
+  /** Resolves once the layer can be seen. One that sleeps in the slot is awake again. */
   attach(view: LayerView): Promise<void>;
+  /** Shows that there is a layer, and has it woken when it is asked for. Resolves once nothing reads its cache file any more. */
+  sleep(layer: SleepingLayer): Promise<void>;
+  /** Whether anything in the slot was asked for since this was last called. */
+  touched(slot: number): boolean;
   /** Resolves once nothing reads the layer's cache file any more. */
   detach(slot: number): Promise<void>;
   setReferences(references: References): Promise<void>;

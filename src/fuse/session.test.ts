@@ -6,7 +6,7 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import { Count, Session, type DeferredLookup, type DeferredRead } from './session.js';
+import { Count, Session, type DeferredLookup, type DeferredRead, type DeferredWake } from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
@@ -34,9 +34,11 @@ function start(resolves = false) {
   const replies: Reply[] = [];
   const deferred: DeferredRead[] = [];
   const lookups: DeferredLookup[] = [];
+  const wakes: DeferredWake[] = [];
   const interrupts: number[][] = [];
   const negotiated: Negotiated[] = [];
   const counts = new Uint32Array(Count.size);
+  const touched = new Uint8Array(16);
   const session = new Session(
     tree,
     {
@@ -48,10 +50,12 @@ function start(resolves = false) {
       },
       deferRead: (read) => void deferred.push(read),
       deferLookup: (lookup) => void lookups.push(lookup),
+      deferWake: (wake) => void wakes.push(wake),
       interrupt: (low, high) => void interrupts.push([low, high]),
       negotiated: (n) => void negotiated.push(n),
     },
     counts,
+    touched,
   );
   const send = (opcode: number, node: number, body: Buffer | string = '', unique = 2n): Reply | undefined => {
     const request = new Message(16 * 1024);
@@ -65,7 +69,7 @@ function start(resolves = false) {
     session.handle(request, bytes.byteLength);
     return replies.pop();
   };
-  return { layer, tree, session, replies, deferred, lookups, interrupts, negotiated, counts, send };
+  return { layer, tree, session, replies, deferred, lookups, wakes, interrupts, negotiated, counts, touched, send };
 }
 
 const inSlot = (inode: number) => nodeNumber(SLOT, inode);
@@ -289,5 +293,91 @@ test('malformed messages: a reply or silence, never an exception, never two repl
       replies.length = deferred.length = lookups.length = 0;
     }),
     { numRuns: 500 },
+  );
+});
+
+test('a request that needs a sleeping layer has the reply that an awake one gives, once it is awake', (t) => {
+  const { send, tree, layer, session, replies, wakes, deferred, counts } = start();
+  const inodeOf = (path: string) => inSlot(layer.find(path));
+  const requests: [opcode: number, node: number, body: Buffer | string][] = [
+    [Opcode.LOOKUP, inSlot(0), 'file\0'],
+    [Opcode.LOOKUP, inSlot(0), 'nothing\0'],
+    [Opcode.GETATTR, inodeOf('file'), Buffer.alloc(16)],
+    [Opcode.READ, inodeOf('cached'), readIn(0, 4096)],
+    [Opcode.READDIR, inodeOf('many'), readIn(0, 4096)],
+    [Opcode.READDIRPLUS, inodeOf('many'), readIn(7, 4096)],
+    [Opcode.READLINK, inodeOf('link'), ''],
+    [Opcode.READLINK, inodeOf('file'), ''],
+    [Opcode.GETXATTR, inodeOf('attributed'), Buffer.from('\xff\0\0\0\0\0\0\0user.a\0', 'latin1')],
+    [Opcode.LISTXATTR, inodeOf('attributed'), Buffer.from('\xff\0\0\0\0\0\0\0', 'latin1')],
+    [Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'l\0'],
+  ];
+  const layers = Number(send(...requests.at(-1)!)!.body.readBigUInt64LE(0));
+  requests.splice(-1, 1, [Opcode.LOOKUP, layers, `${SLOT}\0`]);
+  const awake = requests.map((request, i) => send(...request, BigInt(2 * i + 2))!);
+  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
+  const before = counts[Count.requests];
+  requests.forEach((request, i) => t.is(send(...request, BigInt(2 * i + 2)), undefined, `${i}`));
+  t.deepEqual(
+    wakes,
+    requests.map((_, i) => ({ uniqueLow: 2 * i + 2, uniqueHigh: 0, pid: 77, slot: SLOT })),
+  );
+  t.is(counts[Count.requests], before + requests.length);
+  tree.attach(layer.view(SLOT));
+  for (const { uniqueLow, uniqueHigh } of wakes) session.lookAgain(uniqueLow, uniqueHigh, 0);
+  t.deepEqual(replies, awake);
+  t.is(counts[Count.requests], before + requests.length, 'each is one request');
+  t.is(deferred.length, 0);
+});
+
+test('a layer that cannot be woken is an errno, and asked for again by the next request', (t) => {
+  const { send, tree, layer, session, replies, wakes } = start();
+  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
+  const look = (unique: bigint) => send(Opcode.GETATTR, inSlot(0), Buffer.alloc(16), unique);
+  for (const unique of [2n, 4n]) t.is(look(unique), undefined);
+  session.lookAgain(2, 0, constants.errno.EIO);
+  session.lookAgain(4, 0, constants.errno.EINTR);
+  session.lookAgain(4, 0, 0);
+  t.deepEqual(
+    replies.splice(0).map(({ error, unique }) => [error, unique]),
+    [
+      [constants.errno.EIO, 2n],
+      [constants.errno.EINTR, 4n],
+    ],
+    'each request has one reply',
+  );
+  look(6n);
+  tree.attach(layer.view(SLOT));
+  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
+  session.lookAgain(6, 0, 0);
+  t.is(wakes.length, 4, 'fell asleep again before it was looked at again');
+  tree.detach(SLOT);
+  session.lookAgain(6, 0, 0);
+  t.is(replies[0].error, ESTALE);
+});
+
+test('a listing of the layers wakes none, and what is asked for is noted by slot', (t) => {
+  const { send, tree, wakes, touched } = start();
+  tree.sleep({ slot: SLOT, statistics: { bytes: 100, files: 5 } });
+  tree.sleep({ slot: 9, statistics: { bytes: 20, files: 2 } });
+  const layers = Number(send(Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'l\0')!.body.readBigUInt64LE(0));
+  touched.fill(0);
+  const { body } = send(Opcode.READDIRPLUS, layers, readIn(2, 4096))!;
+  t.is(body.byteLength, 2 * (128 + 32));
+  t.is(body.readBigUInt64LE(0), 0n, 'no attributes: the kernel asks when it wants them');
+  t.deepEqual(
+    [128, 288].map((at) => body.readBigUInt64LE(at)),
+    [BigInt(inSlot(0)), BigInt(nodeNumber(9, 0))],
+  );
+  t.is(wakes.length, 0);
+  t.deepEqual(
+    [...touched].flatMap((one, slot) => (one === 1 ? [slot] : [])),
+    [UPPER],
+  );
+  send(Opcode.GETATTR, nodeNumber(9, 1), Buffer.alloc(16));
+  send(Opcode.GETATTR, nodeNumber(40, 1), Buffer.alloc(16));
+  t.deepEqual(
+    [...touched].flatMap((one, slot) => (one === 1 ? [slot] : [])),
+    [UPPER, 9],
   );
 });

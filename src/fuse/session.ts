@@ -1,6 +1,6 @@
 import { readSync } from 'node:fs';
 import { constants } from 'node:os';
-import { DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
+import { ASLEEP, DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
 import type { CachedRange } from '../fs/nodes.js';
 import type { ServedTree } from '../fs/served-tree.js';
 import * as codec from './codec.js';
@@ -32,12 +32,17 @@ export interface DeferredLookup extends DeferredRequest {
   readonly path: readonly string[];
 }
 
-interface ParkedLookup {
-  readonly uniqueLow: number;
-  readonly uniqueHigh: number;
+/** Any request that needs a layer which sleeps: the session replies once it is told to look again. */
+export interface DeferredWake extends DeferredRequest {
   readonly slot: number;
-  readonly inode: number;
-  readonly name: Buffer;
+}
+
+/** A request as it came. The device's buffer is used for the next. */
+interface Parked {
+  readonly message: Message;
+  readonly length: number;
+  /** It waits for a name; else for a layer. */
+  readonly named: boolean;
 }
 
 export interface SessionOutput {
@@ -46,6 +51,8 @@ export interface SessionOutput {
   deferRead(read: DeferredRead): void;
   /** Wants `lookAgain` in return. */
   deferLookup(lookup: DeferredLookup): void;
+  /** Wants `lookAgain` in return. */
+  deferWake(wake: DeferredWake): void;
   /** A signal came for the thread that waits for this request. */
   interrupt(uniqueLow: number, uniqueHigh: number): void;
   negotiated(negotiated: Negotiated): void;
@@ -67,24 +74,32 @@ export class Session {
   readonly #tree: ServedTree;
   readonly #output: SessionOutput;
   readonly #counts: Uint32Array<ArrayBufferLike>;
+  readonly #touched: Uint8Array<ArrayBufferLike>;
   /** Reused for every reply: a request is answered before the next is looked at. */
   readonly #reply = new Message(OUT_HEADER + BODY);
   readonly #attributes = blankAttributes();
   readonly #entry = blankEntry();
   readonly #range: CachedRange = { fd: -1, position: 0 };
-  readonly #lookups = new Map<number, ParkedLookup>();
-  /** Of the request that is being answered. */
+  readonly #parked = new Map<number, Parked>();
+  /** The request that is being answered. */
+  #request = new Message(codec.IN_HEADER);
+  #length = 0;
   #uniqueLow = 0;
   #uniqueHigh = 0;
+  /** Whoever makes names was asked for this one already. */
+  #named = false;
 
+  /** `touched` is set to 1 at the slot of each request; what lies beyond its end is not noted. */
   constructor(
     tree: ServedTree,
     output: SessionOutput,
     counts: Uint32Array<ArrayBufferLike> = new Uint32Array(Count.size),
+    touched: Uint8Array<ArrayBufferLike> = new Uint8Array(0),
   ) {
     this.#tree = tree;
     this.#output = output;
     this.#counts = counts;
+    this.#touched = touched;
   }
 
   /** One request: bytes `[0, length)` of a message as the device gave it. */
@@ -92,6 +107,15 @@ export class Session {
     const { words } = message;
     if (length < codec.IN_HEADER || words[0] !== length) return;
     this.#counts[Count.requests]++;
+    this.#touched[words[5]] = 1;
+    this.#named = false;
+    this.#answer(message, length);
+  }
+
+  #answer(message: Message, length: number): void {
+    const { words } = message;
+    this.#request = message;
+    this.#length = length;
     this.#uniqueLow = words[2];
     this.#uniqueHigh = words[3];
     const inode = words[4];
@@ -159,8 +183,26 @@ export class Session {
     this.#output.write(this.#reply.bytes, OUT_HEADER);
   }
 
+  /** What the tree gave in place of a result for `slot`: an errno, or that the layer must be woken first. */
+  #refuse(result: number, slot = this.#request.words[5]): void {
+    if (result !== ASLEEP) return this.#fail(-result);
+    this.#park(false);
+    this.#output.deferWake({ ...this.#identity(), slot });
+  }
+
+  #identity(): DeferredRequest {
+    return { uniqueLow: this.#uniqueLow, uniqueHigh: this.#uniqueHigh, pid: this.#request.words[8] };
+  }
+
+  #park(named: boolean): void {
+    const message = new Message(Math.ceil(this.#length / 4) * 4);
+    message.bytes.set(this.#request.bytes.subarray(0, this.#length));
+    const unique = codec.uniqueOf(this.#uniqueLow, this.#uniqueHigh);
+    this.#parked.set(unique, { message, length: this.#length, named });
+  }
+
   #bytes(result: Uint8Array | number): void {
-    if (typeof result === 'number') return this.#fail(-result);
+    if (typeof result === 'number') return this.#refuse(result);
     this.#reply.bytes.set(result, OUT_HEADER);
     this.#done(result.byteLength);
   }
@@ -176,30 +218,27 @@ export class Session {
     const end = this.#nameEnd(message, codec.IN_HEADER, length);
     if (end < 0) return this.#fail(EINVAL);
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
-    if (node === DEFERRED)
-      this.#park(slot, inode, Buffer.from(message.bytes.subarray(codec.IN_HEADER, end)), message.words[8]);
-    else this.#entryOf(slot, node);
+    if (node !== DEFERRED) return this.#entryOf(slot, node);
+    if (this.#named) return this.#fail(ENOENT);
+    this.#park(true);
+    const path = [...this.#tree.pathOf(inode), message.bytes.toString('latin1', codec.IN_HEADER, end)];
+    this.#output.deferLookup({ ...this.#identity(), path });
   }
 
-  #park(slot: number, inode: number, name: Buffer, pid: number): void {
-    const [uniqueLow, uniqueHigh] = [this.#uniqueLow, this.#uniqueHigh];
-    this.#lookups.set(codec.uniqueOf(uniqueLow, uniqueHigh), { uniqueLow, uniqueHigh, slot, inode, name });
-    const path = [...this.#tree.pathOf(inode), name.toString('latin1')];
-    this.#output.deferLookup({ uniqueLow, uniqueHigh, pid, path });
-  }
-
-  /** Answers a deferred LOOKUP: with an errno, or by what the tree has now, where a name that is still not there is ENOENT. */
+  /**
+   * Answers a request that was deferred: with an errno, or by what the tree has now. A name that is still not there is ENOENT; a
+   * layer that sleeps again is asked for again.
+   */
   lookAgain(uniqueLow: number, uniqueHigh: number, errno: number): void {
     const unique = codec.uniqueOf(uniqueLow, uniqueHigh);
-    const parked = this.#lookups.get(unique);
+    const parked = this.#parked.get(unique);
     if (parked === undefined) return;
-    this.#lookups.delete(unique);
-    this.#uniqueLow = parked.uniqueLow;
-    this.#uniqueHigh = parked.uniqueHigh;
+    this.#parked.delete(unique);
+    this.#uniqueLow = uniqueLow;
+    this.#uniqueHigh = uniqueHigh;
     if (errno !== 0) return this.#fail(errno);
-    const { slot, inode, name } = parked;
-    const node = this.#tree.lookup(slot, inode, name, 0, name.byteLength);
-    this.#entryOf(slot, node === DEFERRED ? -ENOENT : node);
+    this.#named = parked.named;
+    this.#answer(parked.message, parked.length);
   }
 
   /** The reply to a LOOKUP in a directory of `slot` that found `node`, or a negated errno. */
@@ -210,14 +249,14 @@ export class Session {
       return this.#done(codec.ENTRY_OUT);
     }
     const result = node < 0 ? node : this.#tree.getattr(slotOf(node), inodeOf(node), this.#attributes);
-    if (result < 0) return this.#fail(-result);
+    if (result < 0) return this.#refuse(result, node < 0 ? slot : slotOf(node));
     codec.putEntry(words, OUT_HEADER / 4, this.#attributes, validity(slot), validity(slotOf(node)));
     this.#done(codec.ENTRY_OUT);
   }
 
   #getattr(slot: number, inode: number): void {
     const result = this.#tree.getattr(slot, inode, this.#attributes);
-    if (result < 0) return this.#fail(-result);
+    if (result < 0) return this.#refuse(result);
     codec.putAttrOut(this.#reply.words, OUT_HEADER / 4, this.#attributes, validity(slot));
     this.#done(codec.ATTR_OUT);
   }
@@ -233,13 +272,11 @@ export class Session {
       this.#counts[Count.cachedReads]++;
       return this.#done(size);
     }
-    if (size < 0 && size !== DEFERRED) return this.#fail(-size);
+    if (size < 0 && size !== DEFERRED) return this.#refuse(size);
     this.#tree.getattr(slot, inode, this.#attributes);
     this.#counts[Count.deferredReads]++;
     this.#output.deferRead({
-      uniqueLow: this.#uniqueLow,
-      uniqueHigh: this.#uniqueHigh,
-      pid: words[8],
+      ...this.#identity(),
       slot,
       inode,
       offset,
@@ -266,7 +303,7 @@ export class Session {
     let at = OUT_HEADER;
     for (let offset = codec.getU64(message.words, 12); ; offset = entry.next) {
       const found = this.#tree.readdir(slot, inode, offset, entry);
-      if (found < 0) return this.#fail(-found);
+      if (found < 0) return this.#refuse(found);
       if (found === 0) break;
       const bytes = codec.recordBytes(fixed, entry);
       if (at + bytes > limit) break;
@@ -277,7 +314,7 @@ export class Session {
     this.#done(at - OUT_HEADER);
   }
 
-  /** The entry_out in front of a dirent. The kernel must not keep `.` and `..`, nor what is gone meanwhile. */
+  /** The entry_out in front of a dirent. The kernel must not keep `.` and `..`; what sleeps or is gone meanwhile has no attributes. */
   #putPlus(at: number, directorySlot: number, offset: number): void {
     const { node } = this.#entry;
     const slot = slotOf(node);
@@ -302,7 +339,7 @@ export class Session {
 
   /** fuse_getxattr_out, by words: 0 size  1 padding */
   #sized(message: Message, value: Uint8Array | number): void {
-    if (typeof value === 'number') return this.#fail(-value);
+    if (typeof value === 'number') return this.#refuse(value);
     const room = message.words[10];
     if (room === 0) {
       codec.putU64(this.#reply.words, OUT_HEADER / 4, value.byteLength);

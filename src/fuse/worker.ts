@@ -50,6 +50,7 @@ const session = new Session(
     write,
     deferRead: (read) => say({ type: 'read', read }),
     deferLookup: (lookup) => say({ type: 'lookup', lookup }),
+    deferWake: (wake) => say({ type: 'wake', wake }),
     interrupt: (low, high) => say({ type: 'interrupt', low, high }),
     negotiated: (agreed) => {
       negotiated = true;
@@ -57,13 +58,27 @@ const session = new Session(
     },
   },
   new Uint32Array(setup.counts),
+  new Uint8Array(setup.touched),
 );
 
 function attach({ slot, tree: buffer, presence, fd }: SharedLayer): void {
   tree.attach({ slot, tree: Tree.over(buffer), presence: new Presence(presence), fd });
 }
 
+/** EIO to a request that could not be answered: each must have a reply, and the next ones too. */
+function unanswered(error: unknown, uniqueLow: number, uniqueHigh: number): void {
+  say({ type: 'error', message: describeError(error) });
+  const reply = new Message(OUT_HEADER);
+  putHeader(reply.words, OUT_HEADER, -constants.errno.EIO, uniqueLow, uniqueHigh);
+  try {
+    write(reply.bytes, OUT_HEADER);
+  } catch (failure) {
+    say({ type: 'error', message: `a request has no reply: ${describeError(failure)}` });
+  }
+}
+
 setup.layers.forEach(attach);
+setup.asleep.forEach((layer) => tree.sleep(layer));
 tree.setReferences(setup.references);
 
 const device = watchDevice(setup.fd, request.bytes, {
@@ -71,10 +86,7 @@ const device = watchDevice(setup.fd, request.bytes, {
     try {
       session.handle(request, length);
     } catch (error) {
-      say({ type: 'error', message: describeError(error) });
-      const reply = new Message(OUT_HEADER);
-      putHeader(reply.words, OUT_HEADER, -constants.errno.EIO, request.words[2], request.words[3]);
-      write(reply.bytes, OUT_HEADER);
+      unanswered(error, request.words[2], request.words[3]);
     }
   },
   end: (error) => say({ type: 'ended', error: isGone(error) ? undefined : error.message }),
@@ -95,10 +107,22 @@ port.on('message', (message: ToWorker) => {
     port.close();
     return;
   }
-  if (message.type === 'look-again') return session.lookAgain(message.low, message.high, message.errno);
+  if (message.type === 'look-again') {
+    const { low, high, errno } = message;
+    try {
+      session.lookAgain(low, high, errno);
+    } catch (error) {
+      unanswered(error, low, high);
+    }
+    return;
+  }
   try {
     if (message.type === 'attach') attach(message.layer);
-    else if (message.type === 'detach') tree.detach(message.slot);
+    else if (message.type === 'sleep') {
+      tree.sleep(message.layer);
+      // Shared memory does not press V8 to collect, and this thread makes next to no garbage: the tree would stay for hours.
+      globalThis.gc?.();
+    } else if (message.type === 'detach') tree.detach(message.slot);
     else tree.setReferences(message.references);
     say({ type: 'done', id: message.id });
   } catch (error) {

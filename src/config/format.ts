@@ -60,7 +60,7 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
       address:
         'Socket for containerd, which its owner and group can open. "" offers no snapshots. Flag --address of serve.',
       remap_ids:
-        'Let the kernel change owners for containers in user namespaces, by id-mapped mounts. Layers that are served lazily cannot\nbe mounted so: leave this false, and containerd changes the owners itself.',
+        'Let the kernel change owners for containers in user namespaces, by id-mapped mounts: for containerd 2.0 and later. Layers that\nare served lazily need Linux 6.12 and the kernel backend. Where this is false, containerd changes the owners of each file\nitself, which fetches all of them.',
     },
   },
   metrics: {

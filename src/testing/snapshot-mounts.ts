@@ -1,6 +1,8 @@
-import { mkdir } from 'node:fs/promises';
-import { posix } from 'node:path';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, posix } from 'node:path';
 import type { Mount } from '../snapshot/snapshotter.js';
+import { bindIdmapped, type IdRanges } from './idmapped.js';
 import { runCommand } from '../util/command.js';
 
 /** Who takes cleanup work: an ava test. */
@@ -13,7 +15,7 @@ const optionBytes = 4096;
 
 /**
  * Mounts a snapshot at a directory, which is made, the way containerd does: a `lowerdir` that would be too long is given from the
- * directory that all its paths share. The mount is gone after the test; the returned function ends it before.
+ * directory that all its paths share, and with `uidmap` and `gidmap` the trees below are mapped ones. The mount is gone after the test; the returned function ends it before.
  */
 export async function mountSnapshot(
   t: Cleanup,
@@ -21,14 +23,13 @@ export async function mountSnapshot(
   target: string,
 ): Promise<() => Promise<void>> {
   if (mounts.length !== 1) throw new Error(`expected one mount, found ${mounts.length}`);
-  const [{ type, source }] = mounts;
-  const { directory, options } = shortened(mounts[0].options);
-  if (Buffer.byteLength(options) >= optionBytes)
-    throw new Error(`mount options of ${options.length} bytes: ${options}`);
-  await mkdir(target, { recursive: true });
-  const how = type === 'bind' ? [] : ['-t', type];
-  const mount = ['mount', '-i', ...how, '-o', options, source, target];
-  await runCommand('sh', ['-c', 'cd "$0" && exec "$@"', directory, ...mount]);
+  const mapped = await idmapped(mounts[0]);
+  try {
+    await mountAt(mapped.mount, target);
+  } finally {
+    // What is mounted over them keeps the mapped trees.
+    await mapped.release();
+  }
   let mounted = true;
   const unmount = async () => {
     if (mounted) await runCommand('umount', ['-i', target]);
@@ -40,11 +41,57 @@ export async function mountSnapshot(
   return unmount;
 }
 
-function shortened(options: readonly string[]): { directory: string; options: string } {
-  const lower = options
+async function mountAt({ type, source, options: given }: Mount, target: string): Promise<void> {
+  const { directory, options } = shortened(given);
+  if (Buffer.byteLength(options) >= optionBytes)
+    throw new Error(`mount options of ${options.length} bytes: ${options}`);
+  await mkdir(target, { recursive: true });
+  const how = type === 'bind' ? [] : ['-t', type];
+  const mount = ['mount', '-i', ...how, '-o', options, source, target];
+  await runCommand('sh', ['-c', 'cd "$0" && exec "$@"', directory, ...mount]);
+}
+
+/** The mount with the trees that `uidmap` and `gidmap` speak of replaced by mapped ones: its source, or the lower directories. */
+async function idmapped(mount: Mount): Promise<{ mount: Mount; release: () => Promise<void> }> {
+  const ids = rangesOf(mount.options);
+  if (ids === undefined) return { mount, release: () => Promise.resolve() };
+  const place = await mkdtemp(join(tmpdir(), 'lazylayer-idmapped-'));
+  const sources = lowerOf(mount.options) ?? [mount.source];
+  const binds = sources.map((source, i) => ({ source, target: join(place, String(i)) }));
+  const release = async () => {
+    for (const { target } of binds) await runCommand('umount', ['-i', '-l', target]).catch(() => undefined);
+    await rm(place, { recursive: true });
+  };
+  try {
+    for (const { target } of binds) await mkdir(target);
+    await bindIdmapped(binds, ids);
+  } catch (error) {
+    await release();
+    throw error;
+  }
+  const targets = binds.map(({ target }) => target);
+  const options = mount.options
+    .filter((option) => !/^[ug]idmap=/.test(option))
+    .map((option) => (option.startsWith('lowerdir=') ? `lowerdir=${targets.join(':')}` : option));
+  return { mount: { ...mount, options, source: mount.type === 'bind' ? targets[0] : mount.source }, release };
+}
+
+function rangesOf(options: readonly string[]): IdRanges | undefined {
+  const [uids, gids] = ['uidmap=', 'gidmap='].map((key) =>
+    options.find((option) => option.startsWith(key))?.slice(key.length),
+  );
+  return uids === undefined || gids === undefined ? undefined : { uids, gids };
+}
+
+function lowerOf(options: readonly string[]): string[] | undefined {
+  return options
     .find((option) => option.startsWith('lowerdir='))
     ?.slice('lowerdir='.length)
     .split(':');
+}
+
+function shortened(options: readonly string[]): { directory: string; options: string } {
+  const lower = lowerOf(options);
   if (lower === undefined || lower.length === 1) return { directory: '/', options: options.join(',') };
   let directory = posix.dirname(lower[0]);
   while (!lower.every((path) => path.startsWith(`${directory}/`))) directory = posix.dirname(directory);

@@ -12,6 +12,7 @@ import { addLs } from './ls.js';
 import { addMount } from './mount.js';
 import { addPs } from './ps.js';
 import { addServe } from './serve.js';
+import { addStore } from './store.js';
 import { OutputClosed } from './terminal.js';
 import { addUmount } from './umount.js';
 
@@ -45,7 +46,7 @@ export function createProgram(cli: Cli): Command {
       ),
     );
   addGlobalFlags(program);
-  for (const add of [addMount, addUmount, addPs, addServe, addLs, addCat, addInspect, addExplain, addCache, addConfig])
+  for (const add of [addMount, addUmount, addPs, addServe, addStore, addLs, addCat, addInspect, addExplain, addCache, addConfig])
     add(program, cli);
   return program;
 }

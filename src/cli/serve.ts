@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import { configOf, examples, type Cli } from './context.js';
 
@@ -20,20 +21,25 @@ export function addServe(program: Command, cli: Cli): void {
     )
     .action(async (flags: { address?: string }, command: Command) => {
       const config = await configOf(command, { address: flags.address });
-      if (process.geteuid!() !== 0)
-        throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
-      // Loaded only now: no other verb needs them.
-      const { Holder } = await import('../daemon/holder.js');
-      const { notifyReady, notifyStopping } = await import('../daemon/notify.js');
-      // The end that the first signal asks for is in order whatever comes after it.
-      cli.interrupts.takeSecond();
-      const holder = new Holder(config, true);
-      cli.interrupts.signal.addEventListener('abort', () => {
-        void notifyStopping();
-        holder.end();
-      });
-      const { ended } = await holder.start();
-      await notifyReady();
-      process.exitCode = await ended;
+      await runDaemon(cli, config);
     });
+}
+
+/** Serves until a signal ends it, and leaves the exit status. @throws PERMISSION_DENIED for who is not root, what starting throws */
+export async function runDaemon(cli: Cli, config: Config): Promise<void> {
+  if (process.geteuid!() !== 0)
+    throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
+  // Loaded only now: no other verb needs them.
+  const { Holder } = await import('../daemon/holder.js');
+  const { notifyReady, notifyStopping } = await import('../daemon/notify.js');
+  // The end that the first signal asks for is in order whatever comes after it.
+  cli.interrupts.takeSecond();
+  const holder = new Holder(config, true);
+  cli.interrupts.signal.addEventListener('abort', () => {
+    void notifyStopping();
+    holder.end();
+  });
+  const { ended } = await holder.start();
+  await notifyReady();
+  process.exitCode = await ended;
 }

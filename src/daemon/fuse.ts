@@ -3,7 +3,7 @@ import type { Config } from '../config/config.js';
 import type { Negotiated } from '../fuse/codec.js';
 import { serveConnection } from '../fuse/kernel-server.js';
 import { errnoOf, LazylayerError } from '../errors.js';
-import type { FuseHost, FuseServer } from '../fuse/server.js';
+import type { FuseHost, FuseServer, StoreHost } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
 import { layoutOf } from './layout.js';
 import { descriptors } from './protocol.js';
@@ -12,9 +12,16 @@ import { descriptors } from './protocol.js';
 export async function startFuse(
   config: Config,
   served: ServedLayers,
-  options: { resume: Negotiated | undefined; onError: (what: string, error: unknown) => void },
+  options: {
+    resume: Negotiated | undefined;
+    /** Of an additional layer store. It tells of its own failures. */
+    store?: StoreHost & Required<Pick<FuseHost, 'resolve'>>;
+    onError: (what: string, error: unknown) => void;
+  },
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
+  const { store } = options;
+  const told = new WeakSet<object>();
   const host: FuseHost = {
     read: async (slot, inode, offset, length, signal) => {
       try {
@@ -23,7 +30,21 @@ export async function startFuse(
         throw readError(error);
       }
     },
-    onError: (error, read) => options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error),
+    ...(store !== undefined && {
+      store,
+      resolve: async (path: readonly string[], signal: AbortSignal) => {
+        try {
+          await store.resolve(path, signal);
+        } catch (error) {
+          if (error instanceof LazylayerError) told.add(error);
+          throw error;
+        }
+      },
+    }),
+    onError: (error, read) => {
+      if (!(error instanceof LazylayerError && told.has(error)))
+        options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error);
+    },
   };
   const serve = { pool, ...served.initial() };
   const server =

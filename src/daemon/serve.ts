@@ -12,7 +12,9 @@ import { startFuse } from './fuse.js';
 import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
 import type { ServeOrder, ServeReport } from './protocol.js';
+import type { AdditionalLayerStore, AdditionalLayerStoreOptions } from '../store/store.js';
 import type { SnapshotsOptions } from './snapshots.js';
+import { bindStore, unbindStore } from './store-mount.js';
 
 const report = (message: ServeReport) => {
   if (process.connected) process.send!(message);
@@ -28,12 +30,14 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const metrics = persistent && config.metrics.address !== '' ? await openMetrics(config.metrics.address) : undefined;
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
+  let store: AdditionalLayerStore | undefined;
   const workspace = await Workspace.open(config, {
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
       log.debug(fields, event);
     },
     onError: fault,
+    onEvict: ({ reference }) => store?.evicted(reference),
   });
   const served = new ServedLayers();
   const order = new EndOrder();
@@ -55,8 +59,26 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     persistent && config.snapshotter.address !== ''
       ? await restoreSnapshots({ config, workspace, served, log, watch: metrics?.watch })
       : undefined;
+  const storePoint = persistent ? config.store.mount_point : '';
+  if (storePoint !== '') {
+    store = await openStore({
+      workspace,
+      served,
+      records: layout.store,
+      prefetch: config.fetch.prefetch,
+      background: config.fetch.background,
+      onAnswer: ({ reference, digest, refusal }) => {
+        metrics?.storeAnswered(refusal?.code);
+        if (refusal === undefined) log.info({ reference, digest }, 'layer served from the store');
+        else log.warn({ reference, digest, reason: describeError(refusal.error) }, 'layer left to the client');
+      },
+      onError: fault,
+    });
+    await store.restore();
+  }
   const fuse = await startFuse(config, served, {
     resume,
+    store,
     onError: (what, error) => {
       metrics?.readFailed(error);
       fault(what, error);
@@ -81,6 +103,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     cachePrune: (options) => workspace.cache.prune(options),
   });
   metrics?.observe({ workspace, fuse, served, mounts });
+  if (storePoint !== '') await bindStore(layout.fuse, storePoint);
   await snapshots?.offer();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));
   // Whoever starts a persistent daemon again finds the root free.
@@ -97,6 +120,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   clearTimeout(idle);
   const hungUp = closeControl(control);
   await snapshots?.[Symbol.asyncDispose]();
+  if (storePoint !== '') await unbindStore(storePoint);
+  await store?.[Symbol.asyncDispose]();
   await mounts[Symbol.asyncDispose]();
   await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();
@@ -115,6 +140,12 @@ async function openMetrics(address: string) {
 async function restoreSnapshots(options: SnapshotsOptions) {
   const { Snapshots } = await import('./snapshots.js');
   return Snapshots.restore(options);
+}
+
+/** Loaded only where it is wanted. */
+async function openStore(options: AdditionalLayerStoreOptions): Promise<AdditionalLayerStore> {
+  const { AdditionalLayerStore } = await import('../store/store.js');
+  return new AdditionalLayerStore(options);
 }
 
 /** Takes the FUSE mount out of sight if nothing is mounted on it. */

@@ -134,6 +134,9 @@ class KernelServer implements FuseServer {
       case 'lookup':
         void this.#deferred.lookup(message.lookup);
         break;
+      case 'use':
+        void this.#deferred.use(message.use);
+        break;
       case 'wake':
         void this.#deferred.wake(message.wake);
         break;

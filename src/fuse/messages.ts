@@ -2,7 +2,7 @@ import type { ErrorCode } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
-import type { DeferredLookup, DeferredRead, DeferredWake } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session.js';
 
 /** A layer as another thread can have it. */
 export interface SharedLayer {
@@ -46,6 +46,7 @@ export type ToWorker =
 export type ToMain =
   | { readonly type: 'read'; readonly read: DeferredRead }
   | { readonly type: 'lookup'; readonly lookup: DeferredLookup }
+  | { readonly type: 'use'; readonly use: DeferredUse }
   | { readonly type: 'wake'; readonly wake: DeferredWake }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }

@@ -1,6 +1,6 @@
 import { LazylayerError } from '../errors.js';
 import type { LayerView } from '../fs/layer-nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
 import type { FuseServer } from './server.js';
 import type { Layer } from '../layer/layer.js';
@@ -17,6 +17,7 @@ interface Served {
 export class ServedLayers {
   readonly #layers = new Map<number, Served>();
   readonly #references = new Map<string, { layers: readonly Layer[]; uses: number }>();
+  #stored: References = [];
   #fuse: FuseServer | undefined;
 
   /** What a server that is about to start must show from its first request on. */
@@ -66,6 +67,12 @@ export class ServedLayers {
     }
   }
 
+  /** Replaces what the additional layer store shows beside the images of `add`; its layers are added like theirs. */
+  async show(references: References): Promise<void> {
+    this.#stored = references;
+    await this.#fuse?.setReferences(this.#store()).catch(ignoreEnded);
+  }
+
   /** Every layer that is shown, once. */
   *layers(): Generator<Layer> {
     for (const { layer } of this.#layers.values()) yield layer;
@@ -79,10 +86,15 @@ export class ServedLayers {
   }
 
   #store(): References {
-    return [...this.#references].map(([reference, { layers }]) => ({
-      reference,
-      layers: layers.map(({ digest, slot }) => ({ digest, slot })),
-    }));
+    const merged = new Map<string, Map<string, ReferenceLayer>>();
+    const images = [...this.#references].map(([reference, { layers }]) => ({ reference, layers }));
+    for (const { reference, layers } of [...images, ...this.#stored]) {
+      const shown = merged.get(reference) ?? new Map<string, ReferenceLayer>();
+      merged.set(reference, shown);
+      for (const { digest, slot, ...more } of layers)
+        shown.set(digest, 'files' in more ? { digest, slot, files: more.files } : { digest, slot });
+    }
+    return [...merged].map(([reference, layers]) => ({ reference, layers: [...layers.values()] }));
   }
 }
 

@@ -6,7 +6,14 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import { Count, Session, type DeferredLookup, type DeferredRead, type DeferredWake } from './session.js';
+import {
+  Count,
+  Session,
+  type DeferredLookup,
+  type DeferredUse,
+  type DeferredRead,
+  type DeferredWake,
+} from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
@@ -34,6 +41,7 @@ function start(resolves = false) {
   const replies: Reply[] = [];
   const deferred: DeferredRead[] = [];
   const lookups: DeferredLookup[] = [];
+  const uses: DeferredUse[] = [];
   const wakes: DeferredWake[] = [];
   const interrupts: number[][] = [];
   const negotiated: Negotiated[] = [];
@@ -50,6 +58,7 @@ function start(resolves = false) {
       },
       deferRead: (read) => void deferred.push(read),
       deferLookup: (lookup) => void lookups.push(lookup),
+      deferUse: (use) => void uses.push(use),
       deferWake: (wake) => void wakes.push(wake),
       interrupt: (low, high) => void interrupts.push([low, high]),
       negotiated: (n) => void negotiated.push(n),

@@ -50,6 +50,7 @@ const session = new Session(
     write,
     deferRead: (read) => say({ type: 'read', read }),
     deferLookup: (lookup) => say({ type: 'lookup', lookup }),
+    deferUse: (use) => say({ type: 'use', use }),
     deferWake: (wake) => say({ type: 'wake', wake }),
     interrupt: (low, high) => say({ type: 'interrupt', low, high }),
     negotiated: (agreed) => {

@@ -9,7 +9,7 @@ import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';
 import { LayerStore } from '../layer/store.js';
-import { RefPool, type LoadOptions, type PoolContent } from '../pool/pool.js';
+import { RefPool, type LoadOptions, type PoolContent, type PoolName } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
 import { join } from 'node:path';
 import { imageOf, layerOf, type Image, type ImageLayer } from './image.js';
@@ -24,6 +24,8 @@ const maxExternalTocBytes = 256 * 1024 * 1024;
 export interface WorkspaceHooks {
   readonly onEvent?: (event: string, fields: object) => void;
   readonly onError?: (what: string, error: unknown) => void;
+  /** A reference's manifest and config are no longer kept. */
+  readonly onEvict?: (name: PoolName) => void;
 }
 
 /** A layer that cannot be lazy is being downloaded; bytes of the blob, compressed. */
@@ -87,6 +89,7 @@ export class Workspace implements AsyncDisposable {
       max: config.pool.max_entries,
       holdMs: config.pool.hold_sec * 1000,
       load: (reference, options) => resolve(registry, reference, options),
+      onEvict: hooks.onEvict,
     });
     const layers = new LayerStore({ cache, maxConcurrency: fetch.max_concurrency, maxMemory: fetch.max_memory });
     return new Workspace(registry, pool, cache, layers, config);
@@ -110,7 +113,7 @@ export class Workspace implements AsyncDisposable {
   }
 
   /**
-   * The image of a reference that has a certain layer: as it is known where that fits, else asked for again, since a tag may have
+   * The image of a reference that has a certain layer, by the digest of its blob or of its TOC: as it is known where that fits, else asked for again, since a tag may have
    * moved. With the manifest's digest, that manifest and no other.
    * @throws NOT_FOUND
    */
@@ -127,7 +130,9 @@ export class Workspace implements AsyncDisposable {
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
         mediaType: known.descriptor.mediaType,
       });
-      const index = image.manifest.layers.findIndex((l) => l.digest === layer);
+      const index = image.manifest.layers.findIndex(
+        (l) => l.digest === layer || annotationTocDigest(l.annotations) === layer,
+      );
       if (index >= 0) return { image, index };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);

@@ -104,7 +104,12 @@ export class CachedLayer implements LayerView {
   /** Takes a suspect chunk back into belief if its bytes are right. Synchronous: reads and hashes the chunk. */
   recover(chunk: number): boolean {
     if (this.#suspects === undefined || !this.#suspects.has(chunk)) return false;
-    const bytes = readVerified(this.fd, this.tree.chunkCache[chunk], this.tree, chunk);
+    let bytes: Buffer | undefined;
+    try {
+      bytes = readVerified(this.fd, this.tree.chunkCache[chunk], this.tree, chunk);
+    } catch {
+      return false; // a bad sector holds no chunk
+    }
     if (bytes === undefined) return false;
     this.noteWritten();
     this.presence.set(chunk);

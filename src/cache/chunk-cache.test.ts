@@ -283,3 +283,94 @@ test('a want of descriptors drops no layer', async (t) => {
   await cache.release(await cache.create(key, unsaved));
   t.is((await cache.du()).layers.length, 2);
 });
+
+test('of a layer that is kept the tree stays, and with it the way back; its content goes last, or stays too', async (t) => {
+  const root = await scratch(t);
+  const events: CacheEvent[] = [];
+  await using cache = await ChunkCache.open(root, { limitBytes: 430_000, onEvent: (e) => void events.push(e) });
+  const [asleep, whole, unused] = [1, 2, 3].map((seed) => layerOf(seed));
+  for (const layer of [asleep, whole, unused]) await fill(cache, layer);
+  const letGo = [cache.keep(asleep.key, false), cache.keep(asleep.key, false), cache.keep(whole.key, true)];
+  const accepts = () => true;
+  t.like(await cache.look(asleep.key, accepts), { facts: asleep.tree.facts, counts: asleep.tree.counts });
+  t.is(await cache.look(asleep.key, () => false), undefined);
+  t.is(await cache.look(layerOf(9).key, accepts), undefined);
+
+  t.is((await cache.prune({ all: true })).layers, 1, 'what is kept is in use');
+  t.deepEqual(
+    (await cache.du()).layers.map(({ digest, inUse }) => [digest, inUse]),
+    [
+      [whole.key.digest, true],
+      [asleep.key.digest, true],
+    ],
+  );
+  // Above the limit now: the content of the one that may lose it goes.
+  const busy = layerOf(4, 20);
+  const open = await cache.create(busy.key, busy.tree);
+  busy.chunks.forEach((bytes, chunk) => {
+    open.store(chunk, bytes);
+    cache.wrote(open, chunk, chunk + 1, 12_288);
+  });
+  await cache.hasRoom();
+  t.deepEqual(
+    events.map((e) => e.type === 'evicted' && e.digest),
+    [unused.key.digest, asleep.key.digest],
+  );
+  const again = (await cache.acquire(asleep.key, accepts))!;
+  t.is(again.presence.count(), 0);
+  t.false(again.hasSuspects, 'nothing is left to be doubted');
+  t.is(cache.reuse(again, 0), 0, 'nor to be found by others');
+  asleep.chunks.forEach((bytes, chunk) => again.store(chunk, bytes));
+  await cache.release(again);
+  await cache.release(open);
+  t.is((await cache.du()).layers.find((l) => l.digest === whole.key.digest)!.presentChunks, 10);
+
+  letGo[0]();
+  letGo[0]();
+  letGo[2]();
+  await cache.prune({ all: true });
+  t.deepEqual(
+    (await cache.du()).layers.map((l) => l.digest),
+    [asleep.key.digest],
+    'kept twice, let go once',
+  );
+  letGo[1]();
+  await cache.prune({ all: true });
+  t.deepEqual((await cache.du()).layers, []);
+});
+
+test('what a crash left half written beside a layer is removed at the next start', async (t) => {
+  const root = await scratch(t);
+  const { key, tree } = layerOf(1);
+  let name: string;
+  {
+    await using cache = await ChunkCache.open(root);
+    const layer = await cache.create(key, tree);
+    name = layer.name;
+    await cache.release(layer);
+  }
+  const directory = join(root, 'layers', name);
+  await writeFile(join(directory, 'present.0123456789ab.tmp'), 'half');
+  await using cache = await ChunkCache.open(root);
+  t.false((await readdir(directory)).some((file) => file.endsWith('.tmp')));
+  t.is((await cache.du()).layers.length, 1);
+});
+
+test('a sector that cannot be read leaves a suspect chunk to the registry', async (t) => {
+  const root = await scratch(t);
+  const one = layerOf(1);
+  {
+    await using cache = await ChunkCache.open(root);
+    await fill(cache, one);
+    await writeFile(join(root, 'layers', (await cache.du()).layers[0].name, 'open'), '');
+  }
+  await using cache = await ChunkCache.open(root);
+  const layer = (await cache.acquire(one.key, () => true))!;
+  t.true(layer.hasSuspects);
+  const { fd } = layer;
+  Object.assign(layer, { fd: 2 ** 20 });
+  t.is(cache.reuse(layer, 0), 0);
+  Object.assign(layer, { fd });
+  t.true(cache.reuse(layer, 0) > 0);
+  await cache.release(layer);
+});

@@ -1,24 +1,21 @@
 import { randomInt } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, LazylayerError } from '../errors.js';
 import type { Digest } from '../digest/digest.js';
-import { loadTree, saveTree } from '../toc/persist.js';
-import type { Tree } from '../toc/tree.js';
+import { loadTree, readTreeHeader, saveTree } from '../toc/persist.js';
+import type { Tree, TreeCounts, TreeFacts } from '../toc/tree.js';
 import { countBitmap } from './bitmap-file.js';
 import { CachedLayer, FILES, readVerified } from './cached-layer.js';
 import { ChunkIndex } from './chunk-index.js';
 import { digestOfName, nameOf, type LayerKey } from './key.js';
+import { LayerDirectories, type CacheEvent } from './layer-directories.js';
 
-/** What an owner may want to log or count. The cache itself goes on in every case. */
-export type CacheEvent =
-  | { readonly type: 'evicted'; readonly digest: Digest; readonly bytes: number }
-  | { readonly type: 'full'; readonly error: unknown }
-  | { readonly type: 'damaged'; readonly what: string; readonly error: unknown };
+export type { CacheEvent } from './layer-directories.js';
 
 export interface ChunkCacheOptions {
-  /** Bytes on disk over all layers; none when absent. Layers in use are never dropped, so they may lie above it. */
+  /** Bytes on disk over all layers; none when absent. Layers that are open are never dropped, so they may lie above it. */
   readonly limitBytes?: number;
   readonly onEvent?: (event: CacheEvent) => void;
   /** How often bitmaps are saved while chunks come in, in milliseconds. */
@@ -44,14 +41,15 @@ export interface CacheUsage {
   readonly layers: readonly LayerUsage[];
 }
 
-interface Known {
-  bytes: number;
-  lastUsed: number;
+/** What the disk has of a layer, as far as it is known without reading its tree. */
+export interface LayerOnDisk {
+  readonly slot: number;
+  readonly counts: TreeCounts;
+  readonly facts: TreeFacts;
 }
 
 /** Slots from here on are for layers that got no durable one. Times 2^32 it is still an exact number. */
 const VOLATILE_SLOTS = 2 ** 20;
-const DEAD = '.dead-';
 /** Cache files of layers not in use that are kept open at most. */
 const MAX_LENT = 16;
 
@@ -61,18 +59,10 @@ const MAX_LENT = 16;
  */
 export class ChunkCache implements AsyncDisposable {
   readonly #open = new Map<string, CachedLayer>();
-  /** Every layer on disk. For an open one, `bytes` counts on. */
-  readonly #known = new Map<string, Known>();
-  /** One operation at a time for a layer's directory. */
-  readonly #lines = new Map<string, Promise<unknown>>();
-  /** Layers that are being opened, or wait for it: whoever makes room for that must not wait for them in turn. */
-  readonly #entering = new Map<string, number>();
   /** Descriptors of cache files of layers that are not open, read for chunks shared with them. */
   readonly #lent = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
-  #evicting: Promise<void> | undefined;
-  #used = 0;
-  #tick = 0;
+  #directories!: LayerDirectories;
 
   private constructor(
     readonly root: string,
@@ -94,34 +84,52 @@ export class ChunkCache implements AsyncDisposable {
   }
 
   static async #start(root: string, options: ChunkCacheOptions, temporary: boolean): Promise<ChunkCache> {
-    const layers = join(root, 'layers');
-    await mkdir(layers, { recursive: true });
+    await mkdir(root, { recursive: true });
     const index = await ChunkIndex.open(join(root, 'index'), (error) =>
       options.onEvent?.({ type: 'damaged', what: 'index', error }),
     );
     const cache = new ChunkCache(root, index, options, temporary);
-    for (const name of await readdir(layers)) {
-      const path = join(layers, name);
-      if (name.startsWith(DEAD)) await rm(path, { recursive: true, force: true });
-      else if (digestOfName(name) !== undefined) cache.#learn(name, await sizeOf(path), await lastUse(path));
-    }
+    cache.#directories = await LayerDirectories.open(join(root, 'layers'), {
+      ...options,
+      isOpen: (name) => cache.#open.has(name),
+      forget: (name) => cache.#forget(name),
+    });
     return cache;
   }
 
   /** Whether the limit leaves room for more, once what can be dropped is dropped. */
-  async hasRoom(): Promise<boolean> {
-    await this.#evicting;
-    return !this.overLimit;
+  hasRoom(): Promise<boolean> {
+    return this.#directories.hasRoom();
   }
 
   /** Bytes on disk over all layers, as counted. */
   get usedBytes(): number {
-    return this.#used;
+    return this.#directories.usedBytes;
   }
 
   /** Whether the byte limit is reached and only layers in use are left. */
   get overLimit(): boolean {
-    return this.#used > (this.options.limitBytes ?? Infinity);
+    return this.#directories.overLimit;
+  }
+
+  /**
+   * Whether `acquire` will find the layer, by the head of its tree and the tree's length: cheap, and not yet a proof.
+   * @throws nothing: what cannot be read is not there
+   */
+  async look(key: LayerKey, accepts: (source: Digest) => boolean): Promise<LayerOnDisk | undefined> {
+    const name = nameOf(key);
+    const slot = this.#directories.has(name) ? this.index.knownSlot(name) : undefined;
+    if (slot === undefined) return undefined;
+    const header = await readTreeHeader(this.#path(name, FILES.tree)).catch(() => undefined);
+    return header !== undefined && accepts(header.facts.source) ? { slot, ...header } : undefined;
+  }
+
+  /**
+   * Until the returned function is called, the tree of the layer stays on disk, so that it can be opened at any time without the
+   * registry; with `whole`, its content too. Else that may go while the layer is not open, last of all.
+   */
+  keep(key: LayerKey, whole: boolean): () => void {
+    return this.#directories.keep(nameOf(key), whole);
   }
 
   /**
@@ -130,9 +138,9 @@ export class ChunkCache implements AsyncDisposable {
    */
   async acquire(key: LayerKey, accepts: (source: Digest) => boolean): Promise<CachedLayer | undefined> {
     const name = nameOf(key);
-    return this.#entered(name, async () => {
-      if (!this.#known.has(name)) return undefined;
-      const path = join(this.#directory(name), FILES.tree);
+    return this.#directories.entered(name, async () => {
+      if (!this.#directories.has(name)) return undefined;
+      const path = this.#path(name, FILES.tree);
       let tree: Tree;
       try {
         tree = await loadTree(path);
@@ -151,19 +159,21 @@ export class ChunkCache implements AsyncDisposable {
    */
   async create(key: LayerKey, tree: Tree, data?: string): Promise<CachedLayer> {
     const name = nameOf(key);
-    return this.#entered(name, async () => {
-      const directory = this.#directory(name);
-      await this.#withRoom(() => mkdir(directory, { recursive: true }));
+    return this.#directories.entered(name, async () => {
+      const directory = this.#directories.path(name);
+      await this.#directories.withRoom(() => mkdir(directory, { recursive: true }));
       if (data !== undefined) {
-        await this.#forget(name);
+        await this.#directories.forget(name);
         await rm(directory, { recursive: true, force: true });
         await mkdir(directory);
         await rename(data, join(directory, FILES.data));
       }
       // Without room for the tree the layer is served all the same; the next process will ask for it again.
-      await this.#withRoom(() => saveTree(tree, join(directory, FILES.tree))).catch((error: unknown) => {
-        if (codeOf(error) !== 'RESOURCE_EXHAUSTED') throw error;
-      });
+      await this.#directories
+        .withRoom(() => saveTree(tree, join(directory, FILES.tree)))
+        .catch((error: unknown) => {
+          if (codeOf(error) !== 'RESOURCE_EXHAUSTED') throw error;
+        });
       const layer = await this.#enter(key, name, tree, true);
       if (data !== undefined) {
         for (let chunk = 0; chunk < tree.counts.chunks; chunk++) layer.presence.set(chunk);
@@ -175,17 +185,17 @@ export class ChunkCache implements AsyncDisposable {
 
   /** A path on the cache's disk for a file that is being made: under a name that the next start removes. */
   scratchPath(): string {
-    return join(this.root, 'layers', `${DEAD}${process.pid}-${++this.#tick}`);
+    return this.#directories.scratchPath();
   }
 
   async #enter(key: LayerKey, name: string, tree: Tree, treeIsNew: boolean): Promise<CachedLayer> {
     if (this.#open.has(name)) throw new LazylayerError('BUSY', `layer ${name}: open already`);
     const slot = await this.#slotOf(name);
-    const layer = await CachedLayer.open(key, name, this.#directory(name), slot, tree, treeIsNew);
+    const layer = await CachedLayer.open(key, name, this.#directories.path(name), slot, tree, treeIsNew);
     this.#closeLent(name);
     this.#open.set(name, layer);
     await layer.touch();
-    this.#learn(name, await layer.measure(), Date.now());
+    this.#directories.learn(name, await layer.measure(), Date.now());
     return layer;
   }
 
@@ -207,31 +217,28 @@ export class ChunkCache implements AsyncDisposable {
 
   /** Gives an open layer back: a clean end on disk. Nobody may use its view any more. */
   async release(layer: CachedLayer): Promise<void> {
-    await this.#inLine(layer.name, async () => {
+    await this.#directories.inLine(layer.name, async () => {
       await this.index.flush();
       try {
-        this.#learn(layer.name, await layer.measure(), Date.now());
+        this.#directories.learn(layer.name, await layer.measure(), Date.now());
       } finally {
         this.#open.delete(layer.name);
         await layer.close().catch((error: unknown) => this.options.onEvent?.({ type: 'full', error }));
       }
     });
-    this.#enforceLimit();
+    this.#directories.enforceLimit();
   }
 
-  /** Drops a layer that is not open. */
+  /** Drops a layer that is not open, kept or not. */
   async drop(key: LayerKey): Promise<void> {
-    await this.#drop(nameOf(key));
+    await this.#directories.drop(nameOf(key));
   }
 
   /** Says that chunks in [first, end) were written to an open layer's file and are present, `bytes` of them anew. */
   wrote(layer: CachedLayer, first: number, end: number, bytes: number): void {
     layer.noteWritten();
-    const known = this.#known.get(layer.name);
-    if (known !== undefined) known.bytes += bytes;
-    this.#used += bytes;
     this.index.add(layer.tree, layer.slot, first, end);
-    this.#enforceLimit();
+    this.#directories.grow(layer.name, bytes);
   }
 
   /**
@@ -240,10 +247,10 @@ export class ChunkCache implements AsyncDisposable {
    */
   reuse(layer: CachedLayer, chunk: number): number {
     const { tree } = layer;
-    if (layer.hasSuspects && layer.recover(chunk)) return tree.chunkSize[chunk];
-    const hint = this.index.find(tree, chunk);
-    if (hint === undefined || (hint.slot === layer.slot && hint.place === tree.chunkCache[chunk])) return 0;
     try {
+      if (layer.hasSuspects && layer.recover(chunk)) return tree.chunkSize[chunk];
+      const hint = this.index.find(tree, chunk);
+      if (hint === undefined || (hint.slot === layer.slot && hint.place === tree.chunkCache[chunk])) return 0;
       const fd = this.#fdOfSlot(hint.slot);
       const bytes = fd === undefined ? undefined : readVerified(fd, hint.place, tree, chunk);
       if (bytes === undefined) return 0;
@@ -251,7 +258,7 @@ export class ChunkCache implements AsyncDisposable {
       this.wrote(layer, chunk, chunk + 1, blocks(bytes.byteLength));
       return bytes.byteLength;
     } catch {
-      return 0; // a hint that leads nowhere, or a full disk: the registry has the chunk too
+      return 0; // a bad sector, a hint that leads nowhere, or a full disk: the registry has the chunk too
     }
   }
 
@@ -264,8 +271,8 @@ export class ChunkCache implements AsyncDisposable {
     const name = this.index.nameOfSlot(slot);
     if (name === undefined) return undefined;
     const fd = this.#open.get(name)?.fd ?? this.#lent.get(name);
-    if (fd !== undefined || !this.#known.has(name)) return fd;
-    const opened = openSync(join(this.#directory(name), FILES.data), 'r');
+    if (fd !== undefined || !this.#directories.has(name)) return fd;
+    const opened = openSync(this.#path(name, FILES.data), 'r');
     if (this.#lent.size >= MAX_LENT) this.#closeLent(this.#lent.keys().next().value!);
     this.#lent.set(name, opened);
     return opened;
@@ -283,65 +290,15 @@ export class ChunkCache implements AsyncDisposable {
     this.options.onEvent?.({ type: 'full', error });
   }
 
-  /** Makes room for `bytes` after a write found the disk full, by dropping layers that nobody uses. False when there are none. */
-  async makeRoom(bytes: number, error: unknown): Promise<boolean> {
-    this.options.onEvent?.({ type: 'full', error });
-    return (await this.#evictTo(Math.max(0, this.#used - bytes))) > 0;
+  /** Makes room for `bytes` after a write found the disk full, by dropping what nobody has open. False when there is nothing. */
+  makeRoom(bytes: number, error: unknown): Promise<boolean> {
+    return this.#directories.makeRoom(bytes, error);
   }
 
-  async #withRoom<V>(work: () => Promise<V>): Promise<V> {
-    try {
-      return await work();
-    } catch (error) {
-      // A want of descriptors is of the same code, but dropping layers does not help it.
-      const full = ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '');
-      if (!full || !(await this.makeRoom(16 << 20, error))) throw error;
-      return work();
-    }
-  }
-
-  #enforceLimit(): void {
-    if (!this.overLimit || this.#evicting !== undefined) return;
-    this.#evicting = this.#evictTo(this.options.limitBytes!)
-      .then(
-        () => {},
-        (error: unknown) => this.options.onEvent?.({ type: 'damaged', what: 'layers', error }),
-      )
-      .finally(() => (this.#evicting = undefined));
-  }
-
-  /** Drops layers not in use, the one longest not used first, until `target` bytes are left. Gives how many went. */
-  async #evictTo(target: number): Promise<number> {
-    let dropped = 0;
-    const idle = [...this.#known]
-      .filter(([name]) => !this.#open.has(name))
-      .sort((a, b) => a[1].lastUsed - b[1].lastUsed);
-    for (const [name] of idle) {
-      if (this.#used <= target) break;
-      if (!this.#entering.has(name) && (await this.#drop(name))) dropped++;
-    }
-    return dropped;
-  }
-
-  #drop(name: string): Promise<boolean> {
-    return this.#inLine(name, async () => {
-      const known = this.#known.get(name);
-      if (known === undefined || this.#open.has(name)) return false;
-      await this.#forget(name);
-      const dead = this.scratchPath();
-      await rename(this.#directory(name), dead); // gone in one step, whatever happens during the removal
-      await rm(dead, { recursive: true, force: true });
-      this.options.onEvent?.({ type: 'evicted', digest: digestOfName(name)!, bytes: known.bytes });
-      return true;
-    });
-  }
-
-  /** Takes a layer that is about to go out of all books. */
+  /** Makes descriptor and hints forget a layer whose content is about to go. */
   async #forget(name: string): Promise<void> {
     this.#closeLent(name);
-    this.#used -= this.#known.get(name)?.bytes ?? 0;
-    this.#known.delete(name);
-    const tree = await loadTree(join(this.#directory(name), FILES.tree)).catch(() => undefined);
+    const tree = await loadTree(this.#path(name, FILES.tree)).catch(() => undefined);
     const slot = this.index.knownSlot(name);
     if (tree === undefined || slot === undefined) return;
     await this.index.forget(tree, slot).catch(() => {}); // hints that stay are harmless
@@ -349,12 +306,12 @@ export class ChunkCache implements AsyncDisposable {
 
   async du(): Promise<CacheUsage> {
     const layers: LayerUsage[] = [];
-    for (const [name, known] of this.#known) {
+    for (const [name, known] of this.#directories.entries()) {
       const open = this.#open.get(name);
       const bytes = open === undefined ? known.bytes : await open.measure();
       const count =
         open === undefined
-          ? await countBitmap(join(this.#directory(name), FILES.present))
+          ? await countBitmap(this.#path(name, FILES.present))
           : { chunks: open.tree.counts.chunks, present: open.presence.count() };
       layers.push({
         digest: digestOfName(name)!,
@@ -363,7 +320,7 @@ export class ChunkCache implements AsyncDisposable {
         chunks: count?.chunks ?? 0,
         presentChunks: count?.present ?? 0,
         lastUsed: new Date(known.lastUsed),
-        inUse: open !== undefined,
+        inUse: open !== undefined || this.#directories.isKept(name),
       });
     }
     layers.sort((a, b) => b.lastUsed.getTime() - a.lastUsed.getTime());
@@ -372,10 +329,10 @@ export class ChunkCache implements AsyncDisposable {
 
   /** Drops layers that are not in use: all, or the least recently used until `keepBytes` (default: the limit) are left. */
   async prune(options: { all?: boolean; keepBytes?: number } = {}): Promise<{ layers: number; bytes: number }> {
-    const before = this.#used;
+    const before = this.usedBytes;
     const target = options.all === true ? 0 : (options.keepBytes ?? this.options.limitBytes ?? Infinity);
-    const layers = await this.#evictTo(target);
-    return { layers, bytes: before - this.#used };
+    const layers = await this.#directories.evictTo(target, { content: false });
+    return { layers, bytes: before - this.usedBytes };
   }
 
   async #saveAll(): Promise<void> {
@@ -383,45 +340,14 @@ export class ChunkCache implements AsyncDisposable {
       await layer.save().catch((error: unknown) => this.options.onEvent?.({ type: 'full', error }));
   }
 
-  #learn(name: string, bytes: number, lastUsed: number): void {
-    this.#used += bytes - (this.#known.get(name)?.bytes ?? 0);
-    this.#known.set(name, { bytes, lastUsed });
-  }
-
-  #directory(name: string): string {
-    return join(this.root, 'layers', name);
-  }
-
-  /** In line, and not for eviction from now on. */
-  async #entered<V>(name: string, work: () => Promise<V>): Promise<V> {
-    this.#entering.set(name, (this.#entering.get(name) ?? 0) + 1);
-    try {
-      return await this.#inLine(name, work);
-    } finally {
-      const left = this.#entering.get(name)! - 1;
-      if (left > 0) this.#entering.set(name, left);
-      else this.#entering.delete(name);
-    }
-  }
-
-  async #inLine<V>(name: string, work: () => Promise<V>): Promise<V> {
-    const before = this.#lines.get(name);
-    const turn = (async () => {
-      await before?.catch(() => {});
-      return work();
-    })();
-    this.#lines.set(name, turn);
-    try {
-      return await turn;
-    } finally {
-      if (this.#lines.get(name) === turn) this.#lines.delete(name);
-    }
+  #path(name: string, file: string): string {
+    return join(this.#directories.path(name), file);
   }
 
   /** Every layer must have been released. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await this.#evicting;
+    await this.#directories.idle();
     for (const layer of [...this.#open.values()]) await this.release(layer);
     for (const fd of this.#lent.values()) closeSync(fd);
     await this.index[Symbol.asyncDispose]();
@@ -432,15 +358,4 @@ export class ChunkCache implements AsyncDisposable {
 /** Bytes that so many take on disk. */
 export function blocks(bytes: number): number {
   return Math.ceil(bytes / 4096) * 4096;
-}
-
-async function sizeOf(directory: string): Promise<number> {
-  let bytes = 0;
-  for (const file of await readdir(directory)) bytes += (await stat(join(directory, file))).blocks * 512;
-  return bytes;
-}
-
-async function lastUse(directory: string): Promise<number> {
-  const newest = await stat(join(directory, FILES.tree)).catch(() => stat(directory));
-  return newest.mtimeMs;
 }

@@ -1,6 +1,7 @@
 import { rootCertificates } from 'node:tls';
 import { Agent, ProxyAgent, type Dispatcher } from 'undici';
 import { proxyFor } from './proxy.js';
+import { StandbyConnector } from './standby.js';
 
 /** What a connection to one endpoint needs besides its address. PEM texts, not paths. */
 export interface ConnectionProfile {
@@ -32,6 +33,7 @@ export class Dispatchers implements AsyncDisposable {
   /** By identity of the profile: endpoints keep theirs while their files do not change. */
   readonly #byProfile = new WeakMap<ConnectionProfile, Map<string | undefined, Dispatcher>>();
   readonly #agents = new Set<Dispatcher>();
+  readonly #connectors: StandbyConnector[] = [];
 
   constructor(
     private readonly timeouts: Timeouts,
@@ -59,7 +61,11 @@ export class Dispatchers implements AsyncDisposable {
       ...(profile.skipVerify && { rejectUnauthorized: false }),
     };
     const options = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs };
-    if (proxy === undefined) return new Agent({ ...options, connect: tls });
+    if (proxy === undefined) {
+      const connector = new StandbyConnector(tls);
+      this.#connectors.push(connector);
+      return new Agent({ ...options, connect: connector.connect });
+    }
     return new ProxyAgent({ ...options, uri: proxy, proxyTunnel: false, requestTls: tls, proxyTls: { timeout } });
   }
 
@@ -67,6 +73,7 @@ export class Dispatchers implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const agents = [...this.#agents];
     this.#agents.clear();
+    for (const connector of this.#connectors.splice(0)) connector.close();
     await Promise.all(agents.map((agent) => agent.destroy()));
   }
 }

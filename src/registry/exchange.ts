@@ -61,7 +61,10 @@ export class Exchanger {
     this.counters.requests++;
     const started = performance.now();
     const settle = (bytes: number, complete: boolean, status?: number) => {
-      this.#recycling ??= nextTurn().then(() => (this.#recycling = undefined));
+      const recycling: Promise<void> = nextTurn().then(() => {
+        if (this.#recycling === recycling) this.#recycling = undefined;
+      });
+      this.#recycling = recycling;
       this.onRequest?.({
         method,
         url: redactUrl(url),

@@ -117,12 +117,21 @@ test('a signal ends a request, a wait between tries, and a body, with its own re
   }
 });
 
-test('connections are kept', async (t) => {
+test('with the first connection a few more are opened, which what follows side by side finds ready; all are kept', async (t) => {
   const { server, reader } = await setUp(t);
   for (let i = 0; i < 5; i++) await reader.read(i, 2);
-  t.is(server.connections, 1);
-  await Promise.all(Array.from({ length: 4 }, (_, i) => reader.read(i, 2)));
-  t.true(server.connections <= 4);
+  while (server.connections < 5) await sleep(5);
+  await Promise.all(Array.from({ length: 5 }, (_, i) => reader.read(i, 2)));
+  await Promise.all(Array.from({ length: 5 }, (_, i) => reader.read(i, 2)));
+  t.is(server.connections, 5);
+  await Promise.all(Array.from({ length: 7 }, (_, i) => reader.read(i, 2)));
+  t.is(server.connections, 7);
+});
+
+test('requests that come together before any connection stands share what is on its way', async (t) => {
+  const { server, reader } = await setUp(t);
+  await Promise.all(Array.from({ length: 5 }, (_, i) => reader.read(i, 2)));
+  t.is(server.connections, 5);
 });
 
 test('a redirect is kept while it is valid, renewed once when it is not, and carries no login', async (t) => {

@@ -36,6 +36,8 @@ export interface LoggedRequest {
   readonly headers: IncomingMessage['headers'];
   /** Common name of the client's certificate; empty when it sent none. Undefined without TLS. */
   readonly client: string | undefined;
+  /** The client's end of the connection that it came by. */
+  readonly port: number;
   status: number;
   /** Body bytes sent. */
   bytes: number;
@@ -193,7 +195,9 @@ export class TestRegistry implements AsyncDisposable {
     const { headers } = request;
     const client =
       request.socket instanceof TLSSocket ? String(request.socket.getPeerCertificate().subject?.CN ?? '') : undefined;
-    const entry: LoggedRequest = { server, method, path, range: headers.range, headers, client, status: 0, bytes: 0 };
+    const port = request.socket.remotePort ?? 0;
+    const sent = { status: 0, bytes: 0 };
+    const entry: LoggedRequest = { server, method, path, range: headers.range, headers, client, port, ...sent };
     this.requests.push(entry);
     const faults = this.faults.strike(server, path);
     if (find(faults, 'hang') !== undefined) return;

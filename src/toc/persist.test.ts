@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { FormatError } from '../errors.js';
 import { describeTree, inodeAt, treeOf } from '../testing/image-tree.js';
 import { checkTree } from './check.js';
-import { loadTree, saveTree } from './persist.js';
+import { loadTree, readTreeHeader, saveTree } from './persist.js';
 import { HEADER_BYTES, ROOT, Tree } from './tree.js';
 
 async function scratch(t: ExecutionContext): Promise<string> {
@@ -100,4 +100,24 @@ test('directories that hold each other are refused', (t) => {
   t.throws(() => checkTree(tree), {
     message: `tree: expected each directory in its parent, once, found inode ${a} in ${b}`,
   });
+});
+
+test('the head of a saved tree tells its counts and facts; a file of another length, or no tree, is refused', async (t) => {
+  const path = join(await scratch(t), 'tree');
+  const tree = sample();
+  await saveTree(tree, path);
+  const { counts, facts } = tree;
+  t.deepEqual(await readTreeHeader(path), { counts, facts });
+  const good = await readFile(path);
+  for (const bytes of [good.subarray(0, -1), Buffer.concat([good, good]), good.subarray(0, 50), Buffer.alloc(0)]) {
+    await writeFile(path, bytes);
+    await t.throwsAsync(readTreeHeader(path), { instanceOf: FormatError });
+  }
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ maxLength: 2 * HEADER_BYTES }), async (bytes) => {
+      await writeFile(path, bytes);
+      await t.throwsAsync(readTreeHeader(path), { instanceOf: FormatError });
+    }),
+    { numRuns: 100 },
+  );
 });

@@ -3,7 +3,7 @@ import { open } from 'node:fs/promises';
 import { FormatError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
-import { HEADER_BYTES, Tree } from './tree.js';
+import { HEADER_BYTES, parseHeader, Tree, treeBytes, type TreeCounts, type TreeFacts } from './tree.js';
 import { checkTree } from './check.js';
 
 /** After the tree's own bytes: their SHA-256, raw. */
@@ -44,6 +44,22 @@ export async function loadTree(path: string, options?: ReadOptions): Promise<Tre
   const tree = Tree.over(buffer, path);
   checkTree(tree, path);
   return tree;
+}
+
+/**
+ * What a saved tree says of itself, by its header and the file's length alone: whether its bytes are those that were written is
+ * `loadTree`'s business.
+ * @throws FormatError where the file cannot be what `saveTree` wrote
+ */
+export async function readTreeHeader(path: string): Promise<{ counts: TreeCounts; facts: TreeFacts }> {
+  await using file = await open(path, 'r');
+  const header = Buffer.alloc(HEADER_BYTES);
+  const [{ size }, { bytesRead }] = await Promise.all([file.stat(), file.read(header, 0, HEADER_BYTES, 0)]);
+  const found = parseHeader(header.subarray(0, bytesRead), path);
+  const expected = treeBytes(found.counts) + CHECKSUM_BYTES;
+  if (size !== expected)
+    throw new FormatError(path, { expected: `${expected} bytes, as its header says`, found: `${size}` });
+  return found;
 }
 
 /** One read() gives no more than this; no tree comes near it. */

@@ -62,6 +62,37 @@ export function treeBytes(n: TreeCounts): number {
   return HEADER_BYTES + n.inodes * 52 + n.dirents * 9 + n.chunks * 56 + n.xattrWords * 4 + n.stringBytes;
 }
 
+/** What the first HEADER_BYTES of a tree say. @throws FormatError */
+export function parseHeader(header: Buffer, what = 'tree'): { counts: TreeCounts; facts: TreeFacts } {
+  if (header.byteLength < HEADER_BYTES)
+    throw new FormatError(what, {
+      expected: `a header of ${HEADER_BYTES} bytes`,
+      found: `${header.byteLength} bytes`,
+    });
+  const magic = header.toString('latin1', 0, 8);
+  const version = header.readUInt32LE(8);
+  if (magic !== MAGIC || version !== VERSION)
+    throw new FormatError(what, {
+      offset: 0,
+      expected: `"${MAGIC}", version ${VERSION}`,
+      found: `${JSON.stringify(magic)}, version ${version}`,
+    });
+  const counts: TreeCounts = {
+    inodes: header.readUInt32LE(12),
+    dirents: header.readUInt32LE(16),
+    chunks: header.readUInt32LE(20),
+    xattrWords: header.readUInt32LE(24),
+    stringBytes: header.readUInt32LE(28),
+  };
+  const facts: TreeFacts = {
+    source: digestFromBytes(header, 32),
+    prefetchBytes: header.readDoubleLE(64),
+    contentEnd: header.readDoubleLE(72),
+    cacheBytes: header.readDoubleLE(80),
+  };
+  return { counts, facts };
+}
+
 /**
  * One layer's files as typed arrays over one buffer: nothing is parsed when it is loaded, and a worker sees the same memory.
  * It shows the layer as overlayfs wants a lower directory: whiteouts are character devices 0/0, opaque directories carry
@@ -178,38 +209,13 @@ export class Tree {
    * @throws FormatError
    */
   static over(buffer: SharedArrayBuffer, what = 'tree'): Tree {
-    if (buffer.byteLength < HEADER_BYTES)
-      throw new FormatError(what, {
-        expected: `a header of ${HEADER_BYTES} bytes`,
-        found: `${buffer.byteLength} bytes`,
-      });
-    const header = Buffer.from(buffer, 0, HEADER_BYTES);
-    const magic = header.toString('latin1', 0, 8);
-    const version = header.readUInt32LE(8);
-    if (magic !== MAGIC || version !== VERSION)
-      throw new FormatError(what, {
-        offset: 0,
-        expected: `"${MAGIC}", version ${VERSION}`,
-        found: `${JSON.stringify(magic)}, version ${version}`,
-      });
-    const counts: TreeCounts = {
-      inodes: header.readUInt32LE(12),
-      dirents: header.readUInt32LE(16),
-      chunks: header.readUInt32LE(20),
-      xattrWords: header.readUInt32LE(24),
-      stringBytes: header.readUInt32LE(28),
-    };
+    const { counts, facts } = parseHeader(Buffer.from(buffer, 0, Math.min(HEADER_BYTES, buffer.byteLength)), what);
     if (treeBytes(counts) !== buffer.byteLength)
       throw new FormatError(what, {
         expected: `${treeBytes(counts)} bytes, as its header says`,
         found: `${buffer.byteLength} bytes`,
       });
-    return new Tree(buffer, counts, {
-      source: digestFromBytes(header, 32),
-      prefetchBytes: header.readDoubleLE(64),
-      contentEnd: header.readDoubleLE(72),
-      cacheBytes: header.readDoubleLE(80),
-    });
+    return new Tree(buffer, counts, facts);
   }
 
   isDirectory(inode: number): boolean {

@@ -1,0 +1,24 @@
+/** Work to be done at the end, last in, first out; one failure does not skip the rest. */
+export class Cleanup implements AsyncDisposable {
+  readonly #work: (() => Promise<void>)[] = [];
+
+  defer(work: () => Promise<void>): void {
+    this.#work.push(work);
+  }
+
+  use<T extends AsyncDisposable>(resource: T): T {
+    this.defer(async () => resource[Symbol.asyncDispose]());
+    return resource;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const failures: unknown[] = [];
+    for (let work = this.#work.pop(); work !== undefined; work = this.#work.pop())
+      try {
+        await work();
+      } catch (error) {
+        failures.push(error);
+      }
+    if (failures.length > 0) throw new AggregateError(failures, `cleanup failed: ${failures.map(String).join('; ')}`);
+  }
+}

@@ -1,0 +1,24 @@
+/** Time and timers, so that what depends on them can be tested without waiting. */
+export interface Clock {
+  /** Milliseconds since 1970, with fractions; never runs backwards. */
+  now(): number;
+  /** Calls back at a time, or as soon after it as can be. */
+  at(time: number, work: () => void): void;
+}
+
+/** What a timer may be early by: the event loop counts whole milliseconds. */
+const early = 0.4;
+
+export const realClock: Clock = {
+  now: () => performance.timeOrigin + performance.now(),
+  at(time, work) {
+    const left = time - realClock.now();
+    setTimeout(
+      () => {
+        if (realClock.now() < time - early) realClock.at(time, work);
+        else work();
+      },
+      Math.max(0, left),
+    );
+  },
+};

@@ -1,0 +1,130 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { listMounts } from '../../util/mountinfo.js';
+import { runCommand } from '../../util/command.js';
+import { Cleanup } from '../cleanup.js';
+import type { SeenRequest } from '../http-watch.js';
+import type { Network } from '../network.js';
+import type { ProxyHandle } from '../proxy.js';
+import { phases, type Candidate, type Engine, type Phase, type Started, type StartOptions } from './engine.js';
+
+/** One request of a run; times are milliseconds since the start began. */
+export interface RunRequest extends Omit<SeenRequest, 'start' | 'firstByte' | 'end'> {
+  readonly startMs: number;
+  /** Undefined where the answer was not there yet when the workload was ready. */
+  readonly firstByteMs: number | undefined;
+  readonly endMs: number | undefined;
+}
+
+/** What one start has cost, up to when the workload was ready. */
+export interface StartRun {
+  /** Milliseconds of each phase. */
+  readonly phases: Readonly<Record<Phase, number>>;
+  readonly totalMs: number;
+  readonly connections: number;
+  /** Of the answers' bodies; of a registry with TLS, all that TCP carried. */
+  readonly bytes: number;
+  /** Those that began before it was ready. None are seen of a registry with TLS. */
+  readonly requests: readonly RunRequest[];
+  /** Peak of lazylayer's resident memory, in bytes. */
+  readonly memory: number | undefined;
+  readonly output: string;
+  readonly notes: readonly string[];
+}
+
+export interface CandidateRuns {
+  readonly name: string;
+  readonly image: string;
+  readonly runs: readonly StartRun[];
+}
+
+export interface BenchStartOptions extends StartOptions {
+  readonly engine: Engine;
+  /** Before the registry of every candidate's image. */
+  readonly proxy: ProxyHandle;
+  readonly network: Network;
+  readonly candidates: readonly Candidate[];
+  readonly runs: number;
+  /** Told before each run. */
+  readonly onRun?: (run: number, candidate: Candidate) => void;
+}
+
+/** Starts the workload cold, `runs` times for each candidate. Candidates take turns, so that what drifts hits all alike. */
+export async function benchStart(options: BenchStartOptions): Promise<CandidateRuns[]> {
+  const { engine, candidates, runs, signal } = options;
+  engine.check(candidates);
+  const results = candidates.map(({ name, image }) => ({ name, image, runs: [] as StartRun[] }));
+  for (let run = 1; run <= runs; run++)
+    for (const [i, candidate] of candidates.entries()) {
+      signal.throwIfAborted();
+      options.onRun?.(run, candidate);
+      results[i].runs.push(await startOnce(options, candidate));
+    }
+  return results;
+}
+
+async function startOnce(options: BenchStartOptions, candidate: Candidate): Promise<StartRun> {
+  const { engine, proxy, signal } = options;
+  await using cleanup = new Cleanup();
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
+  cleanup.defer(() => removePlace(directory));
+  const own = join(directory, 'run');
+  await mkdir(own);
+  await dropCaches();
+  const place = cleanup.use(await engine.open(candidate, own, signal));
+  await proxy.reset();
+  const started = await place.start(options);
+  const traffic = await proxy.traffic();
+  const memory = await place.peakMemory();
+  const notes = place.notes();
+  await place.stop();
+  const { begin, ready } = started.moments;
+  const requests = traffic.requests.filter(({ start }) => start <= ready);
+  return {
+    phases: phasesOf(started),
+    totalMs: ready - begin,
+    connections: traffic.connections,
+    bytes: requests.length > 0 ? requests.reduce((sum, { bytes }) => sum + bytes, 0) : traffic.bytesDown,
+    requests: requests.map(({ start, firstByte, end, ...request }) => ({
+      ...request,
+      startMs: start - begin,
+      firstByteMs: momentBefore(firstByte, started),
+      endMs: momentBefore(end, started),
+    })),
+    memory,
+    output: started.output,
+    notes,
+  };
+}
+
+const momentBefore = (time: number, { moments: { begin, ready } }: Started) =>
+  time === 0 || time > ready ? undefined : time - begin;
+
+/** Phases follow each other; one that containerd tells of a little late ends with the next. */
+function phasesOf({ moments }: Started): Record<Phase, number> {
+  const lengths = { pull: 0, create: 0, run: 0, ready: 0 };
+  let before = moments.begin;
+  for (const phase of phases) {
+    const end = Math.min(Math.max(moments[phase], before), moments.ready);
+    lengths[phase] = end - before;
+    before = end;
+  }
+  return lengths;
+}
+
+/** Drops page cache, dentries and inodes (proc_sys_vm(5)), where this user may. */
+export async function dropCaches(): Promise<boolean> {
+  await runCommand('sync', []);
+  return writeFile('/proc/sys/vm/drop_caches', '3').then(
+    () => true,
+    () => false,
+  );
+}
+
+/** What is mounted below goes first, whoever left it. */
+async function removePlace(directory: string): Promise<void> {
+  const left = (await listMounts()).filter(({ target }) => target.startsWith(`${directory}/`));
+  for (const { target } of left.reverse()) await runCommand('umount', ['-f', '-l', target]);
+  await rm(directory, { recursive: true, force: true, maxRetries: 3 });
+}

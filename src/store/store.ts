@@ -22,7 +22,7 @@ export interface AdditionalLayerStoreOptions {
   readonly prefetch: boolean;
   /** Then fetch the rest. */
   readonly background: boolean;
-  /** What came of asking for a layer: served lazily, or left to the client, and why. */
+  /** What came of a layer: shown, be it asked for or ahead of that, or left to the client, and why. */
   readonly onAnswer?: (answer: LayerAnswer) => void;
   /** Hears of what failed while nobody waits. */
   readonly onError: (what: string, error: unknown) => void;
@@ -114,9 +114,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
       const { image, index } = await workspace.imageWithLayer(reference, digest, { signal });
       const shown = this.#show(layerOf({ ...image, reference }, index));
       this.#showOthers({ ...image, reference }, index);
-      const found = await shown;
-      onAnswer?.({ reference, digest });
-      return found;
+      return await shown;
     } catch (error) {
       signal?.throwIfAborted();
       onAnswer?.({ reference, digest, refusal: { code: codeOf(error), error } });
@@ -167,6 +165,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     const layers = this.#visible.get(reference) ?? new Map<Digest, Shown>();
     this.#visible.set(reference, layers.set(descriptor.digest, shown));
     await this.#publish();
+    this.#options.onAnswer?.({ reference, digest: descriptor.digest });
     this.#leaveIfEvicted(reference);
     return shown;
   }

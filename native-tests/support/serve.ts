@@ -1,7 +1,6 @@
 import { join } from 'node:path';
-import type { ExecutionContext } from 'ava';
 import { program, type Scene } from './scene.js';
-import { endChild, eventually, startDaemon, type Daemon } from './tools.js';
+import { endChild, eventually, startDaemon, type Cleanup, type Daemon } from './tools.js';
 
 /** One line of the daemon's log. */
 export interface LogLine {
@@ -15,7 +14,7 @@ export class ServedScene {
   #daemon: Daemon | undefined;
 
   constructor(
-    private readonly t: ExecutionContext,
+    private readonly t: Cleanup,
     readonly scene: Scene,
   ) {
     this.address = join(scene.directory, 'run', 'snapshots.sock');

@@ -5,7 +5,7 @@ import { run } from '../../native-tests/support/tools.js';
 export interface Series {
   readonly measure: string;
   readonly candidate: string;
-  readonly unit: 'ms' | 'µs' | 'MB/s' | 'MB';
+  readonly unit: 'ms' | 'µs' | 'MB/s' | 'MB' | 'ops/s';
   readonly values: readonly number[];
 }
 

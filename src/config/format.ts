@@ -2,7 +2,7 @@ import { stringify } from 'smol-toml';
 import type { Config } from './config.js';
 import { exactSize } from './size.js';
 
-type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'snapshotter' | 'metrics' | 'registry';
+type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'snapshotter' | 'store' | 'metrics' | 'registry';
 
 /** What stands above each key, in the order of the file. */
 const topKeys = {
@@ -20,6 +20,8 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
     keys: {
       backend:
         '"kernel": /dev/fuse itself, served by a thread of its own. "fuse-native": by libfuse 2, which must be installed; slower.\nFlag --backend.',
+      layer_idle_sec:
+        'A layer of which nothing was asked for this long, in seconds, leaves memory. The next request brings it back from disk.',
     },
   },
   cache: {
@@ -35,6 +37,8 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
       prefetch: 'Fetch what an image marks as needed at start (its prefetch landmark) as soon as it is mounted.',
       background:
         'Fetch everything else of a mounted image while nothing more urgent is under way. Flag --no-background-fetch.',
+      background_quiet_sec:
+        'How long nobody must have read what is not cached, in seconds, before everything else is fetched: a program that starts\nneeds all of the network.',
       max_concurrency: 'Ranges that are fetched at the same time.',
       max_memory: 'Bytes of fetched content that may be in memory at the same time.',
       connect_timeout_sec: 'Time limit for a connection to be there.',
@@ -61,6 +65,16 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
         'Socket for containerd, which its owner and group can open. "" offers no snapshots. Flag --address of serve.',
       remap_ids:
         'Let the kernel change owners for containers in user namespaces, by id-mapped mounts: for containerd 2.0 and later. Layers that\nare served lazily need Linux 6.12 and the kernel backend. Where this is false, containerd changes the owners of each file\nitself, which fetches all of them.',
+      prefetch_label:
+        'Where fetch.prefetch is true and a layer has no landmark, fetch as many bytes from its start as the client says (label\ncontainerd.io/snapshot/remote/stargz.prefetch). ctr-remote asks for 10 MiB of each layer unasked, so that this is off by default.',
+    },
+  },
+  store: {
+    about:
+      'The additional layer store of Podman, Buildah and CRI-O, shown by `lazylayer serve` too. Needs the kernel backend.',
+    keys: {
+      mount_point:
+        'An existing directory, named in storage.conf as additionallayerstores = ["MOUNT_POINT:ref"]. "" shows no store.',
     },
   },
   metrics: {

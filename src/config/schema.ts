@@ -103,12 +103,16 @@ export const configSchema = table({
   root: v.optional(settings.root),
   log_level: v.optional(settings.log_level, 'info'),
   allow_no_verification: v.optional(flag(), false),
-  fuse: v.optional(table({ backend: v.optional(settings.backend, 'kernel') }), {}),
+  fuse: v.optional(
+    table({ backend: v.optional(settings.backend, 'kernel'), layer_idle_sec: v.optional(decimal(0.05, 86_400), 300) }),
+    {},
+  ),
   cache: v.optional(table({ max_bytes: v.optional(size(0), '20GiB') }), {}),
   fetch: v.optional(
     table({
       prefetch: v.optional(flag(), true),
       background: v.optional(flag(), true),
+      background_quiet_sec: v.optional(decimal(0, 86_400), 5),
       max_concurrency: v.optional(whole(1, 256), 6),
       max_memory: v.optional(size(2 ** 20), '32MiB'),
       connect_timeout_sec: v.optional(decimal(0.001, 3600), 10),
@@ -129,6 +133,7 @@ export const configSchema = table({
     table({
       address: v.optional(settings.address, '/run/lazylayer/snapshotter.sock'),
       remap_ids: v.optional(flag(), false),
+      prefetch_label: v.optional(flag(), false),
     }),
     {},
   ),

@@ -1,20 +1,33 @@
 import test from 'ava';
 import { FetchScheduler } from './scheduler.js';
 
-test('what gave way to readers that never pause leaves nothing behind', async (t) => {
-  await using scheduler = new FetchScheduler();
+test('background work waits while somebody reads, and a while after', async (t) => {
+  await using scheduler = new FetchScheduler({ quietMs: 100 });
+  const order: string[] = [];
   const demandEnds = scheduler.demandStarts();
-  await Promise.all(Array.from({ length: 50 }, () => scheduler.politely()));
-  const { clearTimeout } = globalThis;
-  let kept = 0;
-  globalThis.clearTimeout = (timer) => {
-    kept++;
-    clearTimeout(timer);
-  };
-  try {
+  const waiting = scheduler.politely().then(() => order.push('background'));
+  setTimeout(() => {
+    order.push('read');
     demandEnds();
-  } finally {
-    globalThis.clearTimeout = clearTimeout;
-  }
-  t.is(kept, 0);
+    setTimeout(() => order.push('a moment later'), 10);
+  }, 150);
+  await waiting;
+  t.deepEqual(order, ['read', 'a moment later', 'background']);
+});
+
+test('where nobody ever read, background work begins at once, unless somebody is about to', async (t) => {
+  await using scheduler = new FetchScheduler({ quietMs: 86_400_000 });
+  await scheduler.politely();
+  scheduler.stir();
+  const controller = new AbortController();
+  const waiting = scheduler.politely(controller.signal);
+  controller.abort(new Error('the end'));
+  await t.throwsAsync(waiting, { name: 'AbortError' });
+});
+
+test('readers that never pause do not starve background work', async (t) => {
+  await using scheduler = new FetchScheduler({ quietMs: 10 });
+  scheduler.demandStarts();
+  await Promise.all(Array.from({ length: 50 }, () => scheduler.politely()));
+  t.pass();
 });

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { PrioritySemaphore } from '../util/semaphore.js';
 import { BufferPool } from './buffers.js';
 import { Inflater } from './inflater.js';
@@ -17,6 +18,8 @@ export interface FetchSchedulerOptions {
   readonly maxBulkRequests?: number;
   /** Bytes of compressed data (and of chunks too large for the worker's own buffer) held at once. Default 32 MiB. */
   readonly memoryBytes?: number;
+  /** How long nobody must have read before background work goes on, in milliseconds. Default 5000. */
+  readonly quietMs?: number;
 }
 
 /** Leave to send one request and to hold its bytes. */
@@ -29,6 +32,8 @@ export interface Admission {
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
+/** Quiet times after which background work sends a request although readers never pause. */
+const PATIENCE = 6;
 /** Assumed until something was measured, in bytes per second. */
 const FIRST_RATE = 16 * MIB;
 
@@ -41,11 +46,13 @@ export class FetchScheduler implements AsyncDisposable {
   readonly #memory: PrioritySemaphore;
   #rate = FIRST_RATE;
   #demands = 0;
-  readonly #idle = new Set<() => void>();
+  #stirredAt = -Infinity;
+  readonly #quietMs: number;
 
   constructor(options: FetchSchedulerOptions = {}) {
     const requests = options.maxRequests ?? 8;
     const memory = options.memoryBytes ?? 32 * MIB;
+    this.#quietMs = options.quietMs ?? 5000;
     this.#requests = new PrioritySemaphore(requests, { priorities: 3 });
     this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 4, Math.max(1, requests - 1)), {
       priorities: 3,
@@ -114,23 +121,31 @@ export class FetchScheduler implements AsyncDisposable {
   demandStarts(): () => void {
     this.#demands++;
     return () => {
-      if (--this.#demands > 0) return;
-      for (const go of this.#idle) go();
+      this.#demands--;
+      this.stir();
     };
   }
 
-  /** Resolves when no reader waits, or after a tenth of a second: background work goes on, but not in a crowd. */
-  async politely(): Promise<void> {
-    if (this.#demands === 0) return;
-    await new Promise<void>((resolve) => {
-      const go = () => {
-        clearTimeout(timer);
-        this.#idle.delete(go); // where readers never pause, what waited would pile up
-        resolve();
-      };
-      const timer = setTimeout(go, 100);
-      this.#idle.add(go);
-    });
+  /** Somebody is about to read: what can wait begins its wait anew. */
+  stir(): void {
+    this.#stirredAt = performance.now();
+  }
+
+  /**
+   * Resolves when nobody has read from the network for a while: a program that starts pauses between its reads, and every byte that it did
+   * not ask for delays those that it will. Also after a longer while in any case, so that the work goes on where readers never
+   * pause.
+   * @throws the signal's reason
+   */
+  async politely(signal?: AbortSignal): Promise<void> {
+    const patience = performance.now() + PATIENCE * this.#quietMs;
+    for (;;) {
+      const now = performance.now();
+      const quietFor = this.#demands > 0 ? 0 : now - this.#stirredAt;
+      const wait = Math.min(this.#quietMs - quietFor, patience - now);
+      if (wait <= 0) return;
+      await sleep(wait, undefined, { signal });
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -20,6 +20,8 @@ export interface LayerStoreOptions {
   readonly maxConcurrency?: number;
   /** Bytes in flight over all layers; 32 MiB by default. */
   readonly maxMemory?: number;
+  /** How long nobody must have read before background work goes on, in milliseconds; 5000 by default. */
+  readonly quietMs?: number;
 }
 
 export interface OpenLayerOptions {
@@ -49,7 +51,8 @@ export class LayerStore implements AsyncDisposable {
 
   constructor(options: LayerStoreOptions) {
     this.#cache = options.cache;
-    this.scheduler = new FetchScheduler({ maxRequests: options.maxConcurrency, memoryBytes: options.maxMemory });
+    const { maxConcurrency: maxRequests, maxMemory: memoryBytes, quietMs } = options;
+    this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
   }
 
   /**
@@ -158,13 +161,14 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for, all layers side by side; then, with `background`,
-   * the rest, layer by layer and behind every reader. Settles when all is done or has failed.
+   * Fetches for layers that will be read: with `prefetch`, what their landmarks ask for, and the first `unmarkedBytes` of blobs without
+   * a landmark, all layers side by side; then, with `background`, the rest, layer by layer and behind every reader. Settles when all is
+   * done or has failed.
    * @throws the first failure; the other layers are seen to all the same
    */
   async fetchAhead(
     layers: readonly Layer[],
-    options: { prefetch: boolean; background: boolean; signal?: AbortSignal },
+    options: { prefetch: boolean; unmarkedBytes?: number; background: boolean; signal?: AbortSignal },
   ): Promise<void> {
     const outcomes = await Promise.allSettled(options.prefetch ? layers.map((layer) => layer.prefetch(options)) : []);
     if (options.background)

@@ -55,7 +55,7 @@ async function pass(
   const lane = async () => {
     const { scheduler } = fetcher;
     for (let weight = scheduler.bulkRange; outcome.error === undefined;) {
-      if (options.priority === BACKGROUND) await scheduler.politely();
+      if (options.priority === BACKGROUND) await scheduler.politely(options.signal);
       if (!(await options.hasRoom()))
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
       const admission = await scheduler.admit(options.priority, weight, options.signal);

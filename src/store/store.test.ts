@@ -79,7 +79,7 @@ async function open(root: string, pool: { max_entries?: number; hold_sec?: numbe
     attached,
     shown: () => shown.map(({ reference }) => reference),
     layers: (reference: string) => shown.find((r) => r.reference === reference)?.layers ?? [],
-    async close() {
+    close: async () => {
       await store[Symbol.asyncDispose]();
       await workspace[Symbol.asyncDispose]();
     },

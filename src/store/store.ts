@@ -136,11 +136,10 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
 
   #show(source: ImageLayer): Promise<Shown> {
     const { digest } = source.descriptor;
-    let layers = this.#references.get(source.reference);
-    if (layers === undefined) this.#references.set(source.reference, (layers = new Map()));
-    let showing = layers.get(digest);
+    const mine = this.#references.get(source.reference) ?? new Map<Digest, Promise<Shown>>();
+    this.#references.set(source.reference, mine);
+    let showing = mine.get(digest);
     if (showing === undefined) {
-      const mine = layers;
       mine.set(digest, (showing = this.#open(source, mine)));
       showing.catch(() => mine.delete(digest));
     }

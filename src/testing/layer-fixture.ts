@@ -141,7 +141,7 @@ export class LayerBench implements AsyncDisposable {
 
   async start(): Promise<void> {
     this.cache = await ChunkCache.open(this.root, this.cacheOptions);
-    this.store = new LayerStore({ cache: this.cache, ...this.storeOptions });
+    this.store = new LayerStore({ cache: this.cache, quietMs: 20, ...this.storeOptions });
   }
 
   async stop(): Promise<void> {

@@ -91,7 +91,12 @@ export class Workspace implements AsyncDisposable {
       load: (reference, options) => resolve(registry, reference, options),
       onEvict: hooks.onEvict,
     });
-    const layers = new LayerStore({ cache, maxConcurrency: fetch.max_concurrency, maxMemory: fetch.max_memory });
+    const layers = new LayerStore({
+      cache,
+      maxConcurrency: fetch.max_concurrency,
+      maxMemory: fetch.max_memory,
+      quietMs: fetch.background_quiet_sec * 1000,
+    });
     return new Workspace(registry, pool, cache, layers, config);
   }
 

@@ -248,9 +248,9 @@ export class Session {
     change: DeferredUse['change'],
     start: number,
   ): void {
+    if (slot !== UPPER || !this.#tree.resolves) return this.#fail(EROFS);
     const end = length > start ? this.#nameEnd(message, start, length) : -1;
     if (end < 0) return this.#fail(EINVAL);
-    if (slot !== UPPER || !this.#tree.resolves) return this.#fail(EROFS);
     if (this.#named) return this.#fail(ENOENT);
     const path = [...this.#tree.pathOf(inode), message.bytes.toString('latin1', start, end)];
     if (change === 'use' && path.pop() !== 'use') return this.#fail(EROFS);

@@ -25,6 +25,8 @@ export interface LazyLayersOptions {
   readonly fuseRoot: string;
   /** Fetch what layers' landmarks ask for. */
   readonly prefetch: boolean;
+  /** With it, also what clients' labels ask for, of layers without a landmark. */
+  readonly prefetchLabel?: boolean;
   /** Then fetch the rest. */
   readonly background: boolean;
   /** Hears of fetching ahead that failed. */
@@ -34,10 +36,13 @@ export interface LazyLayersOptions {
 /** What brings a layer back: kept in the snapshot's metadata. */
 interface LayerRecord extends ImageLayer {
   readonly skipVerify?: boolean;
+  /** Of the blob, to prefetch where no landmark says how many. */
+  readonly prefetchBytes?: number;
 }
 
 interface Held {
   readonly layer: Layer;
+  readonly unmarkedBytes?: number;
   readonly reference: string;
   readonly fetching: AbortController;
   /** Resolves once the layer is in the mount. */
@@ -75,15 +80,19 @@ export class LazyLayers implements RemoteLayers {
   }
 
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
-    const { workspace, fuseRoot } = this.#options;
+    const { workspace, fuseRoot, prefetchLabel } = this.#options;
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
       signal,
     });
-    const { skipVerify } = source;
+    const { skipVerify, prefetchBytes, urls } = source;
     for (let next = index + 1; next < image.manifest.layers.length; next++)
-      this.#openAhead(layerOf(image, next), skipVerify);
-    const record: LayerRecord = { ...layerOf(image, index), ...(skipVerify === true && { skipVerify }) };
+      this.#openAhead(withUrls(layerOf(image, next), urls), skipVerify);
+    const record: LayerRecord = {
+      ...withUrls(layerOf(image, index), urls),
+      ...(skipVerify === true && { skipVerify }),
+      ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
+    };
     const layer = await this.#open(record, signal);
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
@@ -123,11 +132,18 @@ export class LazyLayers implements RemoteLayers {
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes the layer over. */
-  async #hold({ reference }: LayerRecord, layer: Layer): Promise<void> {
+  async #hold({ reference, prefetchBytes }: LayerRecord, layer: Layer): Promise<void> {
     const { served } = this.#options;
     let held = this.#held.get(layer.digest);
     if (held === undefined) {
-      held = { layer, reference, fetching: new AbortController(), uses: 0, shown: served.add(reference, [layer]) };
+      held = {
+        layer,
+        reference,
+        unmarkedBytes: prefetchBytes,
+        fetching: new AbortController(),
+        uses: 0,
+        shown: served.add(reference, [layer]),
+      };
       this.#held.set(layer.digest, held);
       this.#fetchAhead(held);
     } else {
@@ -144,9 +160,9 @@ export class LazyLayers implements RemoteLayers {
     }
   }
 
-  #fetchAhead({ layer, fetching: { signal } }: Held): void {
+  #fetchAhead({ layer, unmarkedBytes, fetching: { signal } }: Held): void {
     const { workspace, prefetch, background, onError } = this.#options;
-    workspace.layers.fetchAhead([layer], { prefetch, background, signal }).catch((error: unknown) => {
+    workspace.layers.fetchAhead([layer], { prefetch, unmarkedBytes, background, signal }).catch((error: unknown) => {
       if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
     });
   }
@@ -189,4 +205,13 @@ export class LazyLayers implements RemoteLayers {
     held.fetching.abort(new LazylayerError('ABORTED', 'no snapshot needs the layer any more'));
     await this.#options.served.remove(held.reference, [held.layer]);
   }
+}
+
+/** A manifest's own URLs go before those of labels, which somebody else copied from there. */
+function withUrls(layer: ImageLayer, labelled: LayerSourceLabels['urls']): ImageLayer {
+  const { descriptor } = layer;
+  const urls = labelled?.get(descriptor.digest);
+  return urls === undefined || descriptor.urls !== undefined
+    ? layer
+    : { ...layer, descriptor: { ...descriptor, urls } };
 }

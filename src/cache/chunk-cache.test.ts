@@ -8,7 +8,7 @@ import { digestOf } from '../digest/digester.js';
 import { TreeBuilder } from '../toc/builder.js';
 import type { Tree } from '../toc/tree.js';
 import { randomness, tarFile } from '../testing/layer-fixture.js';
-import { bytesOf } from '../digest/digest.js';
+import { hexOf } from '../digest/digest.js';
 import { ChunkCache, type CacheEvent } from './chunk-cache.js';
 import type { LayerKey } from './key.js';
 
@@ -22,7 +22,7 @@ function layerOf(seed: number, count = 10, size = 10_000): { key: LayerKey; tree
   chunks.forEach((bytes, i) =>
     builder.add({
       ...tarFile(`f${i}`, size),
-      chunks: [{ offset: i * size, innerOffset: 0, size, digest: bytesOf(digestOf(bytes)) }],
+      chunks: [{ offset: i * size, innerOffset: 0, size, digest: Buffer.from(hexOf(digestOf(bytes)), 'hex') }],
     }),
   );
   const source = digestOf(`toc ${seed}`);

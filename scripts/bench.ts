@@ -45,12 +45,10 @@ async function main(): Promise<void> {
     const results = await benchStart({
       engine,
       proxy,
-      network,
       candidates,
       runs,
       command: one.command,
       ready: { kind: 'exit' },
-      plainHttp: true,
       signal: interrupted.signal,
       onRun: (run, candidate) => say(`${one.title}, run ${run}: ${candidate.name}`),
     });

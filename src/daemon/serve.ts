@@ -35,7 +35,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     },
     onError: fault,
   });
-  const served = new ServedLayers();
+  const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
   const order = new EndOrder();
   const mounts = new Mounts({
     workspace,
@@ -97,6 +97,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   clearTimeout(idle);
   const hungUp = closeControl(control);
   await snapshots?.[Symbol.asyncDispose]();
+  await served[Symbol.asyncDispose]();
   await mounts[Symbol.asyncDispose]();
   await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();

@@ -6,6 +6,7 @@ import { codeOf, describeError } from '../errors.js';
 import { nodeNumber, UPPER } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
+import { collectSoon } from '../util/collect.js';
 import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
 import { watchDevice } from './device.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
@@ -120,8 +121,7 @@ port.on('message', (message: ToWorker) => {
     if (message.type === 'attach') attach(message.layer);
     else if (message.type === 'sleep') {
       tree.sleep(message.layer);
-      // Shared memory does not press V8 to collect, and this thread makes next to no garbage: the tree would stay for hours.
-      globalThis.gc?.();
+      collectSoon();
     } else if (message.type === 'detach') tree.detach(message.slot);
     else tree.setReferences(message.references);
     say({ type: 'done', id: message.id });

@@ -124,6 +124,7 @@ export class Layer implements AsyncDisposable {
 
   /** Brings everything to the cache behind all readers' backs, and goes on after failures of the network until the signal. */
   async background(signal?: AbortSignal): Promise<void> {
+    this.fetcher.scheduler.stir(); // the layer was opened to be read
     await this.#sweep(this.tree.counts.chunks, { priority: BACKGROUND, signal, patient: true });
   }
 
@@ -136,6 +137,11 @@ export class Layer implements AsyncDisposable {
     } finally {
       this.#leave();
     }
+  }
+
+  /** Whether it is being read, or fetched ahead. */
+  get busy(): boolean {
+    return this.#reads > 0;
   }
 
   get stats(): LayerStats {

@@ -89,15 +89,17 @@ test('a restart brings layers back without a request, in the same places; unreac
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
   t.is((await lazy.restore(record)).lower, prepared.lower);
   t.is(registry.requests.length, 0);
+  t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
     await t.throwsAsync(lazy.check(record), { code: 'UNAVAILABLE' });
   });
+  t.deepEqual(served.counts, { shown: 1, awake: 1 }, 'a container is about to start');
   await lazy.check(record);
   t.is(registry.requests.length, 1);
   await lazy.check(record);
   t.is(registry.requests.length, 1, 'a registry that just answered is not asked again');
   const [{ slot }] = served.initial().layers;
-  await served.get(slot).fetchAll();
+  await served.using(slot, (layer) => layer.fetchAll());
   await down(registry, () => lazy.check(record));
   await lazy.release(record);
   await t.throwsAsync(lazy.check(record), { code: 'NOT_FOUND' });
@@ -121,8 +123,8 @@ test('a layer that the mount does not take is refused each time, and taken once 
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const add = served.add.bind(served);
-  served.add = async (reference, layers) => {
-    await add(reference, layers);
+  served.add = async (...what) => {
+    await add(...what);
     throw new Error('not now');
   };
   const both = await Promise.all([lazy.prepare(labelsOf(0)), lazy.prepare(labelsOf(0))]);

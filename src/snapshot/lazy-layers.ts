@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { ServedLayers } from '../fuse/served.js';
+import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { layerOf } from '../workspace/image.js';
@@ -41,7 +42,7 @@ interface LayerRecord extends ImageLayer {
 }
 
 interface Held {
-  readonly layer: Layer;
+  readonly layer: KnownLayer;
   readonly unmarkedBytes?: number;
   readonly reference: string;
   readonly fetching: AbortController;
@@ -96,7 +97,7 @@ export class LazyLayers implements RemoteLayers {
     const layer = await this.#open(record, signal);
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
-    await this.#hold(record, layer);
+    await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
     return {
       lower: join(fuseRoot, 'l', String(layer.slot)),
       usage: { size: tree.buffer.byteLength, inodes: 0 },
@@ -113,8 +114,8 @@ export class LazyLayers implements RemoteLayers {
     return ahead ?? this.#openLayer(record, signal);
   }
 
-  #openLayer({ skipVerify, ...layer }: LayerRecord, signal?: AbortSignal): Promise<Layer> {
-    return this.#options.workspace.openLayer(layer, { lazyOnly: true, allowNoVerification: skipVerify, signal });
+  #openLayer(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
+    return this.#options.workspace.openLayer(record, { ...openOptions(record), signal });
   }
 
   /** Clients ask for one layer after the other; opened side by side, all take the time of one. */
@@ -131,24 +132,25 @@ export class LazyLayers implements RemoteLayers {
     }, aheadMs).unref();
   }
 
-  /** Resolves once the layer can be looked up in the mount. Takes the layer over. */
-  async #hold({ reference, prefetchBytes }: LayerRecord, layer: Layer): Promise<void> {
+  /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */
+  async #hold({ reference, prefetchBytes }: LayerRecord, layer: KnownLayer, opened?: Layer): Promise<void> {
     const { served } = this.#options;
     let held = this.#held.get(layer.digest);
     if (held === undefined) {
+      const wakes = { ...layer, open: () => this.#wake(layer.digest) };
       held = {
         layer,
         reference,
         unmarkedBytes: prefetchBytes,
         fetching: new AbortController(),
         uses: 0,
-        shown: served.add(reference, [layer]),
+        shown: served.add(reference, [wakes], opened && [opened]),
       };
       this.#held.set(layer.digest, held);
-      this.#fetchAhead(held);
+      if (opened !== undefined) this.#fetchAhead(held);
     } else {
-      await layer[Symbol.asyncDispose]();
-      if (held.layer !== layer)
+      await opened?.[Symbol.asyncDispose]();
+      if (held.layer.slot !== layer.slot)
         throw new LazylayerError('UNSUPPORTED', `layer ${layer.digest} is served already, by another TOC of it`);
     }
     held.uses++;
@@ -160,17 +162,35 @@ export class LazyLayers implements RemoteLayers {
     }
   }
 
+  /** A layer that is wanted again goes on to fetch what it has not got yet. */
+  async #wake(digest: Digest): Promise<Layer> {
+    const held = this.#held.get(digest);
+    if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served any more`);
+    const opened = await held.layer.open();
+    this.#fetchAhead(held);
+    return opened;
+  }
+
   #fetchAhead({ layer, unmarkedBytes, fetching: { signal } }: Held): void {
-    const { workspace, prefetch, background, onError } = this.#options;
-    workspace.layers.fetchAhead([layer], { prefetch, unmarkedBytes, background, signal }).catch((error: unknown) => {
+    const { workspace, served, prefetch, background, onError } = this.#options;
+    if (!prefetch && !background) return;
+    const ahead = served.ahead(layer.slot);
+    workspace.layers.fetchAhead([ahead], { prefetch, unmarkedBytes, background, signal }).catch((error: unknown) => {
       if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
     });
   }
 
   async restore(record: unknown): Promise<{ readonly lower: string }> {
-    const layer = await this.#openLayer(record as LayerRecord);
-    await this.#hold(record as LayerRecord, layer);
-    return { lower: join(this.#options.fuseRoot, 'l', String(layer.slot)) };
+    const { workspace, fuseRoot } = this.#options;
+    const layer = record as LayerRecord;
+    const asleep = await workspace.look(layer, openOptions(layer));
+    if (asleep !== undefined) {
+      await this.#hold(layer, asleep);
+      return { lower: join(fuseRoot, 'l', String(asleep.slot)) };
+    }
+    const opened = await this.#openLayer(layer);
+    await this.#hold(layer, workspace.known(layer, opened, openOptions(layer)), opened);
+    return { lower: join(fuseRoot, 'l', String(opened.slot)) };
   }
 
   async check(record: unknown, signal?: AbortSignal): Promise<void> {
@@ -178,8 +198,8 @@ export class LazyLayers implements RemoteLayers {
     const { digest } = descriptor;
     const held = this.#held.get(digest);
     if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
-    const { stats } = held.layer;
-    if (stats.presentBytes === stats.totalBytes) return;
+    const whole = async ({ stats }: Layer) => stats.presentBytes === stats.totalBytes;
+    if (await this.#options.served.using(held.layer.slot, whole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
     const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);
     await this.#options.workspace.probe({ reference, descriptor }, bound);
@@ -205,6 +225,10 @@ export class LazyLayers implements RemoteLayers {
     held.fetching.abort(new LazylayerError('ABORTED', 'no snapshot needs the layer any more'));
     await this.#options.served.remove(held.reference, [held.layer]);
   }
+}
+
+function openOptions({ skipVerify }: LayerRecord) {
+  return { lazyOnly: true, allowNoVerification: skipVerify };
 }
 
 /** A manifest's own URLs go before those of labels, which somebody else copied from there. */

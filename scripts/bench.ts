@@ -84,7 +84,7 @@ async function main(): Promise<void> {
       command: of.command,
       ready: { kind: 'exit' },
       signal: interrupted.signal,
-      onRun: (run, { name }) => say(`${of.title}, run ${run} of ${runs}: ${name}`),
+      onRun: (i, { name }) => say(`${of.title}, run ${i} of ${runs}: ${name}`),
     });
     for (const { name, runs } of found)
       for (const { output, notes } of runs) {

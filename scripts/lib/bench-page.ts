@@ -53,7 +53,7 @@ export function benchmarksPage(results: readonly CaseResult[], overlay: readonly
     ...results.map(({ of: { title, command } }) => `- ${title}: \`${command.join(' ')}\``),
     '',
     'Images are made from Debian packages (`scripts/lib/bench-cases.ts`), as eStargz by `ctr-remote images convert`, and "optimized" by ' +
-      '`ctr-remote images optimize` with the same command. Requests and bytes are those up to the last output, containerd’s own included.',
+      '`ctr-remote images optimize` with the same command. Requests and bytes are those up to the last output, those of containerd itself included.',
     '',
   ];
   if (overlay !== undefined)

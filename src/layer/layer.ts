@@ -124,7 +124,6 @@ export class Layer implements AsyncDisposable {
 
   /** Brings everything to the cache behind all readers' backs, and goes on after failures of the network until the signal. */
   async background(signal?: AbortSignal): Promise<void> {
-    this.fetcher.scheduler.stir(); // the layer was opened to be read
     await this.#sweep(this.tree.counts.chunks, { priority: BACKGROUND, signal, patient: true });
   }
 

@@ -185,6 +185,7 @@ export class LayerStore implements AsyncDisposable {
     layers: readonly Pick<Layer, 'prefetch' | 'background'>[],
     options: { prefetch: boolean; unmarkedBytes?: number; background: boolean; signal?: AbortSignal },
   ): Promise<void> {
+    this.scheduler.stir(); // they were opened to be read
     const outcomes = await Promise.allSettled(options.prefetch ? layers.map((layer) => layer.prefetch(options)) : []);
     if (options.background)
       for (const layer of layers) {

@@ -292,9 +292,12 @@ test('of a layer that is kept the tree stays, and with it the way back; its cont
   for (const layer of [asleep, whole, unused]) await fill(cache, layer);
   const letGo = [cache.keep(asleep.key, false), cache.keep(asleep.key, false), cache.keep(whole.key, true)];
   const accepts = () => true;
-  t.like(await cache.look(asleep.key, accepts), { facts: asleep.tree.facts, counts: asleep.tree.counts });
-  t.is(await cache.look(asleep.key, () => false), undefined);
-  t.is(await cache.look(layerOf(9).key, accepts), undefined);
+  t.like(cache.look(asleep.key, accepts), { facts: asleep.tree.facts, counts: asleep.tree.counts });
+  t.is(
+    cache.look(asleep.key, () => false),
+    undefined,
+  );
+  t.is(cache.look(layerOf(9).key, accepts), undefined);
 
   t.is((await cache.prune({ all: true })).layers, 1, 'what is kept is in use');
   t.deepEqual(

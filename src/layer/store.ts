@@ -100,8 +100,8 @@ export class LayerStore implements AsyncDisposable {
    * What the disk has of a layer that can be opened lazily without asking the registry, by a look at the head of its tree alone;
    * undefined where there is no such.
    */
-  async look(source: LayerSource): Promise<LayerOnDisk | undefined> {
-    const found = await this.#cache.look(keyOf(source), (toc) => accepts(source, toc));
+  look(source: LayerSource): LayerOnDisk | undefined {
+    const found = this.#cache.look(keyOf(source), (toc) => accepts(source, toc));
     // A plain layer is there only if all its content is.
     return found?.facts.source === source.diffId ? undefined : found;
   }

@@ -183,7 +183,7 @@ export class LazyLayers implements RemoteLayers {
   async restore(record: unknown): Promise<{ readonly lower: string }> {
     const { workspace, fuseRoot } = this.#options;
     const layer = record as LayerRecord;
-    const asleep = await workspace.look(layer, openOptions(layer));
+    const asleep = workspace.look(layer, openOptions(layer));
     if (asleep !== undefined) {
       await this.#hold(layer, asleep);
       return { lower: join(fuseRoot, 'l', String(asleep.slot)) };

@@ -160,8 +160,8 @@ export class Workspace implements AsyncDisposable {
   }
 
   /** A lazy layer that the disk has, without opening it; undefined where it has none, or none that is sound at a look. */
-  async look(layer: ImageLayer, options: KnownLayerOptions = {}): Promise<KnownLayer | undefined> {
-    const found = await this.layers.look(this.#source(layer, options));
+  look(layer: ImageLayer, options: KnownLayerOptions = {}): KnownLayer | undefined {
+    const found = this.layers.look(this.#source(layer, options));
     return found && this.#known(layer, found, { ...options, whole: false });
   }
 

@@ -66,29 +66,50 @@ test.serial('--rw: writes go to the upper and leave the layers as they are', asy
   await scene.umount(plain);
 });
 
-test.serial('in the foreground, mount stays until it is interrupted and takes the mount away', async (t) => {
-  const { scene, image, target } = await stage(t);
-  const args = [
-    program,
-    'mount',
-    '--root',
-    scene.root,
-    '--config',
-    scene.config,
-    '--no-background-fetch',
-    image('lazy'),
-    target,
-  ];
-  const child = spawn(process.execPath, args, { stdio: 'ignore' });
-  t.teardown(() => void child.kill('SIGKILL'));
-  await eventually('the mount is there', async () => ((await readdir(target)).length > 0 ? true : undefined));
-  t.is(child.exitCode, null);
-  const ended = once(child, 'exit');
-  child.kill('SIGINT');
-  await ended;
-  await eventually('the mount is gone', async () => ((await readdir(target)).length === 0 ? true : undefined));
-  await scene.daemonGone();
-});
+for (const signal of ['SIGINT', 'SIGHUP'] as const)
+  test.serial(`in the foreground, mount stays until ${signal} and takes the mount away`, async (t) => {
+    const { scene, image, target } = await stage(t);
+    const args = [
+      program,
+      'mount',
+      '--root',
+      scene.root,
+      '--config',
+      scene.config,
+      '--no-background-fetch',
+      image('lazy'),
+      target,
+    ];
+    const child = spawn(process.execPath, args, { stdio: 'ignore' });
+    t.teardown(() => void child.kill('SIGKILL'));
+    await eventually('the mount is there', async () => ((await readdir(target)).length > 0 ? true : undefined));
+    t.is(child.exitCode, null);
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await ended;
+    await eventually('the mount is gone', async () => ((await readdir(target)).length === 0 ? true : undefined));
+    await scene.daemonGone();
+  });
+
+test.serial(
+  'what overlayfs cannot carry, and a mount over what the daemon keeps, is refused before a daemon starts',
+  async (t) => {
+    const { scene, image, target } = await stage(t);
+    const pool = join(scene.root, 'pool');
+    await mkdir(pool, { recursive: true });
+    await symlink(pool, join(scene.directory, 'by-another-name'));
+    for (const [args, said] of [
+      [['--upper', join(scene.directory, 'a,b'), image('lazy'), target], /without ',', ':' and '.', found .*a,b/],
+      [[image('lazy'), pool], /outside of lazylayer's own root/],
+      [[image('lazy'), join(scene.directory, 'by-another-name')], /outside of lazylayer's own root/],
+    ] as const) {
+      const { status, stderr } = await scene.lazylayer('mount', ['--detach', ...args]);
+      t.is(status, 2, stderr);
+      t.regex(stderr, said);
+    }
+    t.deepEqual(await scene.processes(), {});
+  },
+);
 
 test.serial('a mount in use is not unmounted, and says so; --lazy detaches it', async (t) => {
   const { scene, image, target } = await stage(t);

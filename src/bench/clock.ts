@@ -6,8 +6,8 @@ export interface Clock {
   at(time: number, work: () => void): void;
 }
 
-/** What a timer may be early by: the event loop counts whole milliseconds. */
-const early = 0.4;
+/** What a timer may be early by: the event loop counts whole milliseconds, and rounds up. Half of the errors are to be on either side. */
+const early = 0.8;
 
 export const realClock: Clock = {
   now: () => performance.timeOrigin + performance.now(),
@@ -18,7 +18,7 @@ export const realClock: Clock = {
         if (realClock.now() < time - early) realClock.at(time, work);
         else work();
       },
-      Math.max(0, left),
+      Math.max(0, left - early),
     );
   },
 };

@@ -101,12 +101,13 @@ export class MessageReader {
   #readHead(bytes: Buffer, at: number): number {
     // Empty lines before a start line are to be passed over (RFC 9112, section 2.2).
     if (this.#text.length === 0 && (bytes[at] === 0x0d || bytes[at] === 0x0a)) return at + 1;
-    const { text, next } = this.#gather(bytes, at, '\r\n\r\n', maximumHead);
-    if (text === undefined) {
-      // What is no text at all (TLS, say) is found out at its first byte.
-      if (this.#text.length > 0 && (this.#text[0] < 0x41 || this.#text[0] > 0x5a)) this.#giveUp();
-      return next;
+    // What is no text at all (TLS, say) is found out at its first byte.
+    if (this.#text.length === 0 && (bytes[at] < 0x41 || bytes[at] > 0x5a)) {
+      this.#giveUp();
+      return bytes.length;
     }
+    const { text, next } = this.#gather(bytes, at, '\r\n\r\n', maximumHead);
+    if (text === undefined) return next;
     const [startLine, ...lines] = text.split('\r\n');
     const fields = new Map<string, string>();
     for (const line of lines) {

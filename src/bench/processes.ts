@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LazylayerError } from '../errors.js';
@@ -115,10 +115,33 @@ export async function processesWith(...words: readonly string[]): Promise<number
   return found;
 }
 
-/** Peak of resident memory of a process and everything that it started, in bytes (VmHWM, proc_pid_status(5)). */
-export async function peakMemory(pid: number): Promise<number> {
+/** Processes that have a file open. */
+export async function processesWithOpen(path: string): Promise<number[]> {
+  const found: number[] = [];
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    const links = (await readdir(`/proc/${name}/fd`).catch(() => [])).map((fd) =>
+      readlink(`/proc/${name}/fd/${fd}`).catch(() => ''),
+    );
+    if ((await Promise.all(links)).includes(path)) found.push(Number(name));
+  }
+  return found;
+}
+
+/** SIGKILL to a process that may have ended meanwhile. */
+export function killGone(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** Peak of resident memory of a process, and of everything that it started, in bytes (VmHWM, proc_pid_status(5)). */
+export async function peakMemory(pid: number, withChildren = true): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
   let bytes = Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+  if (!withChildren) return bytes;
   const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
   for (const child of children.split(' ').filter((text) => text !== '')) bytes += await peakMemory(Number(child));
   return bytes;

@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { setPriority } from 'node:os';
 import type { Network } from './network.js';
 import { ShapingProxy, type ProxyTarget, type Traffic } from './shaping-proxy.js';
 
@@ -19,6 +20,12 @@ async function main(): Promise<void> {
   const answer = (message: ProxyAnswer) => process.send!(message);
   // A Ctrl-C is for the whole process group; this one ends when its parent has cleaned up.
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => {});
+  try {
+    // A real network does not wait for a processor that the measured programs keep busy.
+    setPriority(-15);
+  } catch {
+    // Only root may.
+  }
   const [{ target, network }] = (await once(process, 'message')) as [Extract<ProxyCommand, { kind: 'start' }>];
   // JSON has no Infinity: an unlimited rate is left out.
   const proxy = await ShapingProxy.start(target, { bytesPerMs: Infinity, ...network });

@@ -19,7 +19,10 @@ export interface ProxyTarget {
   readonly port: number;
 }
 
-/** Beyond what is on its way by the delay, a connection may have this much waiting here. */
+/**
+ * Beyond what is on its way by the delay, a connection may have twice this much waiting here. It is read again while half of that still waits:
+ * the line never runs dry by our fault.
+ */
 const slack = 256 * 1024;
 
 /**
@@ -125,7 +128,7 @@ export class ShapingProxy implements AsyncDisposable {
     watch: { sent: (bytes: Buffer) => void; arrived: (bytes: Buffer) => void; ended: () => void },
   ): Lane {
     const { rttMs, bytesPerMs } = this.network;
-    const most = slack + (bytesPerMs === Infinity ? 1024 * 1024 : Math.ceil((rttMs / 2) * bytesPerMs));
+    const held = bytesPerMs === Infinity ? 1024 * 1024 : Math.ceil((rttMs / 2) * bytesPerMs);
     let underWay = 0;
     const lane = laneFor((bytes) => {
       if (bytes === undefined) {
@@ -136,13 +139,13 @@ export class ShapingProxy implements AsyncDisposable {
       watch.arrived(bytes);
       sink.write(bytes, () => {
         underWay -= bytes.length;
-        if (underWay <= most / 2) source.resume();
+        if (underWay <= held + slack) source.resume();
       });
     });
     source.on('data', (bytes: Buffer) => {
       watch.sent(bytes);
       underWay += bytes.length;
-      if (underWay > most) source.pause();
+      if (underWay > held + 2 * slack) source.pause();
       lane.send(bytes);
     });
     source.on('end', () => lane.end());

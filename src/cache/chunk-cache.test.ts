@@ -8,7 +8,7 @@ import { digestOf } from '../digest/digester.js';
 import { TreeBuilder } from '../toc/builder.js';
 import type { Tree } from '../toc/tree.js';
 import { randomness, tarFile } from '../testing/layer-fixture.js';
-import { bytesOf } from '../digest/digest.js';
+import { hexOf } from '../digest/digest.js';
 import { ChunkCache, type CacheEvent } from './chunk-cache.js';
 import type { LayerKey } from './key.js';
 
@@ -22,7 +22,7 @@ function layerOf(seed: number, count = 10, size = 10_000): { key: LayerKey; tree
   chunks.forEach((bytes, i) =>
     builder.add({
       ...tarFile(`f${i}`, size),
-      chunks: [{ offset: i * size, innerOffset: 0, size, digest: bytesOf(digestOf(bytes)) }],
+      chunks: [{ offset: i * size, innerOffset: 0, size, digest: Buffer.from(hexOf(digestOf(bytes)), 'hex') }],
     }),
   );
   const source = digestOf(`toc ${seed}`);
@@ -292,9 +292,12 @@ test('of a layer that is kept the tree stays, and with it the way back; its cont
   for (const layer of [asleep, whole, unused]) await fill(cache, layer);
   const letGo = [cache.keep(asleep.key, false), cache.keep(asleep.key, false), cache.keep(whole.key, true)];
   const accepts = () => true;
-  t.like(await cache.look(asleep.key, accepts), { facts: asleep.tree.facts, counts: asleep.tree.counts });
-  t.is(await cache.look(asleep.key, () => false), undefined);
-  t.is(await cache.look(layerOf(9).key, accepts), undefined);
+  t.like(cache.look(asleep.key, accepts), { facts: asleep.tree.facts, counts: asleep.tree.counts });
+  t.is(
+    cache.look(asleep.key, () => false),
+    undefined,
+  );
+  t.is(cache.look(layerOf(9).key, accepts), undefined);
 
   t.is((await cache.prune({ all: true })).layers, 1, 'what is kept is in use');
   t.deepEqual(

@@ -114,14 +114,18 @@ export class ChunkCache implements AsyncDisposable {
 
   /**
    * Whether `acquire` will find the layer, by the head of its tree and the tree's length: cheap, and not yet a proof.
-   * @throws nothing: what cannot be read is not there
+   * What cannot be read is not there.
    */
-  async look(key: LayerKey, accepts: (source: Digest) => boolean): Promise<LayerOnDisk | undefined> {
+  look(key: LayerKey, accepts: (source: Digest) => boolean): LayerOnDisk | undefined {
     const name = nameOf(key);
     const slot = this.#directories.has(name) ? this.index.knownSlot(name) : undefined;
     if (slot === undefined) return undefined;
-    const header = await readTreeHeader(this.#path(name, FILES.tree)).catch(() => undefined);
-    return header !== undefined && accepts(header.facts.source) ? { slot, ...header } : undefined;
+    try {
+      const header = readTreeHeader(this.#path(name, FILES.tree));
+      return accepts(header.facts.source) ? { slot, ...header } : undefined;
+    } catch {
+      return undefined;
+    }
   }
 
   /**

@@ -1,3 +1,4 @@
+import { fsParts, type FsFigure, type FsRuns } from '../bench/fs/fs.js';
 import { phases } from '../bench/start/engine.js';
 import type { CandidateRuns } from '../bench/start/start.js';
 import { median, summarize } from '../bench/statistics.js';
@@ -35,5 +36,37 @@ export function formatStart(candidates: readonly CandidateRuns[]): string {
       memory.length === 0 ? '-' : humanBytes(median(memory)),
     ];
   });
+  return table(columns, rows);
+}
+
+/** Medians of each tree, a row for each part and state, with the ratio to the first tree. */
+export function formatFs(trees: readonly FsRuns[]): string {
+  const right = true;
+  const columns = [
+    { title: 'PART' },
+    { title: '' },
+    ...trees.flatMap(({ directory }, i) => [
+      { title: directory, right },
+      { title: 'P50/P99', right },
+      ...(i > 0 ? [{ title: 'RATIO', right }] : []),
+    ]),
+  ];
+  const rows: string[][] = [];
+  const seen = new Set<string>();
+  for (const { part, state } of trees[0].figures) {
+    if (seen.has(`${part} ${state}`)) continue;
+    seen.add(`${part} ${state}`);
+    const summaries = trees.map(({ figures }) => {
+      const these = figures.filter((figure) => figure.part === part && figure.state === state);
+      const of = (value: (figure: FsFigure) => number | undefined) => median(these.map((f) => value(f) ?? NaN));
+      return { ms: of((f) => f.ms), p50: of((f) => f.p50), p99: of((f) => f.p99) };
+    });
+    const cells = summaries.flatMap(({ ms, p50, p99 }, i) => [
+      `${ms.toFixed(1)} ms`,
+      Number.isNaN(p50) ? '' : `${p50.toFixed(1)}/${p99.toFixed(1)} µs`,
+      ...(i > 0 ? [(ms / summaries[0].ms).toFixed(2)] : []),
+    ]);
+    rows.push([fsParts[part], state, ...cells]);
+  }
   return table(columns, rows);
 }

@@ -1,7 +1,9 @@
 import { LazylayerError } from '../errors.js';
 
+const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
 /**
- * SIGINT and SIGTERM as abort signals: the first asks for an orderly end, the second for an end at any price. A command that knows
+ * SIGINT, SIGTERM and SIGHUP as abort signals: the first asks for an orderly end, the second for an end at any price. A command that knows
  * what to do at the second takes it over; otherwise that one ends the process.
  */
 export class Interrupts implements Disposable {
@@ -15,7 +17,7 @@ export class Interrupts implements Disposable {
   };
 
   constructor() {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, this.#listener);
+    for (const name of names) process.on(name, this.#listener);
   }
 
   get signal(): AbortSignal {
@@ -28,6 +30,6 @@ export class Interrupts implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.off(name, this.#listener);
+    for (const name of names) process.off(name, this.#listener);
   }
 }

@@ -1,10 +1,11 @@
-import { stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { DaemonClient, MountInfo, MountRequest } from '../daemon/client.js';
 import { codeOf, LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
+import { plain } from '../mount/overlay.js';
 import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
 import { ProgressView } from './progress.js';
 import { humanBytes, plural } from './text.js';
@@ -58,13 +59,15 @@ export function addMount(program: Command, cli: Cli): void {
       // What is wrong with the command line is found before a daemon is started for it.
       parseReference(image);
       await checkDirectory(dir);
+      await checkOutside(config.root, dir);
+      const upper = flags.upper === undefined ? undefined : plain(resolve(flags.upper));
       const client = await connectDaemon(config, { signal });
       const request = {
         image,
         target: resolve(dir),
         platform: flags.platform,
-        rw: flags.rw === true || flags.upper !== undefined,
-        upper: flags.upper === undefined ? undefined : resolve(flags.upper),
+        rw: flags.rw === true || upper !== undefined,
+        upper,
         backend: flags.backend,
         backgroundFetch: config.fetch.background,
         allowNoVerification: config.allow_no_verification,
@@ -87,6 +90,17 @@ async function checkDirectory(path: string): Promise<void> {
   });
   if (found?.isDirectory() === false)
     throw new LazylayerError('NOT_A_DIRECTORY', `${path}: expected a directory, found another type of file`);
+}
+
+/** A mount over what the daemon keeps there would take it away from the daemon. */
+async function checkOutside(root: string, dir: string): Promise<void> {
+  const real = (path: string) => realpath(path).catch(() => resolve(path));
+  const [outer, inner] = await Promise.all([real(root), real(dir)]);
+  if (inner === outer || inner.startsWith(`${outer}/`))
+    throw new LazylayerError(
+      'INVALID_ARGUMENT',
+      `mount point ${dir}: expected a directory outside of lazylayer's own root, found one in ${root}: use another`,
+    );
 }
 
 async function mountShown(cli: Cli, client: DaemonClient, request: MountRequest): Promise<MountInfo> {

@@ -20,6 +20,8 @@ async function run(args: readonly string[]) {
 
 const verbs = ['mount', 'umount', 'ps', 'serve', 'ls', 'cat', 'inspect', 'explain'];
 const pairs = [
+  ['bench', 'start'],
+  ['bench', 'fs'],
   ['cache', 'du'],
   ['cache', 'prune'],
   ['config', 'default'],
@@ -40,7 +42,7 @@ for (const words of [...verbs.map((verb) => [verb]), ...pairs])
 
 test.serial('the help of the whole names every verb', async (t) => {
   const { out } = await run(['--help']);
-  for (const verb of [...verbs, 'cache', 'config']) t.regex(out, new RegExp(`^  ${verb} `, 'm'));
+  for (const verb of [...verbs, 'bench', 'cache', 'config']) t.regex(out, new RegExp(`^  ${verb} `, 'm'));
 });
 
 for (const [what, args, message] of [
@@ -55,6 +57,11 @@ for (const [what, args, message] of [
     ['mount', '--config', '/dev/null', '--backend', 'fuse', 'x', '/y'],
     /^lazylayer: --backend: expected one of/,
   ],
+  ['a bad network', ['bench', 'start', '--network', '40', 'x'], /^lazylayer: network: expected RTT,RATE/],
+  ['a bad snapshotter', ['bench', 'start', '--snapshotter', 'x', 'y'], /argument 'x' is invalid. Expected NAME=SOCKET/],
+  ['two kinds of ready', ['bench', 'start', '--ready-line', 'a', '--ready-port', '1', 'x'], /expected one of them/],
+  ['no command for a bare mount', ['bench', 'start', '--engine', 'mount', 'x'], /needs a command/],
+  ['no runs', ['bench', 'fs', '--runs', '0', '/'], /Expected a whole number from 1/],
   [
     'a bad size',
     ['cache', 'prune', '--keep', 'x'],

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { codeOf, describeError, exitStatusOf } from '../errors.js';
+import { addBench } from './bench.js';
 import { addCache } from './cache.js';
 import { addCat } from './cat.js';
 import { addConfig } from './config.js';
@@ -46,7 +47,20 @@ export function createProgram(cli: Cli): Command {
       ),
     );
   addGlobalFlags(program);
-  for (const add of [addMount, addUmount, addPs, addServe, addStore, addLs, addCat, addInspect, addExplain, addCache, addConfig])
+  for (const add of [
+    addMount,
+    addUmount,
+    addPs,
+    addServe,
+    addStore,
+    addLs,
+    addCat,
+    addInspect,
+    addExplain,
+    addCache,
+    addConfig,
+    addBench,
+  ])
     add(program, cli);
   return program;
 }

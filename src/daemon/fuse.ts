@@ -25,7 +25,16 @@ export async function startFuse(
   const host: FuseHost = {
     read: async (slot, inode, offset, length, signal) => {
       try {
-        return await served.get(slot).read(inode, offset, length, { signal });
+        return await served.using(slot, (layer) => layer.read(inode, offset, length, { signal }), signal);
+      } catch (error) {
+        throw readError(error);
+      }
+    },
+    wake: async (slot) => {
+      // A layer that is woken before `served` knows the server would not be attached to it.
+      await started;
+      try {
+        await served.wake(slot);
       } catch (error) {
         throw readError(error);
       }
@@ -46,13 +55,17 @@ export async function startFuse(
         options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error);
     },
   };
-  const serve = { pool, ...served.initial() };
-  const server =
-    config.fuse.backend === 'kernel'
-      ? await serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume })
-      : await (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
-  served.bind(server);
-  return server;
+  const start = async (): Promise<FuseServer> => {
+    const serve = { pool, ...served.initial() };
+    const server =
+      config.fuse.backend === 'kernel'
+        ? await serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume })
+        : await (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
+    served.bind(server);
+    return server;
+  };
+  const started = start();
+  return started;
 }
 
 const { EINTR, EIO } = constants.errno;

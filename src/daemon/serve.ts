@@ -39,7 +39,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onError: fault,
     onEvict: ({ reference }) => store?.evicted(reference),
   });
-  const served = new ServedLayers();
+  const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
   const order = new EndOrder();
   const mounts = new Mounts({
     workspace,
@@ -64,7 +64,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     store = await openStore({
       workspace,
       served,
-      records: layout.store,
+      uses: layout.store,
+      resumed: resume !== undefined,
       prefetch: config.fetch.prefetch,
       background: config.fetch.background,
       onAnswer: ({ reference, digest, refusal }) => {
@@ -113,7 +114,12 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   report({ kind: 'ready', negotiated: fuse.negotiated });
 
   const idle = persistent ? undefined : setTimeout(() => order.whenIdle(), firstMountMs);
-  const why = await order.given(() => endIfIdle(mounts, layout.fuse));
+  let unmounted = false;
+  const why = await order.given(async () => {
+    const outcome = await endIfIdle(mounts, layout.fuse);
+    unmounted = outcome === 'ended';
+    return outcome;
+  });
   // The kernel keeps the connection while files are open on a mount that was taken away lazily: they are served to their end.
   await Promise.race([fuse.ended, order.told]);
   log.info({ why }, 'ending');
@@ -122,8 +128,9 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   await snapshots?.[Symbol.asyncDispose]();
   if (storePoint !== '') await unbindStore(storePoint);
   await store?.[Symbol.asyncDispose]();
+  await served[Symbol.asyncDispose]();
   await mounts[Symbol.asyncDispose]();
-  await unmount(layout.fuse, { lazy: true });
+  if (!unmounted) await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();
   await workspace[Symbol.asyncDispose]();
   await metrics?.[Symbol.asyncDispose]();

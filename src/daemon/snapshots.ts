@@ -36,6 +36,7 @@ export class Snapshots {
       served,
       fuseRoot: fuse,
       prefetch: config.fetch.prefetch,
+      prefetchLabel: config.snapshotter.prefetch_label,
       background: config.fetch.background,
       onError: (what, error) => log.warn({ err: error }, what),
     });

@@ -1,7 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { FormatError, VerificationError } from '../errors.js';
-import { bytesOf, digestFromBytes, parseDigest } from './digest.js';
+import { digestFromBytes, hexOf, parseDigest } from './digest.js';
 import { createDigester, createPureDigester, digestOf } from './digester.js';
 import { verifiedStream, verifyBytes } from './verify.js';
 
@@ -23,7 +23,7 @@ test('both digesters and the one-shot agree on any bytes in any pieces', (t) => 
 
 test('a digest survives its raw bytes', (t) => {
   const d = digestOf('x');
-  t.is(digestFromBytes(bytesOf(d)), d);
+  t.is(digestFromBytes(Buffer.from(hexOf(d), 'hex')), d);
 });
 
 for (const bad of ['', 'sha256:', 'sha512:' + 'a'.repeat(128), 'sha256:' + 'A'.repeat(64), 'sha256:' + 'a'.repeat(63)])

@@ -20,11 +20,6 @@ export function hexOf(digest: Digest): string {
   return digest.slice('sha256:'.length);
 }
 
-/** The 32 raw bytes. */
-export function bytesOf(digest: Digest): Buffer {
-  return Buffer.from(hexOf(digest), 'hex');
-}
-
 /** The digest whose 32 raw bytes start at `offset`. */
 export function digestFromBytes(bytes: Uint8Array, offset = 0): Digest {
   return `sha256:${Buffer.from(bytes.buffer, bytes.byteOffset + offset, 32).toString('hex')}` as Digest;

@@ -52,7 +52,6 @@ export class ServedTree {
   readonly #slots: (NodeOperations | undefined)[];
   /** Of every layer, awake or not, by slot. */
   readonly #statistics = new Map<number, Statistics>();
-  readonly #references = new Set<string>();
   /** See `ServedTreeOptions`. */
   readonly resolves: boolean;
 
@@ -102,26 +101,16 @@ export class ServedTree {
   }
 
   /**
-   * Replaces the store view. Left out: a reference whose base64 has a `/`, which no file name can hold; clients look such a name
-   * up as several, and never find it in any store.
+   * Shows these layers of a reference, and no others; undefined takes it away. Left out: a reference whose base64 has a `/`, which no
+   * file name can hold; clients look such a name up as several, and never find it in any store.
    */
-  setReferences(references: References): void {
-    const wanted = new Map<string, readonly ReferenceLayer[]>();
-    for (const { reference, layers } of references) {
-      const name = Buffer.from(reference).toString('base64');
-      if (!name.includes('/')) wanted.set(name, layers);
-    }
-    for (const name of this.#references)
-      if (!wanted.has(name)) {
-        this.#upper.remove(UPPER_ROOT, name);
-        this.#references.delete(name);
-      }
-    for (const [name, layers] of wanted) {
-      this.#references.add(name);
-      const directory = this.#upper.addDirectory(UPPER_ROOT, name);
-      if (this.resolves) this.#upper.deferUnknown(directory);
-      this.#setLayers(directory, layers);
-    }
+  setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): void {
+    const name = Buffer.from(reference).toString('base64');
+    if (name.includes('/')) return;
+    if (layers === undefined) return this.#upper.remove(UPPER_ROOT, name);
+    const directory = this.#upper.addDirectory(UPPER_ROOT, name);
+    if (this.resolves) this.#upper.deferUnknown(directory);
+    this.#setLayers(directory, layers);
   }
 
   #setLayers(directory: number, layers: readonly ReferenceLayer[]): void {

@@ -1,7 +1,7 @@
 import { readFileSync, writevSync } from 'node:fs';
 import { constants } from 'node:os';
 import { errnoOf, VerificationError } from '../errors.js';
-import { isGone, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
+import { isGone, isResent, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
 import type { FuseHost } from './server.js';
 import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredUse, DeferredWake } from './session.js';
 
@@ -66,7 +66,9 @@ export class DeferredRequests {
 
   async use(use: DeferredUse): Promise<void> {
     if (this.#closed) return;
-    const work = async () => this.#host.store?.[use.change](use.path);
+    const { change, path, uniqueLow, uniqueHigh } = use;
+    const request = { id: uniqueOf(uniqueLow, uniqueHigh), again: isResent(uniqueHigh) };
+    const work = async () => this.#host.store?.[change](path, request);
     await this.#wait(use, work, undefined, (errno) => this.#answer(use, errno));
   }
 

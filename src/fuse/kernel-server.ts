@@ -2,7 +2,7 @@ import { Worker } from 'node:worker_threads';
 import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import { MAX_SLOT } from '../fs/nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer } from '../fs/served-tree.js';
 import { checkByteOrder, type Negotiated } from './codec.js';
 import { DeferredRequests } from './deferred-requests.js';
 import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
@@ -103,8 +103,8 @@ class KernelServer implements FuseServer {
     return this.#call((id) => ({ type: 'detach', id, slot }));
   }
 
-  setReferences(references: References): Promise<void> {
-    return this.#call((id) => ({ type: 'references', id, references }));
+  setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
+    return this.#call((id) => ({ type: 'reference', id, reference, layers }));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

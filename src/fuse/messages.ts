@@ -1,6 +1,6 @@
 import type { ErrorCode } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
 import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session.js';
 
@@ -38,7 +38,12 @@ export type ToWorker =
   | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
   | { readonly type: 'sleep'; readonly id: number; readonly layer: SleepingLayer }
   | { readonly type: 'detach'; readonly id: number; readonly slot: number }
-  | { readonly type: 'references'; readonly id: number; readonly references: References }
+  | {
+      readonly type: 'reference';
+      readonly id: number;
+      readonly reference: string;
+      readonly layers: readonly ReferenceLayer[] | undefined;
+    }
   | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
   | { readonly type: 'close' };
 

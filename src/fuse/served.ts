@@ -1,28 +1,58 @@
+import type { Digest } from '../digest/digest.js';
 import { LazylayerError } from '../errors.js';
-import type { LayerView } from '../fs/layer-nodes.js';
+import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
-import type { Negotiated } from './codec.js';
-import type { FuseServer } from './server.js';
+import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
+import { collectSoon } from '../util/collect.js';
+import type { Negotiated } from './codec.js';
+import { ignoreEnded, ServedLayer } from './served-layer.js';
+import type { FuseServer } from './server.js';
 
-interface Served {
-  readonly layer: Layer;
-  /** How many images that are mounted have it. */
-  uses: number;
-  /** Until then whoever shares the layer may not say that it is there. */
-  readonly attached: Promise<void>;
+export interface ServedLayersOptions {
+  /** Layers that nothing was asked of for this long, in milliseconds, leave memory. Absent: none does. */
+  readonly idleMs?: number;
+  /** Hears of a layer that did not fall asleep. */
+  readonly onError?: (what: string, error: unknown) => void;
 }
 
-/** Which layers the one FUSE mount shows, counted: a layer that several images share is there once, until the last lets go. */
-export class ServedLayers {
-  readonly #layers = new Map<number, Served>();
-  readonly #references = new Map<string, { layers: readonly Layer[]; uses: number }>();
-  #stored: References = [];
+/** What tells one layer of a reference. */
+type Shown = Pick<KnownLayer, 'digest' | 'slot'>;
+
+/** What the mount shows of a reference. */
+interface ServedReference {
+  /** Layers of `add`, by slot. */
+  readonly added: Map<number, { readonly digest: Digest; uses: number }>;
+  /** Of the additional layer store; undefined where it does not have the reference. */
+  stored?: readonly ReferenceLayer[];
+}
+
+/**
+ * Which layers the one FUSE mount shows, counted: a layer that several images share is there once, until the last lets go. A layer
+ * that nobody asks for anything sleeps; whatever needs it goes through `using`.
+ */
+export class ServedLayers implements AsyncDisposable {
+  readonly #layers = new Map<number, ServedLayer>();
+  readonly #references = new Map<string, ServedReference>();
+  readonly #options: ServedLayersOptions;
   #fuse: FuseServer | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #looking: Promise<void> | undefined;
+  /** Bad chunks of layers that are not shown any more. */
+  #badChunks = 0;
+
+  constructor(options: ServedLayersOptions = {}) {
+    this.#options = options;
+  }
 
   /** What a server that is about to start must show from its first request on. */
-  initial(): { layers: LayerView[]; references: References } {
-    return { layers: [...this.#layers.values()].map(({ layer }) => layer.view), references: this.#store() };
+  initial(): { layers: LayerView[]; asleep: SleepingLayer[]; references: References } {
+    const all = [...this.#layers.values()];
+    return {
+      layers: all.flatMap(({ view }) => view ?? []),
+      asleep: all.filter(({ view }) => view === undefined).map(({ sleeping }) => sleeping),
+      references: [...this.#references.keys()].map((reference) => ({ reference, layers: this.#layersOf(reference)! })),
+    };
   }
 
   /** What kernel and server agreed on; undefined before a server is bound, and of fuse-native. */
@@ -30,75 +60,160 @@ export class ServedLayers {
     return this.#fuse?.negotiated;
   }
 
-  /** From here on, changes go to this server, which shows what `initial` gave. */
+  /** From here on, changes go to this server, which shows what `initial` gave, and layers fall asleep. */
   bind(fuse: FuseServer): void {
     this.#fuse = fuse;
+    const { idleMs } = this.#options;
+    if (idleMs !== undefined) this.#timer = setInterval(() => void this.sleepIdle(), idleMs).unref();
   }
 
-  /** Resolves once the image's layers can be looked up. Takes the layers over: `remove` closes them. */
-  async add(reference: string, layers: readonly Layer[]): Promise<void> {
-    const known = this.#references.get(reference);
-    this.#references.set(reference, { layers, uses: (known?.uses ?? 0) + 1 });
-    const attached = layers.map((layer) => {
-      let served = this.#layers.get(layer.slot);
-      if (served !== undefined) served.uses++;
-      else {
-        served = { layer, uses: 1, attached: this.#fuse?.attach(layer.view) ?? Promise.resolve() };
-        this.#layers.set(layer.slot, served);
+  /**
+   * Adds layers to what is shown of a reference, and resolves once they can be looked up. Takes over what of them is `open` already;
+   * the others sleep until something of them is asked for. Whatever comes of it, `remove` is its opposite.
+   */
+  async add(reference: string, layers: readonly KnownLayer[], open: readonly Layer[] = []): Promise<void> {
+    const { added } = this.#reference(reference);
+    const bySlot = new Map<number, Layer[]>();
+    for (const layer of open) bySlot.set(layer.slot, [...(bySlot.get(layer.slot) ?? []), layer]);
+    const shown = layers.map((known) => {
+      const use = added.get(known.slot) ?? { digest: known.digest, uses: 0 };
+      added.set(known.slot, use);
+      use.uses++;
+      const opened = bySlot.get(known.slot)?.pop();
+      let served = this.#layers.get(known.slot);
+      if (served === undefined) {
+        served = new ServedLayer(known, () => this.#fuse);
+        this.#layers.set(known.slot, served);
+        served.shown = opened === undefined ? served.show() : served.take(opened);
+        served.uses = 1;
+        return served.shown;
       }
-      return served.attached;
+      served.uses++;
+      return Promise.all([served.shown, opened === undefined ? undefined : served.take(opened)]);
     });
-    await Promise.all(attached);
-    await this.#fuse?.setReferences(this.#store());
+    const outcomes = await Promise.allSettled(shown);
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) throw failure.reason;
+    await this.#fuse?.setReference(reference, this.#layersOf(reference));
   }
 
-  /** The opposite of one `add`. A layer is closed only when nothing reads its cache file any more. */
-  async remove(reference: string, layers: readonly Layer[]): Promise<void> {
-    const known = this.#references.get(reference);
-    if (known !== undefined && --known.uses === 0) this.#references.delete(reference);
-    await this.#fuse?.setReferences(this.#store()).catch(ignoreEnded);
-    for (const layer of layers) {
-      const served = this.#layers.get(layer.slot);
-      if (served !== undefined && --served.uses === 0) {
-        this.#layers.delete(layer.slot);
-        await this.#fuse?.detach(layer.slot).catch(ignoreEnded);
-      }
-      await layer[Symbol.asyncDispose]();
+  /** The opposite of one `add`, or of a part of it. */
+  async remove(reference: string, layers: readonly Shown[]): Promise<void> {
+    const { added } = this.#reference(reference);
+    for (const { slot } of layers) {
+      const use = added.get(slot);
+      if (use !== undefined && --use.uses === 0) added.delete(slot);
     }
+    await this.#showReference(reference);
+    for (const { slot } of layers) {
+      const served = this.#layers.get(slot);
+      if (served === undefined || --served.uses > 0) continue;
+      this.#layers.delete(slot);
+      await served.end();
+      this.#badChunks += served.totals.badChunks;
+    }
+    collectSoon();
   }
 
-  /** Replaces what the additional layer store shows beside the images of `add`; its layers are added like theirs. */
-  async show(references: References): Promise<void> {
-    this.#stored = references;
-    await this.#fuse?.setReferences(this.#store()).catch(ignoreEnded);
+  /**
+   * What the additional layer store shows of a reference beside the layers of `add`, which its own are added by too; undefined where it
+   * has it no more.
+   */
+  async show(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
+    this.#reference(reference).stored = layers;
+    await this.#showReference(reference);
   }
 
-  /** Every layer that is shown, once. */
-  *layers(): Generator<Layer> {
-    for (const { layer } of this.#layers.values()) yield layer;
+  /** Wakes the layer in a slot: resolves when requests for it are answered. @throws NOT_FOUND; what opening it throws */
+  async wake(slot: number): Promise<void> {
+    await this.#layer(slot).wake();
   }
 
-  /** The layer in a slot. @throws NOT_FOUND */
-  get(slot: number): Layer {
+  /**
+   * Does what needs the layer in a slot, which is woken for it, and stays awake until it is done.
+   * @throws NOT_FOUND; what opening the layer throws
+   */
+  using<V>(slot: number, work: (layer: Layer) => Promise<V>, signal?: AbortSignal): Promise<V> {
+    return this.#layer(slot).using(work, signal);
+  }
+
+  /** The layer in a slot for whoever fetches ahead: awake as long as that takes, and no longer. */
+  ahead(slot: number): Pick<Layer, 'prefetch' | 'background'> {
+    return {
+      prefetch: (options) => this.using(slot, (layer) => layer.prefetch(options), options?.signal),
+      background: (signal) => this.using(slot, (layer) => layer.background(signal), signal),
+    };
+  }
+
+  /** What the layer in a slot has cost and given. @throws NOT_FOUND */
+  totals(slot: number): LayerTotals {
+    return this.#layer(slot).totals;
+  }
+
+  /** Layers that are shown, and of these, those that are awake. */
+  get counts(): { shown: number; awake: number } {
+    let awake = 0;
+    for (const { view } of this.#layers.values()) if (view !== undefined) awake++;
+    return { shown: this.#layers.size, awake };
+  }
+
+  /** Chunks that were not what their digest says, of all layers that were ever shown. */
+  get badChunks(): number {
+    let sum = this.#badChunks;
+    for (const { totals } of this.#layers.values()) sum += totals.badChunks;
+    return sum;
+  }
+
+  /** Puts every layer to sleep of which nothing was asked since the last call. What is asked for meanwhile waits, and wakes it. */
+  sleepIdle(): Promise<void> {
+    return (this.#looking ??= this.#sleepIdle().finally(() => (this.#looking = undefined)));
+  }
+
+  async #sleepIdle(): Promise<void> {
+    const fuse = this.#fuse;
+    if (fuse === undefined) return;
+    let slept = false;
+    for (const [slot, served] of this.#layers) {
+      if (served.view === undefined || !served.isIdle(fuse.touched(slot))) continue;
+      slept = true;
+      await served.sleep().catch((error: unknown) => {
+        this.#options.onError?.(`close idle layer ${served.known.digest}`, error);
+      });
+    }
+    if (slept) collectSoon();
+  }
+
+  #layer(slot: number): ServedLayer {
     const served = this.#layers.get(slot);
     if (served === undefined) throw new LazylayerError('NOT_FOUND', `slot ${slot}: no layer is served there`);
-    return served.layer;
+    return served;
   }
 
-  #store(): References {
-    const merged = new Map<string, Map<string, ReferenceLayer>>();
-    const images = [...this.#references].map(([reference, { layers }]) => ({ reference, layers }));
-    for (const { reference, layers } of [...images, ...this.#stored]) {
-      const shown = merged.get(reference) ?? new Map<string, ReferenceLayer>();
-      merged.set(reference, shown);
-      for (const { digest, slot, ...more } of layers)
-        shown.set(digest, 'files' in more ? { digest, slot, files: more.files } : { digest, slot });
-    }
-    return [...merged].map(([reference, layers]) => ({ reference, layers: [...layers.values()] }));
+  #reference(reference: string): ServedReference {
+    const known = this.#references.get(reference) ?? { added: new Map<number, { digest: Digest; uses: number }>() };
+    this.#references.set(reference, known);
+    return known;
   }
-}
 
-/** A server that has ended shows nothing any more. */
-function ignoreEnded(error: unknown): void {
-  if (!(error instanceof LazylayerError && error.code === 'UNAVAILABLE')) throw error;
+  async #showReference(reference: string): Promise<void> {
+    const { added, stored } = this.#reference(reference);
+    if (added.size === 0 && stored === undefined) this.#references.delete(reference);
+    await this.#fuse?.setReference(reference, this.#layersOf(reference)).catch(ignoreEnded);
+  }
+
+  /** The store knows more of a layer than that it is there. */
+  #layersOf(reference: string): readonly ReferenceLayer[] | undefined {
+    const known = this.#references.get(reference);
+    if (known === undefined) return undefined;
+    const layers = new Map<string, ReferenceLayer>();
+    for (const [slot, { digest }] of known.added) layers.set(digest, { digest, slot });
+    for (const layer of known.stored ?? []) layers.set(layer.digest, layer);
+    return [...layers.values()];
+  }
+
+  /** No layer falls asleep from now on. What is shown stays shown. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#looking;
+  }
 }

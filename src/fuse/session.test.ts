@@ -256,7 +256,7 @@ test('LOOKUP of a name that may come to be: asked for, then looked up again', (t
   const base64 = Buffer.from('r/a:1').toString('base64');
   t.is(send(Opcode.LOOKUP, 1, `${base64}\0`, 0x8000_0000_0000_000cn), undefined);
   t.deepEqual(lookups.pop(), { uniqueLow: 12, uniqueHigh: 0x8000_0000, pid: 77, path: [base64] });
-  tree.setReferences([{ reference: 'r/a:1', layers: [] }]);
+  tree.setReference('r/a:1', []);
   session.lookAgain(12, 0x8000_0000, 0);
   const { error, unique, body } = replies.pop()!;
   t.deepEqual([error, unique], [0, 0x8000_0000_0000_000cn]);

@@ -6,6 +6,7 @@ import { codeOf, describeError } from '../errors.js';
 import { nodeNumber, UPPER } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
+import { collectSoon } from '../util/collect.js';
 import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
 import { watchDevice } from './device.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
@@ -80,7 +81,7 @@ function unanswered(error: unknown, uniqueLow: number, uniqueHigh: number): void
 
 setup.layers.forEach(attach);
 setup.asleep.forEach((layer) => tree.sleep(layer));
-tree.setReferences(setup.references);
+setup.references.forEach(({ reference, layers }) => tree.setReference(reference, layers));
 
 const device = watchDevice(setup.fd, request.bytes, {
   message: (length) => {
@@ -121,10 +122,9 @@ port.on('message', (message: ToWorker) => {
     if (message.type === 'attach') attach(message.layer);
     else if (message.type === 'sleep') {
       tree.sleep(message.layer);
-      // Shared memory does not press V8 to collect, and this thread makes next to no garbage: the tree would stay for hours.
-      globalThis.gc?.();
+      collectSoon();
     } else if (message.type === 'detach') tree.detach(message.slot);
-    else tree.setReferences(message.references);
+    else tree.setReference(message.reference, message.layers);
     say({ type: 'done', id: message.id });
   } catch (error) {
     say({ type: 'done', id: message.id, error: { code: codeOf(error), message: describeError(error) } });

@@ -173,6 +173,30 @@ test('prefetch brings what the landmark says, by few requests, and nothing else'
   t.is(blob.asked.length, 2);
 });
 
+test('without a landmark as many bytes are prefetched as were asked for; a landmark is heeded whatever was asked', async (t) => {
+  await using bench = await LayerBench.create();
+  const random = randomness(12);
+  const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(40_000) }));
+  await using plain = await bench.store.open((await estargzLayer(files)).source);
+  await plain.prefetch();
+  t.is(plain.stats.presentBytes, 0);
+  await bench.store.fetchAhead([plain], { prefetch: false, unmarkedBytes: 100_000, background: false });
+  t.is(plain.stats.presentBytes, 0);
+  await bench.store.fetchAhead([plain], { prefetch: true, unmarkedBytes: 100_000, background: false });
+  const begun = plain.tree.chunkOffset.filter((offset) => offset < 100_000).length;
+  t.true(begun > 1 && begun < 30);
+  t.is(plain.stats.presentBytes, begun * 40_000);
+  for (const [landmarkAfter, bytes] of [
+    [0, 0],
+    [2, 80_000],
+  ]) {
+    const { source } = await estargzLayer(files, { landmarkAfter });
+    await using layer = await bench.store.open(source);
+    await layer.prefetch({ unmarkedBytes: 1_000_000 });
+    t.is(layer.stats.presentBytes, bytes);
+  }
+});
+
 test('background work stops on its signal, and goes on after failures', async (t) => {
   await using bench = await LayerBench.create();
   const random = randomness(11);

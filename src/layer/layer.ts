@@ -104,13 +104,14 @@ export class Layer implements AsyncDisposable {
     }
   }
 
-  /** Brings what the layer's prefetch landmark asks for to the cache. */
-  async prefetch(options: ReadOptions = {}): Promise<void> {
+  /** Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). */
+  async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
     const { chunkOffset, counts, facts } = this.tree;
+    const bytes = facts.prefetchBytes ?? options.unmarkedBytes ?? 0;
     let low = 0;
     for (let high = counts.chunks; low < high;) {
       const middle = (low + high) >>> 1;
-      if (chunkOffset[middle] < facts.prefetchBytes) low = middle + 1;
+      if (chunkOffset[middle] < bytes) low = middle + 1;
       else high = middle;
     }
     await this.#sweep(low, { priority: PREFETCH, signal: options.signal });
@@ -135,6 +136,11 @@ export class Layer implements AsyncDisposable {
     } finally {
       this.#leave();
     }
+  }
+
+  /** Whether it is being read, or fetched ahead. */
+  get busy(): boolean {
+    return this.#reads > 0;
   }
 
   get stats(): LayerStats {

@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import type { CachedLayer } from '../cache/cached-layer.js';
-import type { ChunkCache } from '../cache/chunk-cache.js';
+import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
@@ -96,6 +96,21 @@ export class LayerStore implements AsyncDisposable {
     }
   }
 
+  /**
+   * What the disk has of a layer that can be opened lazily without asking the registry, by a look at the head of its tree alone;
+   * undefined where there is no such.
+   */
+  look(source: LayerSource): LayerOnDisk | undefined {
+    const found = this.#cache.look(keyOf(source), (toc) => accepts(source, toc));
+    // A plain layer is there only if all its content is.
+    return found?.facts.source === source.diffId ? undefined : found;
+  }
+
+  /** Until the returned function is called, the layer's tree stays on disk; with `whole`, its content too. */
+  keep(source: LayerSource, whole: boolean): () => void {
+    return this.#cache.keep(keyOf(source), whole);
+  }
+
   async #giveBack(name: string, entry: Entry): Promise<void> {
     if (entry.holders === 0 || --entry.holders > 0) return;
     if (this.#entries.get(name) === entry) this.#entries.delete(name);
@@ -167,9 +182,10 @@ export class LayerStore implements AsyncDisposable {
    * @throws the first failure; the other layers are seen to all the same
    */
   async fetchAhead(
-    layers: readonly Layer[],
+    layers: readonly Pick<Layer, 'prefetch' | 'background'>[],
     options: { prefetch: boolean; unmarkedBytes?: number; background: boolean; signal?: AbortSignal },
   ): Promise<void> {
+    this.scheduler.stir(); // they were opened to be read
     const outcomes = await Promise.allSettled(options.prefetch ? layers.map((layer) => layer.prefetch(options)) : []);
     if (options.background)
       for (const layer of layers) {

@@ -4,11 +4,8 @@ import { join } from 'node:path';
 import test from 'ava';
 import { Client } from 'undici';
 import { LazylayerError } from '../errors.js';
-import type { Layer } from '../layer/layer.js';
 import type { RemoteLayers } from '../snapshot/remote-layers.js';
 import { Metrics, type Observed } from './metrics.js';
-
-const layer = { stats: { badChunks: 2 } } as Layer;
 
 const observed: Observed = {
   workspace: {
@@ -17,7 +14,7 @@ const observed: Observed = {
     layers: { scheduler: { requestsInUse: 3, memoryInUse: 1024 } },
   } as unknown as Observed['workspace'],
   fuse: { stats: { requests: 9, cachedReads: 5, deferredReads: 4, waitingReads: 1 } },
-  served: { layers: () => [layer].values() as Generator<Layer> },
+  served: { badChunks: 2, counts: { shown: 3, awake: 1 } },
   mounts: { list: () => [] },
 };
 
@@ -84,7 +81,8 @@ test('what is looked at is looked at each time, and counts on', async (t) => {
   await values(metrics);
   t.like(await values(metrics), {
     lazylayer_verification_failures_total: 2,
-    lazylayer_layers_open: 1,
+    lazylayer_layers_open: 3,
+    lazylayer_layers_awake: 1,
     lazylayer_mounts: 0,
     lazylayer_pool_references: 2,
     lazylayer_cache_bytes: 4096,

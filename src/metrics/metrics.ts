@@ -2,7 +2,6 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 import { codeOf, type ErrorCode } from '../errors.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { FuseServer } from '../fuse/server.js';
-import type { Layer } from '../layer/layer.js';
 import type { Mounts } from '../mount/mounts.js';
 import type { RemoteLayers } from '../snapshot/remote-layers.js';
 import type { Workspace } from '../workspace/workspace.js';
@@ -12,7 +11,7 @@ import { listenMetrics, type MetricsServer } from './server.js';
 export interface Observed {
   readonly workspace: Pick<Workspace, 'cache' | 'pool'> & { readonly layers: Pick<Workspace['layers'], 'scheduler'> };
   readonly fuse: Pick<FuseServer, 'stats'>;
-  readonly served: Pick<ServedLayers, 'layers'>;
+  readonly served: Pick<ServedLayers, 'counts' | 'badChunks'>;
   readonly mounts: Pick<Mounts, 'list'>;
 }
 
@@ -27,8 +26,6 @@ export class Metrics implements AsyncDisposable {
   readonly registry = new Registry();
   #server: MetricsServer | undefined;
   #observed: Observed | undefined;
-  /** Bad chunks of layers as they were when last counted. */
-  readonly #badChunks = new WeakMap<Layer, number>();
 
   readonly #prepared = this.#counter(
     'lazylayer_remote_snapshots_total',
@@ -64,18 +61,15 @@ export class Metrics implements AsyncDisposable {
 
   constructor() {
     collectDefaultMetrics({ register: this.registry });
-    const verified = this.#counter(
+    this.#total(
       'lazylayer_verification_failures_total',
       'Chunks of layers that were not what their digest says, each time they came.',
+      ({ served }) => served.badChunks,
     );
-    this.#onCollect(verified, ({ served }) => {
-      for (const layer of served.layers()) {
-        const { badChunks } = layer.stats;
-        verified.inc(badChunks - (this.#badChunks.get(layer) ?? 0));
-        this.#badChunks.set(layer, badChunks);
-      }
+    this.#gauge('lazylayer_layers_open', 'Layers whose files are served.', ({ served }) => served.counts.shown);
+    this.#gauge('lazylayer_layers_awake', 'Of these, those whose trees are in memory.', ({ served }) => {
+      return served.counts.awake;
     });
-    this.#gauge('lazylayer_layers_open', 'Layers whose files are served.', ({ served }) => [...served.layers()].length);
     this.#gauge('lazylayer_mounts', 'Images mounted by hand.', ({ mounts }) => mounts.list().length);
     this.#gauge('lazylayer_pool_references', 'References whose manifest and config are kept.', ({ workspace }) => {
       return [...workspace.pool.entries()].length;

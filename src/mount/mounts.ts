@@ -3,11 +3,12 @@ import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
+import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
 import { unmount } from '../util/unmount.js';
-import { imageOf } from '../workspace/image.js';
+import { imageOf, layerOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import { mountOverlay, OVERLAY_SOURCE } from './overlay.js';
 import type { MountInfo, MountProgress, MountRequest } from './request.js';
@@ -52,7 +53,12 @@ interface Mounted {
   readonly id: string;
   readonly record: Record;
   readonly image: Image;
-  readonly layers: readonly Layer[];
+  readonly layers: readonly KnownLayer[];
+  /** Slots of the layers that anything is seen of, topmost first. */
+  readonly visible: readonly number[];
+  readonly lazyLayers: number;
+  /** Bytes of the layers' blobs. */
+  readonly blobBytes: number;
   /** Ends prefetch and background fetch. */
   readonly fetching: AbortController;
   /** Whether the overlay was there once. */
@@ -102,7 +108,7 @@ export class Mounts implements AsyncDisposable {
         );
         const image = imageOf(record.reference, manifest, config, { mediaType: record.mediaType });
         const layers = await this.#openLayers(image, record.request, () => {});
-        await this.#serve({ id, record, image, layers, fetching: new AbortController(), overlaid: true });
+        await this.#serve({ ...this.#mountedOf(id, record, image, layers), overlaid: true }, layers);
       } catch (error) {
         onError(`restore mount ${id}`, error);
       }
@@ -151,9 +157,9 @@ export class Mounts implements AsyncDisposable {
       temporary: request.upper === undefined,
       since: new Date().toISOString(),
     };
-    const mounted: Mounted = { id, record, image, layers, fetching: new AbortController(), overlaid: false };
+    const mounted = this.#mountedOf(id, record, image, layers);
     try {
-      await this.#serve(mounted);
+      await this.#serve(mounted, layers);
       await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
       await this.#overlay(mounted, signal);
       mounted.overlaid = true;
@@ -177,22 +183,40 @@ export class Mounts implements AsyncDisposable {
     });
   }
 
+  /** What is remembered of a mount: nothing that holds a layer in memory. */
+  #mountedOf(id: string, record: Record, image: Image, opened: readonly Layer[]): Mounted {
+    const { workspace } = this.#options;
+    const { allowNoVerification } = record.request;
+    return {
+      id,
+      record,
+      image,
+      layers: opened.map((layer, index) => workspace.known(layerOf(image, index), layer, { allowNoVerification })),
+      visible: visible(opened).map(({ slot }) => slot),
+      lazyLayers: opened.filter(({ lazy }) => lazy.lazy).length,
+      blobBytes: opened.reduce((sum, { size }) => sum + size, 0),
+      fetching: new AbortController(),
+      overlaid: false,
+    };
+  }
+
   /** Puts the layers into the served tree and starts to fetch what will be read. */
-  async #serve(mounted: Mounted): Promise<void> {
+  async #serve(mounted: Mounted, opened: readonly Layer[]): Promise<void> {
     const { served, workspace, onError } = this.#options;
     const { id, image, layers, record, fetching } = mounted;
     this.#mounted.set(record.request.target, mounted);
     workspace.pool.use(image.reference, useKey(id), record.request.platform);
-    await served.add(image.reference, layers);
+    await served.add(image.reference, layers, opened);
     const { signal } = fetching;
+    const ahead = layers.map(({ slot }) => served.ahead(slot));
     workspace.layers
-      .fetchAhead(layers, { prefetch: this.#options.prefetch, background: record.request.backgroundFetch, signal })
+      .fetchAhead(ahead, { prefetch: this.#options.prefetch, background: record.request.backgroundFetch, signal })
       .catch((error: unknown) => {
         if (!signal.aborted) onError(`fetch ${image.reference} ahead`, error);
       });
   }
 
-  async #overlay({ layers, record }: Mounted, signal: AbortSignal): Promise<void> {
+  async #overlay({ visible, record }: Mounted, signal: AbortSignal): Promise<void> {
     const { upper } = record;
     const writable = upper === undefined ? undefined : { upper: join(upper, 'upper'), work: join(upper, 'work') };
     if (writable !== undefined)
@@ -200,7 +224,7 @@ export class Mounts implements AsyncDisposable {
     await mountOverlay(
       {
         base: this.#options.base,
-        lower: visible(layers).map((layer) => `l/${layer.slot}`),
+        lower: visible.map((slot) => `l/${slot}`),
         empty: this.#options.empty,
         writable,
         target: record.request.target,
@@ -271,8 +295,9 @@ export class Mounts implements AsyncDisposable {
     if (this.idle) this.#options.onEmpty();
   }
 
-  #info({ record, image, layers }: Mounted): MountInfo {
-    const sum = (of: (layer: Layer) => number) => layers.reduce((total, layer) => total + of(layer), 0);
+  #info({ record, image, layers, lazyLayers, blobBytes }: Mounted): MountInfo {
+    const totals = layers.map(({ slot }) => this.#options.served.totals(slot));
+    const sum = (of: (layer: LayerTotals) => number) => totals.reduce((total, layer) => total + of(layer), 0);
     return {
       target: record.request.target,
       image: image.reference,
@@ -280,12 +305,12 @@ export class Mounts implements AsyncDisposable {
       readOnly: record.upper === undefined,
       upper: record.upper,
       layers: layers.length,
-      lazyLayers: layers.filter((l) => l.lazy.lazy).length,
-      fetchedBytes: sum((l) => l.stats.fetchedBytes),
-      requests: sum((l) => l.stats.requests),
-      totalBytes: sum((l) => l.size),
-      presentBytes: sum((l) => l.stats.presentBytes),
-      contentBytes: sum((l) => l.stats.totalBytes),
+      lazyLayers,
+      fetchedBytes: sum((l) => l.fetchedBytes),
+      requests: sum((l) => l.requests),
+      totalBytes: blobBytes,
+      presentBytes: sum((l) => l.presentBytes),
+      contentBytes: sum((l) => l.totalBytes),
       pid: process.pid,
       since: record.since,
     };

@@ -36,7 +36,8 @@ export function overlayOptions(mount: OverlayMount): string {
   return text;
 }
 
-function plain(path: string): string {
+/** @throws INVALID_ARGUMENT for a path that overlayfs options cannot carry */
+export function plain(path: string): string {
   if (/[,:\\]/.test(path))
     throw new LazylayerError(
       'INVALID_ARGUMENT',

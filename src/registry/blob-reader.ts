@@ -5,6 +5,7 @@ import { backoffMs } from '../util/backoff.js';
 import type { ErrorCode } from '../errors.js';
 import { RegistryError } from './errors.js';
 import type { Answer } from './exchange.js';
+import { externalEndpoints } from './hosts.js';
 import type { Location, Target, Transport } from './transport.js';
 
 /** A 200 answer to a range is read past up to this many bytes; further in, the registry counts as one without ranges. */
@@ -16,11 +17,11 @@ const worthyProgress = 1024 * 1024;
  * A blob in a registry, read by single ranges: one request for each `read` or `stream`, none at construction. The whole blob is
  * asked for without a range, which every registry can answer. Its size is the descriptor's. What comes is counted and held
  * against the range that was asked for; the digest is the caller's to check. A transfer that breaks goes on from the byte where
- * it broke, a bounded number of times.
+ * it broke, a bounded number of times. The descriptor's `urls` are asked first, until an answer is not what was asked for.
  */
 export class BlobReader implements RandomAccessReader {
   readonly size: number;
-  readonly #target: Target;
+  #target: Target;
   readonly #location: Location = {};
 
   constructor(
@@ -30,7 +31,14 @@ export class BlobReader implements RandomAccessReader {
   ) {
     this.size = descriptor.size;
     const { host, repository } = name;
-    this.#target = { host, repository, path: `blobs/${descriptor.digest}`, capability: 'pull' };
+    const external = externalEndpoints(descriptor.urls ?? []);
+    this.#target = {
+      host,
+      repository,
+      path: `blobs/${descriptor.digest}`,
+      capability: 'pull',
+      ...(external.length > 0 && { external }),
+    };
   }
 
   /** @throws RegistryError; its code is UNSUPPORTED when the registry answers ranges with the whole blob */
@@ -98,7 +106,8 @@ export class BlobReader implements RandomAccessReader {
 
   async #request(at: number, end: number, skipLimit: number, signal: AbortSignal | undefined): Promise<Answer> {
     const everything = at === 0 && end === this.size;
-    const answer = await this.transport.get(this.#target, {
+    const target = this.#target;
+    const answer = await this.transport.get(target, {
       headers: everything ? {} : { range: `bytes=${at}-${end - 1}` },
       location: this.#location,
       signal,
@@ -106,7 +115,9 @@ export class BlobReader implements RandomAccessReader {
     const error = this.#check(answer, at, end, skipLimit);
     if (error === undefined) return answer;
     await answer.discard();
-    throw error;
+    if (target.external === undefined) throw error;
+    this.#target = { ...target, external: undefined };
+    return this.#request(at, end, skipLimit, signal);
   }
 
   #check(answer: Answer, at: number, end: number, skipLimit: number): RegistryError | undefined {

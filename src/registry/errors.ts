@@ -167,7 +167,7 @@ export function networkError(
   const hint = tlsHints[code];
   if (hint !== undefined) return new RegistryError('UNAVAILABLE', hint, { ...request, retriable: false });
   const text = redactText(failure.message ?? '');
-  return new RegistryError('UNAVAILABLE', [text, code].filter((s) => s !== '').join(', '), {
+  return new RegistryError('UNAVAILABLE', [text, text.includes(code) ? '' : code].filter((s) => s !== '').join(', '), {
     ...request,
     retriable: !hopeless.has(code),
   });

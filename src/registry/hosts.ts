@@ -40,12 +40,29 @@ export interface Endpoint {
   readonly credentialHost: string;
   /** Set for mirrors: the host that is asked for, sent as `?ns=`. */
   readonly namespace?: string;
+  /** `base` is the address of the one blob that it has. Nobody logs in there. */
+  readonly external?: boolean;
+}
+
+/** Where a descriptor's `urls` lead, in their order. What is neither http nor https is passed over, as OCI wants it. */
+export function externalEndpoints(urls: readonly string[]): Endpoint[] {
+  return urls
+    .filter((url) => URL.canParse(url) && /^https?:$/.test(new URL(url).protocol))
+    .map((base) => ({
+      base,
+      capabilities: pullOnly,
+      headers: {},
+      connection: plainConnection,
+      credentialHost: '',
+      external: true,
+    }));
 }
 
 /** The registry behind the default host: the one place that knows its address. */
 export const defaultRegistry = { host: 'docker.io', endpoint: 'registry-1.docker.io' } as const;
 
 export const allCapabilities: ReadonlySet<Capability> = new Set<Capability>(['pull', 'resolve']);
+const pullOnly: ReadonlySet<Capability> = new Set<Capability>(['pull']);
 export const plainConnection: ConnectionProfile = {};
 
 /** The host's own server where nothing else is configured. */

@@ -37,7 +37,7 @@ export class StandbyConnector {
       }
       const { socket } = standby;
       // Never at once: undici is in the middle of its round of requests, and would not take up another.
-      if (usable(socket)) return queueMicrotask(() => callback(null, socket));
+      if (usable(socket)) return queueMicrotask(() => callback(null, socket.ref()));
     }
     this.#open(target, callback);
   };

@@ -12,6 +12,8 @@ export interface Target {
   readonly path: string;
   /** What an endpoint must be able to do to be asked. */
   readonly capability: Capability;
+  /** Places besides the registry that have this very content: asked before it, as containerd does. */
+  readonly external?: readonly Endpoint[];
 }
 
 /** Where a blob was found last. Kept by who reads the blob, so that the next read asks the right server at once. */
@@ -88,7 +90,7 @@ export class Transport {
 
   #endpoints(target: Target): Endpoint[] {
     const able = this.endpointsOf(target.host).filter((e) => e.capabilities.has(target.capability));
-    if (able.length > 0) return able;
+    if (able.length > 0) return [...(target.external ?? []), ...able];
     throw new LazylayerError(
       'FAILED_PRECONDITION',
       `${target.host}: expected a server with the capability "${target.capability}" in certs.d or the configuration, found none`,
@@ -110,10 +112,12 @@ export class Transport {
       const answer = await this.#kept(endpoint, location, location.redirect, options);
       if (answer !== undefined) return answer;
     }
-    const url = new URL(`${endpoint.base}/${target.repository}/${target.path}`);
+    const url = new URL(endpoint.external ? endpoint.base : `${endpoint.base}/${target.repository}/${target.path}`);
     if (endpoint.namespace !== undefined) url.searchParams.set('ns', endpoint.namespace);
     const answer = await this.#follow(
-      await this.#authorized(endpoint, target.repository, url, options),
+      endpoint.external
+        ? await this.#plain(endpoint, url, options)
+        : await this.#authorized(endpoint, target.repository, url, options),
       endpoint.headers,
     );
     if (location !== undefined) {
@@ -126,13 +130,11 @@ export class Transport {
 
   /** Asks the storage that an earlier redirect led to. Undefined when its URL has expired: the registry gives a new one. */
   async #kept(endpoint: Endpoint, location: Location, url: URL, options: GetOptions): Promise<Answer | undefined> {
-    const { connection } = endpoint;
     const forget = () => {
       if (location.redirect === url) location.redirect = undefined;
     };
     try {
-      const headers = { ...options.headers };
-      const answer = await this.exchanger.send({ method: 'GET', url, headers, connection, signal: options.signal });
+      const answer = await this.#plain(endpoint, url, options);
       if (!expiredStatuses.has(answer.status)) return await this.#follow(answer, endpoint.headers);
       forget();
       await answer.discard();
@@ -141,6 +143,11 @@ export class Transport {
       forget();
       throw error;
     }
+  }
+
+  /** Without any header that the host's configuration or a login would add. */
+  #plain({ connection }: Endpoint, url: URL, { headers = {}, signal }: GetOptions): Promise<Answer> {
+    return this.exchanger.send({ method: 'GET', url, headers, connection, signal });
   }
 
   async #authorized(endpoint: Endpoint, repository: string, url: URL, options: GetOptions): Promise<Answer> {

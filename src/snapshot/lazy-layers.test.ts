@@ -7,7 +7,7 @@ import { ServedLayers } from '../fuse/served.js';
 import { buildImage, type LayerSpec } from '../testing/image.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
 import { Workspace } from '../workspace/workspace.js';
-import { LazyLayers } from './lazy-layers.js';
+import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
 
 const layers: LayerSpec[] = [
@@ -31,12 +31,12 @@ async function start(t: ExecutionContext) {
   return { root, registry, labelsOf };
 }
 
-async function open(root: string) {
+async function open(root: string, options: Pick<LazyLayersOptions, 'prefetchLabel'> = {}) {
   const defaults = defaultConfig();
   const config = { ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } };
   const workspace = await Workspace.open(config);
   const served = new ServedLayers();
-  const lazy = new LazyLayers({ workspace, served, fuseRoot: '/fuse', prefetch: true, background: false });
+  const lazy = new LazyLayers({ workspace, served, fuseRoot: '/fuse', prefetch: true, background: false, ...options });
   return { workspace, served, lazy };
 }
 
@@ -44,6 +44,10 @@ const asPrepared = (t: ExecutionContext, found: PreparedLayer | { reason: string
   if ('reason' in found) throw new Error(t.title + ': ' + found.reason);
   return found;
 };
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
 
 async function down(registry: TestRegistry, work: () => Promise<void>) {
   await registry.stop();
@@ -85,15 +89,17 @@ test('a restart brings layers back without a request, in the same places; unreac
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
   t.is((await lazy.restore(record)).lower, prepared.lower);
   t.is(registry.requests.length, 0);
+  t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
     await t.throwsAsync(lazy.check(record), { code: 'UNAVAILABLE' });
   });
+  t.deepEqual(served.counts, { shown: 1, awake: 1 }, 'a container is about to start');
   await lazy.check(record);
   t.is(registry.requests.length, 1);
   await lazy.check(record);
   t.is(registry.requests.length, 1, 'a registry that just answered is not asked again');
   const [{ slot }] = served.initial().layers;
-  await served.get(slot).fetchAll();
+  await served.using(slot, (layer) => layer.fetchAll());
   await down(registry, () => lazy.check(record));
   await lazy.release(record);
   await t.throwsAsync(lazy.check(record), { code: 'NOT_FOUND' });
@@ -117,8 +123,8 @@ test('a layer that the mount does not take is refused each time, and taken once 
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const add = served.add.bind(served);
-  served.add = async (reference, layers) => {
-    await add(reference, layers);
+  served.add = async (...what) => {
+    await add(...what);
     throw new Error('not now');
   };
   const both = await Promise.all([lazy.prepare(labelsOf(0)), lazy.prepare(labelsOf(0))]);
@@ -128,3 +134,39 @@ test('a layer that the mount does not take is refused each time, and taken once 
   asPrepared(t, await lazy.prepare(labelsOf(0)));
   t.is(served.initial().layers.length, 1);
 });
+
+test('labels say where else a layer is, and that is kept over a restart', async (t) => {
+  const { root, registry, labelsOf } = await start(t);
+  const digest = labelsOf(0)['containerd.io/snapshot/remote/stargz.digest'];
+  const urls = `${registry.url}/v2/elsewhere/blobs/${digest}`;
+  const before = await open(root);
+  const labels = { ...labelsOf(0), 'containerd.io/snapshot/remote/urls': urls };
+  const { record } = asPrepared(t, await before.lazy.prepare(labels));
+  t.is(registry.count(`/img/blobs/${digest}`), 0);
+  t.is(registry.count('/elsewhere/'), 1);
+  await before.lazy.release(record);
+  await before.workspace[Symbol.asyncDispose]();
+
+  const { workspace, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const kept = JSON.parse(JSON.stringify(record)) as unknown;
+  await lazy.restore(kept);
+  await lazy.check(kept);
+  t.is(registry.count(`/img/blobs/${digest}`), 0);
+  t.is(registry.count('/elsewhere/'), 2);
+  await lazy.release(kept);
+});
+
+for (const prefetchLabel of [true, false])
+  test(`a label's bytes are fetched where that is configured: ${prefetchLabel}`, async (t) => {
+    const { root, registry, labelsOf } = await start(t);
+    const { workspace, lazy } = await open(root, { prefetchLabel });
+    t.teardown(() => workspace[Symbol.asyncDispose]());
+    const labels = { ...labelsOf(1), 'containerd.io/snapshot/remote/stargz.prefetch': '10485760' };
+    const { record } = asPrepared(t, await lazy.prepare(labels));
+    t.is((record as { prefetchBytes?: number }).prefetchBytes, prefetchLabel ? 10_485_760 : undefined);
+    const requests = () => registry.count(labels['containerd.io/snapshot/remote/stargz.digest']);
+    if (prefetchLabel) await until(() => requests() === 2);
+    await lazy.release(record);
+    t.is(requests(), prefetchLabel ? 2 : 1);
+  });

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { ServedLayers } from '../fuse/served.js';
+import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { layerOf } from '../workspace/image.js';
@@ -25,6 +26,8 @@ export interface LazyLayersOptions {
   readonly fuseRoot: string;
   /** Fetch what layers' landmarks ask for. */
   readonly prefetch: boolean;
+  /** With it, also what clients' labels ask for, of layers without a landmark. */
+  readonly prefetchLabel?: boolean;
   /** Then fetch the rest. */
   readonly background: boolean;
   /** Hears of fetching ahead that failed. */
@@ -34,10 +37,13 @@ export interface LazyLayersOptions {
 /** What brings a layer back: kept in the snapshot's metadata. */
 interface LayerRecord extends ImageLayer {
   readonly skipVerify?: boolean;
+  /** Of the blob, to prefetch where no landmark says how many. */
+  readonly prefetchBytes?: number;
 }
 
 interface Held {
-  readonly layer: Layer;
+  readonly layer: KnownLayer;
+  readonly unmarkedBytes?: number;
   readonly reference: string;
   readonly fetching: AbortController;
   /** Resolves once the layer is in the mount. */
@@ -75,19 +81,23 @@ export class LazyLayers implements RemoteLayers {
   }
 
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
-    const { workspace, fuseRoot } = this.#options;
+    const { workspace, fuseRoot, prefetchLabel } = this.#options;
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
       signal,
     });
-    const { skipVerify } = source;
+    const { skipVerify, prefetchBytes, urls } = source;
     for (let next = index + 1; next < image.manifest.layers.length; next++)
-      this.#openAhead(layerOf(image, next), skipVerify);
-    const record: LayerRecord = { ...layerOf(image, index), ...(skipVerify === true && { skipVerify }) };
+      this.#openAhead(withUrls(layerOf(image, next), urls), skipVerify);
+    const record: LayerRecord = {
+      ...withUrls(layerOf(image, index), urls),
+      ...(skipVerify === true && { skipVerify }),
+      ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
+    };
     const layer = await this.#open(record, signal);
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
-    await this.#hold(record, layer);
+    await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
     return {
       lower: join(fuseRoot, 'l', String(layer.slot)),
       usage: { size: tree.buffer.byteLength, inodes: 0 },
@@ -104,8 +114,8 @@ export class LazyLayers implements RemoteLayers {
     return ahead ?? this.#openLayer(record, signal);
   }
 
-  #openLayer({ skipVerify, ...layer }: LayerRecord, signal?: AbortSignal): Promise<Layer> {
-    return this.#options.workspace.openLayer(layer, { lazyOnly: true, allowNoVerification: skipVerify, signal });
+  #openLayer(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
+    return this.#options.workspace.openLayer(record, { ...openOptions(record), signal });
   }
 
   /** Clients ask for one layer after the other; opened side by side, all take the time of one. */
@@ -122,17 +132,25 @@ export class LazyLayers implements RemoteLayers {
     }, aheadMs).unref();
   }
 
-  /** Resolves once the layer can be looked up in the mount. Takes the layer over. */
-  async #hold({ reference }: LayerRecord, layer: Layer): Promise<void> {
+  /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */
+  async #hold({ reference, prefetchBytes }: LayerRecord, layer: KnownLayer, opened?: Layer): Promise<void> {
     const { served } = this.#options;
     let held = this.#held.get(layer.digest);
     if (held === undefined) {
-      held = { layer, reference, fetching: new AbortController(), uses: 0, shown: served.add(reference, [layer]) };
+      const wakes = { ...layer, open: () => this.#wake(layer) };
+      held = {
+        layer,
+        reference,
+        unmarkedBytes: prefetchBytes,
+        fetching: new AbortController(),
+        uses: 0,
+        shown: served.add(reference, [wakes], opened && [opened]),
+      };
       this.#held.set(layer.digest, held);
-      this.#fetchAhead(held);
+      if (opened !== undefined) this.#fetchAhead(held);
     } else {
-      await layer[Symbol.asyncDispose]();
-      if (held.layer !== layer)
+      await opened?.[Symbol.asyncDispose]();
+      if (held.layer.slot !== layer.slot)
         throw new LazylayerError('UNSUPPORTED', `layer ${layer.digest} is served already, by another TOC of it`);
     }
     held.uses++;
@@ -144,17 +162,34 @@ export class LazyLayers implements RemoteLayers {
     }
   }
 
-  #fetchAhead({ layer, fetching: { signal } }: Held): void {
-    const { workspace, prefetch, background, onError } = this.#options;
-    workspace.layers.fetchAhead([layer], { prefetch, background, signal }).catch((error: unknown) => {
+  /** A layer that a snapshot has and that is wanted again goes on to fetch what it has not got yet. Others may show it after us. */
+  async #wake(layer: KnownLayer): Promise<Layer> {
+    const opened = await layer.open();
+    const held = this.#held.get(layer.digest);
+    if (held !== undefined) this.#fetchAhead(held);
+    return opened;
+  }
+
+  #fetchAhead({ layer, unmarkedBytes, fetching: { signal } }: Held): void {
+    const { workspace, served, prefetch, background, onError } = this.#options;
+    if (!prefetch && !background) return;
+    const ahead = served.ahead(layer.slot);
+    workspace.layers.fetchAhead([ahead], { prefetch, unmarkedBytes, background, signal }).catch((error: unknown) => {
       if (!signal.aborted) onError?.(`fetch layer ${layer.digest} ahead`, error);
     });
   }
 
   async restore(record: unknown): Promise<{ readonly lower: string }> {
-    const layer = await this.#openLayer(record as LayerRecord);
-    await this.#hold(record as LayerRecord, layer);
-    return { lower: join(this.#options.fuseRoot, 'l', String(layer.slot)) };
+    const { workspace, fuseRoot } = this.#options;
+    const layer = record as LayerRecord;
+    const asleep = workspace.look(layer, openOptions(layer));
+    if (asleep !== undefined) {
+      await this.#hold(layer, asleep);
+      return { lower: join(fuseRoot, 'l', String(asleep.slot)) };
+    }
+    const opened = await this.#openLayer(layer);
+    await this.#hold(layer, workspace.known(layer, opened, openOptions(layer)), opened);
+    return { lower: join(fuseRoot, 'l', String(opened.slot)) };
   }
 
   async check(record: unknown, signal?: AbortSignal): Promise<void> {
@@ -162,8 +197,8 @@ export class LazyLayers implements RemoteLayers {
     const { digest } = descriptor;
     const held = this.#held.get(digest);
     if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
-    const { stats } = held.layer;
-    if (stats.presentBytes === stats.totalBytes) return;
+    const whole = async ({ stats }: Layer) => stats.presentBytes === stats.totalBytes;
+    if (await this.#options.served.using(held.layer.slot, whole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
     const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);
     await this.#options.workspace.probe({ reference, descriptor }, bound);
@@ -189,4 +224,17 @@ export class LazyLayers implements RemoteLayers {
     held.fetching.abort(new LazylayerError('ABORTED', 'no snapshot needs the layer any more'));
     await this.#options.served.remove(held.reference, [held.layer]);
   }
+}
+
+function openOptions({ skipVerify }: LayerRecord) {
+  return { lazyOnly: true, allowNoVerification: skipVerify };
+}
+
+/** A manifest's own URLs go before those of labels, which somebody else copied from there. */
+function withUrls(layer: ImageLayer, labelled: LayerSourceLabels['urls']): ImageLayer {
+  const { descriptor } = layer;
+  const urls = labelled?.get(descriptor.digest);
+  return urls === undefined || descriptor.urls !== undefined
+    ? layer
+    : { ...layer, descriptor: { ...descriptor, urls } };
 }

@@ -27,7 +27,7 @@ test("ctr-remote's and BuildKit's, with what they say of prefetch and verificati
       'containerd.io/snapshot/remote/stargz.prefetch': '1024',
       'containerd.io/snapshot/remote/stargz.skipverify': 'true',
     }),
-    { reference: 'r.example/img:1', digest: b, layers: [b, c], skipVerify: true },
+    { reference: 'r.example/img:1', digest: b, layers: [b, c], skipVerify: true, prefetchBytes: 1024 },
   );
   t.deepEqual(
     sourceOf({
@@ -37,6 +37,33 @@ test("ctr-remote's and BuildKit's, with what they say of prefetch and verificati
     }),
     { reference: 'r.example/img:1', digest: b, layers: [b] },
   );
+});
+
+test('URLs are those of the layer, or of the one at a place in the list', (t) => {
+  const labels = {
+    'containerd.io/snapshot/cri.image-ref': 'r.example/img:1',
+    'containerd.io/snapshot/cri.layer-digest': a,
+    'containerd.io/snapshot/cri.image-layers': `${a},sha256:cut-off,${c}`,
+    'containerd.io/snapshot/remote/stargz.prefetch': '-1',
+  };
+  const key = 'containerd.io/snapshot/remote/urls';
+  const urls = (more: Record<string, string>) => {
+    const source = sourceOf({ ...labels, ...more });
+    if ('reason' in source) throw new Error(source.reason);
+    t.is(source.prefetchBytes, undefined);
+    return source.urls === undefined ? undefined : [...source.urls];
+  };
+  t.is(urls({}), undefined);
+  t.is(urls({ [key]: '', [`${key}.0`]: '', [`${key}.1`]: 'https://u', [`${key}.9`]: 'https://u' }), undefined);
+  t.deepEqual(urls({ [key]: 'https://one/x,https://two/x', [`${key}.2`]: 'https://three' }), [
+    [a, ['https://one/x', 'https://two/x']],
+    [c, ['https://three']],
+  ]);
+  t.deepEqual(urls({ [`${key}.2`]: 'https://three' }), [[c, ['https://three']]]);
+  t.deepEqual(urls({ [`${key}.x8f3`]: 'https://one', [`${key}.2.x8f3`]: 'https://three' }), [
+    [a, ['https://one']],
+    [c, ['https://three']],
+  ]);
 });
 
 test('what is missing or malformed is said', (t) => {

@@ -11,14 +11,23 @@ export interface LayerSourceLabels {
   readonly layers: readonly Digest[];
   /** Serve the layer although nothing vouches for its TOC. */
   readonly skipVerify?: boolean;
+  /** Bytes from the blob's start to prefetch where no landmark in the layer says how many. */
+  readonly prefetchBytes?: number;
+  /** Where the blobs of layers may be had besides the registry. */
+  readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
 
 const CRI = 'containerd.io/snapshot/cri.';
 const STARGZ = 'containerd.io/snapshot/remote/stargz.';
+/**
+ * The layer's own URLs, or those of the layer at a place in the list of layers, counted from 0; then perhaps a suffix. Images have
+ * fewer than 1000 layers, so longer numbers are suffixes.
+ */
+const URLS = /^containerd\.io\/snapshot\/remote\/urls(?:\.(\d{1,3}))?(?:\.[^.]+)?$/;
 
 /**
  * The labels of CRI first, then those of ctr-remote, nerdctl and BuildKit. BuildKit appends a random suffix to its keys
- * (`KEY.<id>`). How much to prefetch is not among them: eStargz layers say so themselves, by a landmark, and clients send a default.
+ * (`KEY.<id>`).
  * @returns what they say, or in a few words what is missing
  */
 export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason: string } {
@@ -28,14 +37,32 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
   if (reference === undefined || digest === undefined) return { reason: 'no labels tell of the image and the layer' };
   if (!isDigest(digest)) return { reason: `the layer's label is no sha256 digest: ${digest}` };
   const manifest = read(`${CRI}manifest-digest`);
-  const layers = (read(`${CRI}image-layers`) ?? read(`${STARGZ}layers`) ?? '').split(',').filter(isDigest);
+  const listed = (read(`${CRI}image-layers`) ?? read(`${STARGZ}layers`) ?? '').split(',');
+  const layers = listed.filter(isDigest);
+  const prefetch = read(`${STARGZ}prefetch`);
+  const urls = urlsOf(labels, digest, listed);
   return {
     reference,
     digest,
     ...(manifest !== undefined && isDigest(manifest) && { manifest }),
     layers: layers.includes(digest) ? layers : [digest, ...layers],
     ...(read(`${STARGZ}skipverify`) === 'true' && { skipVerify: true }),
+    ...(prefetch !== undefined && /^\d{1,15}$/.test(prefetch) && { prefetchBytes: Number(prefetch) }),
+    ...(urls.size > 0 && { urls }),
   };
+}
+
+/** Comma-separated URLs, as clients keep them of the manifest's descriptors; empty ones are for layers without. */
+function urlsOf(labels: Labels, own: Digest, listed: readonly string[]): Map<Digest, readonly string[]> {
+  const found = new Map<Digest, readonly string[]>();
+  for (const [key, value] of Object.entries(labels)) {
+    const match = URLS.exec(key);
+    if (match === null) continue;
+    const digest = match[1] === undefined ? own : listed[Number(match[1])];
+    const urls = value.split(',').filter((url) => url !== '');
+    if (digest !== undefined && isDigest(digest) && urls.length > 0) found.set(digest, urls);
+  }
+  return found;
 }
 
 /** Reads a label by its key, or by its key with one more component. */

@@ -1,10 +1,10 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { defaultConfig } from '../config/config.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { FuseServer } from '../fuse/server.js';
 import { ServedLayers } from '../fuse/served.js';
 import { buildImage, type LayerSpec } from '../testing/image.js';
@@ -39,7 +39,7 @@ async function start(t: ExecutionContext, specs = layers) {
 }
 
 /** A store over a root, with what the mount would show of it. */
-async function open(root: string, pool: { max_entries?: number; hold_sec?: number } = {}) {
+async function open(root: string, pool: { max_entries?: number; hold_sec?: number } = {}, resumed = false) {
   const defaults = defaultConfig();
   const config = {
     ...defaults,
@@ -55,7 +55,8 @@ async function open(root: string, pool: { max_entries?: number; hold_sec?: numbe
   const store = new AdditionalLayerStore({
     workspace,
     served,
-    records: join(root, 'store'),
+    uses: join(root, 'store'),
+    resumed,
     prefetch: false,
     background: false,
     onAnswer: (answer) => answers.push(answer),
@@ -63,12 +64,17 @@ async function open(root: string, pool: { max_entries?: number; hold_sec?: numbe
   });
   evicted = (reference) => store.evicted(reference);
   await store.restore();
-  let shown: References = served.initial().references;
-  const attached = new Set<number>(served.initial().layers.map(({ slot }) => slot));
+  const shown = new Map(served.initial().references.map(({ reference, layers }) => [reference, layers]));
+  const { layers: awake, asleep } = served.initial();
+  const attached = new Set<number>([...awake, ...asleep].map(({ slot }) => slot));
   served.bind({
     attach: async ({ slot }: { slot: number }) => void attached.add(slot),
     detach: async (slot: number) => void attached.delete(slot),
-    setReferences: async (references: References) => void (shown = references),
+    sleep: async ({ slot }: { slot: number }) => void attached.add(slot),
+    setReference: async (reference: string, layers: readonly ReferenceLayer[] | undefined) => {
+      if (layers === undefined) shown.delete(reference);
+      else shown.set(reference, layers);
+    },
   } as unknown as FuseServer);
   return {
     workspace,
@@ -77,8 +83,8 @@ async function open(root: string, pool: { max_entries?: number; hold_sec?: numbe
     answers,
     errors,
     attached,
-    shown: () => shown.map(({ reference }) => reference),
-    layers: (reference: string) => shown.find((r) => r.reference === reference)?.layers ?? [],
+    shown: () => [...shown.keys()],
+    layers: (reference: string) => shown.get(reference) ?? [],
     close: async () => {
       await store[Symbol.asyncDispose]();
       await workspace[Symbol.asyncDispose]();
@@ -170,23 +176,61 @@ test('uses survive a restart without the registry, whatever its tag means by the
   t.deepEqual([...workspace.pool.entries()][0].uses.size, 0);
 });
 
-test('a record without a use, and a use without a record, are taken back at the start', async (t) => {
+test('the pool counts what the records say: it kept something else when it ended', async (t) => {
   const { root, reference, digests } = await start(t);
   const name = base64(reference());
   const first = await open(root);
   await first.store.use([name, digests[0]]);
   await first.store.use([name, digests[1]]);
   first.workspace.pool.release(reference(), `store:${digests[0]}`);
+  first.workspace.pool.use(reference(), `store:${digests[1]}`);
   first.workspace.pool.use(reference(), 'store:sha256:unknown');
   first.workspace.pool.use(reference(), 'of somebody else');
   await first.close();
-  const { workspace, layers: shown, close } = await open(root);
+  await writeFile(join(root, 'store', 'no-record'), '{"layer":');
+  const { workspace, shown, close } = await open(root);
   t.teardown(close);
   t.deepEqual(
-    [...[...workspace.pool.entries()][0].uses.keys()].sort(),
-    ['of somebody else', `store:${digests[1]}`].sort(),
+    new Map([...workspace.pool.entries()][0].uses),
+    new Map([
+      ['of somebody else', 1],
+      [`store:${digests[0]}`, 1],
+      [`store:${digests[1]}`, 1],
+    ]),
   );
-  t.is(shown(reference())[0].digest, digests[1]);
+  t.deepEqual(shown(), [reference()]);
+  t.is((await readdir(join(root, 'store'))).length, 2);
+});
+
+test('a request that the kernel sends again is counted once; on another connection its number means nothing', async (t) => {
+  const { root, reference, digests } = await start(t);
+  const layer = [base64(reference()), digests[0]];
+  const count = ({ workspace }: Awaited<ReturnType<typeof open>>) =>
+    workspace.pool.uses(reference(), `store:${digests[0]}`);
+  const first = await open(root);
+  await first.store.use(layer, { id: 2, again: false });
+  await first.store.use(layer, { id: 4, again: false });
+  await first.store.release(layer, { id: 6, again: false });
+  await first.close();
+  const second = await open(root, {}, true);
+  await second.store.use(layer, { id: 4, again: true });
+  await second.store.release(layer, { id: 6, again: true });
+  t.is(count(second), 1, 'counted by the process before');
+  await second.store.use(layer, { id: 8, again: true });
+  t.is(count(second), 2, 'it died before it counted this one');
+  // The last use goes, and its record with it; what was asked before is remembered all the same.
+  await second.store.release(layer, { id: 10, again: false });
+  await second.store.release(layer, { id: 12, again: false });
+  await second.store.use(layer, { id: 14, again: false });
+  await second.close();
+  const third = await open(root, {}, true);
+  await third.store.release(layer, { id: 12, again: true });
+  t.is(count(third), 1);
+  await third.close();
+  const anew = await open(root);
+  await anew.store.release(layer, { id: 12, again: true });
+  t.is(count(anew), 0);
+  await anew.close();
 });
 
 test('fifty references in a pool of thirty: those that are used or recent stay, the others leave mount and memory', async (t) => {

@@ -3,21 +3,24 @@ import { codeOf, LazylayerError, type ErrorCode } from '../errors.js';
 import type { Digest } from '../digest/digest.js';
 import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { ServedLayers } from '../fuse/served.js';
-import type { StoreHost } from '../fuse/server.js';
+import type { StoreHost, UseRequest } from '../fuse/server.js';
 import type { Layer } from '../layer/layer.js';
+import type { KnownLayer } from '../layer/known.js';
 import { parseReference } from '../image/reference.js';
 import { layerOf, type Image, type ImageLayer } from '../workspace/image.js';
 import type { Workspace } from '../workspace/workspace.js';
 import { BlobWindows } from './blob-windows.js';
 import { layerInfo } from './info.js';
 import { layerDigestOf, referenceOf } from './names.js';
-import { StoreRecords } from './records.js';
+import { StoreUses } from './uses.js';
 
 export interface AdditionalLayerStoreOptions {
   readonly workspace: Workspace;
   readonly served: ServedLayers;
-  /** Directory of the records of layers in use. */
-  readonly records: string;
+  /** Directory that keeps which layers are in use. */
+  readonly uses: string;
+  /** The connection to the kernel is that of the last process. */
+  readonly resumed: boolean;
   /** Once a layer is used, fetch what its landmark asks for. */
   readonly prefetch: boolean;
   /** Then fetch the rest. */
@@ -38,14 +41,14 @@ export interface LayerAnswer {
 /** A layer of a reference that can be looked up. */
 interface Shown {
   readonly source: ImageLayer;
-  readonly layer: Layer;
+  readonly layer: KnownLayer;
   readonly info: Buffer;
   readonly fetching: AbortController;
+  /** What is to be fetched ahead was asked for, since the layer was last opened. */
   fetched: boolean;
 }
 
-const useKey = (digest: Digest) => `${usePrefix}${digest}`;
-const usePrefix = 'store:';
+const lazily = { lazyOnly: true } as const;
 
 /**
  * The additional layer store of containers-storage: layers by reference and digest, opened when they are looked up, and shown until
@@ -53,40 +56,32 @@ const usePrefix = 'store:';
  */
 export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   readonly #options: AdditionalLayerStoreOptions;
-  readonly #records: StoreRecords;
+  readonly #uses: StoreUses;
   readonly #windows = new BlobWindows();
   /** By reference, then by digest of the blob. Those that are being opened are not in the mount yet. */
   readonly #references = new Map<string, Map<Digest, Promise<Shown>>>();
   /** What the mount shows of them. */
   readonly #visible = new Map<string, Map<Digest, Shown>>();
-  /** The last of the changes to records and uses: they happen one after another. */
-  #changes: Promise<unknown> = Promise.resolve();
   #closed = false;
 
   constructor(options: AdditionalLayerStoreOptions) {
     this.#options = options;
-    this.#records = new StoreRecords(options.records);
+    this.#uses = new StoreUses(options.uses, options.workspace.pool);
   }
 
-  /** Opens every layer in use, by its record, so that the mount shows it from the first request on. One that fails stops nothing. */
+  /**
+   * Has the mount show every layer in use from the first request on, asleep where the disk has what opens it. One that fails stops
+   * nothing.
+   */
   async restore(): Promise<void> {
-    const { workspace, onError } = this.#options;
-    const known = new Set<string>();
-    const restoring: Promise<unknown>[] = [];
-    for (const source of await this.#records.all()) {
-      const { digest } = source.descriptor;
-      if (workspace.pool.uses(source.reference, useKey(digest)) === 0) {
-        await this.#records.remove(source);
-        continue;
+    const { workspace, onError, resumed } = this.#options;
+    const restoring = (await this.#uses.open(resumed)).map(async (source) => {
+      try {
+        await this.#show(source, workspace.look(source, lazily));
+      } catch (error) {
+        onError(`restore layer ${source.descriptor.digest} of ${source.reference}`, error);
       }
-      known.add(`${source.reference} ${useKey(digest)}`);
-      const shown = this.#show(source).then((s) => this.#fetchAhead(s));
-      restoring.push(shown.catch((error: unknown) => onError(`restore layer ${digest} of ${source.reference}`, error)));
-    }
-    for (const { reference, platform, uses } of [...workspace.pool.entries()])
-      for (const [key, count] of uses)
-        if (key.startsWith(usePrefix) && !known.has(`${reference} ${key}`))
-          for (let i = 0; i < count; i++) workspace.pool.release(reference, key, platform);
+    });
     await Promise.all(restoring);
   }
 
@@ -100,7 +95,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
         throw unavailable(reference, error);
       }
       if (!this.#visible.has(reference)) this.#visible.set(reference, new Map());
-      await this.#publish();
+      await this.#publish(reference);
       this.#leaveIfEvicted(reference);
     } else await this.#layer(reference, layerDigestOf(digest), signal);
   }
@@ -111,6 +106,8 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     if (visible !== undefined) return visible;
     const { workspace, onAnswer } = this.#options;
     try {
+      const used = this.#uses.find(reference, (source) => names(source).includes(digest));
+      if (used !== undefined) return await this.#show(used);
       const { image, index } = await workspace.imageWithLayer(reference, digest, { signal });
       const shown = this.#show(layerOf({ ...image, reference }, index));
       this.#showOthers({ ...image, reference }, index);
@@ -125,7 +122,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   #find(reference: string, digest: Digest): Shown | undefined {
     const layers = this.#visible.get(reference);
     if (layers === undefined) return undefined;
-    return layers.get(digest) ?? [...layers.values()].find(({ source }) => tocDigestOf(source) === digest);
+    return layers.get(digest) ?? [...layers.values()].find(({ source }) => names(source).includes(digest));
   }
 
   /** Whoever asks for one of them hears how it went; what cannot be lazy is asked for again then. */
@@ -134,47 +131,60 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
       if (other !== index) this.#show(layerOf(image, other)).catch(() => {});
   }
 
-  #show(source: ImageLayer): Promise<Shown> {
+  /** `asleep`: the layer as the disk has it, which is not opened now. */
+  #show(source: ImageLayer, asleep?: KnownLayer): Promise<Shown> {
     const { digest } = source.descriptor;
     const mine = this.#references.get(source.reference) ?? new Map<Digest, Promise<Shown>>();
     this.#references.set(source.reference, mine);
     let showing = mine.get(digest);
     if (showing === undefined) {
-      mine.set(digest, (showing = this.#open(source, mine)));
+      mine.set(digest, (showing = this.#open(source, mine, asleep)));
       showing.catch(() => mine.delete(digest));
     }
     return showing;
   }
 
-  async #open(source: ImageLayer, mine: Map<Digest, Promise<Shown>>): Promise<Shown> {
+  async #open(source: ImageLayer, mine: Map<Digest, Promise<Shown>>, asleep?: KnownLayer): Promise<Shown> {
     const { workspace, served } = this.#options;
     const { reference, descriptor } = source;
     if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closing');
-    const layer = await workspace.openLayer(source, { lazyOnly: true });
-    await served.add(reference, [layer]);
+    const opened = asleep === undefined ? await workspace.openLayer(source, lazily) : undefined;
+    const known = asleep ?? workspace.known(source, opened!, lazily);
     const shown: Shown = {
       source,
-      layer,
+      layer: { ...known, open: () => this.#wake(shown, known) },
       info: layerInfo(source),
       fetching: new AbortController(),
       fetched: false,
     };
+    try {
+      await served.add(reference, [shown.layer], opened && [opened]);
+    } catch (error) {
+      await served.remove(reference, [shown.layer]);
+      throw error;
+    }
     // Dropped while it was being opened: whoever drops it waits for it, and takes it out of the mount.
     if (this.#references.get(reference) !== mine) return shown;
     const layers = this.#visible.get(reference) ?? new Map<Digest, Shown>();
     this.#visible.set(reference, layers.set(descriptor.digest, shown));
-    await this.#publish();
+    await this.#publish(reference);
     this.#options.onAnswer?.({ reference, digest: descriptor.digest });
     this.#leaveIfEvicted(reference);
     return shown;
   }
 
-  async #publish(): Promise<void> {
-    const references = [...this.#visible].map(([reference, layers]) => ({
-      reference,
-      layers: [...layers.values()].flatMap((shown) => entriesOf(shown)),
-    }));
-    await this.#options.served.show(references);
+  /** A layer that is used and wanted again goes on to fetch what it has not got yet. */
+  async #wake(shown: Shown, known: KnownLayer): Promise<Layer> {
+    const opened = await known.open();
+    shown.fetched = false;
+    const { reference, descriptor } = shown.source;
+    if (this.#uses.find(reference, (used) => used.descriptor.digest === descriptor.digest)) this.#fetchAhead(shown);
+    return opened;
+  }
+
+  async #publish(reference: string): Promise<void> {
+    const layers = this.#visible.get(reference);
+    await this.#options.served.show(reference, layers && [...layers.values()].flatMap((shown) => entriesOf(shown)));
   }
 
   /** Of the pool: manifest and config of a reference are gone. */
@@ -185,21 +195,14 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   /** References leave the mount with the pool. Those in use do not: a pool that lost one on disk still has its uses. */
   #leaveIfEvicted(reference: string): void {
     const { pool } = this.#options.workspace;
-    if (pool.has(reference) || this.#inUse(reference)) return;
+    if (pool.has(reference) || this.#uses.has(reference)) return;
     this.#drop(reference).catch((error: unknown) => this.#options.onError(`take ${reference} away`, error));
-  }
-
-  #inUse(reference: string): boolean {
-    const { pool } = this.#options.workspace;
-    for (const { source } of this.#visible.get(reference)?.values() ?? [])
-      if (pool.uses(reference, useKey(source.descriptor.digest)) > 0) return true;
-    return false;
   }
 
   async #drop(reference: string): Promise<void> {
     const layers = this.#references.get(reference);
     this.#references.delete(reference);
-    if (this.#visible.delete(reference)) await this.#publish();
+    if (this.#visible.delete(reference)) await this.#publish(reference);
     for (const showing of layers?.values() ?? []) {
       const shown = await showing.catch(() => undefined);
       if (shown === undefined) continue;
@@ -220,50 +223,36 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     }
   }
 
-  async use([name, digest]: readonly string[]): Promise<void> {
-    const { pool } = this.#options.workspace;
+  async use([name, digest]: readonly string[], request?: UseRequest): Promise<void> {
     const [reference, key] = [referenceOf(name), layerDigestOf(digest)];
     const { source } = await this.#layer(reference, key);
-    pool.use(reference, useKey(source.descriptor.digest));
-    // The pool may have let the reference go before; from here on it cannot.
-    const shown = await this.#layer(reference, key);
-    await this.#serially(async () => {
-      // Whichever of the two a crash leaves alone is taken back at the next start: nobody was told of it.
-      await this.#records.put(source);
-      await pool.flushed();
-    });
-    this.#fetchAhead(shown);
+    await this.#uses.add(source, request);
+    try {
+      // The pool may have let the reference go before; from here on it cannot.
+      this.#fetchAhead(await this.#layer(reference, key));
+    } catch (error) {
+      await this.#uses.remove(source);
+      throw error;
+    }
   }
 
-  async release([name, digest]: readonly string[]): Promise<void> {
-    const { pool } = this.#options.workspace;
-    const reference = referenceOf(name);
-    const shown = this.#find(reference, layerDigestOf(digest));
-    if (shown === undefined) return;
-    const { source } = shown;
-    const key = useKey(source.descriptor.digest);
-    await this.#serially(async () => {
-      pool.release(reference, key);
-      await pool.flushed();
-      if (pool.uses(reference, key) === 0) await this.#records.remove(source);
-    });
+  async release([name, digest]: readonly string[], request?: UseRequest): Promise<void> {
+    const [reference, key] = [referenceOf(name), layerDigestOf(digest)];
+    const used = this.#uses.find(reference, (source) => names(source).includes(key));
+    if (used === undefined) return;
+    await this.#uses.remove(used, request);
     this.#leaveIfEvicted(reference);
   }
 
   #fetchAhead(shown: Shown): void {
     if (shown.fetched || this.#closed) return;
     shown.fetched = true;
-    const { workspace, prefetch, background, onError } = this.#options;
+    const { workspace, served, prefetch, background, onError } = this.#options;
     const { signal } = shown.fetching;
-    workspace.layers.fetchAhead([shown.layer], { prefetch, background, signal }).catch((error: unknown) => {
-      if (!signal.aborted) onError(`fetch layer ${shown.layer.digest} ahead`, error);
+    const { digest, slot } = shown.layer;
+    workspace.layers.fetchAhead([served.ahead(slot)], { prefetch, background, signal }).catch((error: unknown) => {
+      if (!signal.aborted) onError(`fetch layer ${digest} ahead`, error);
     });
-  }
-
-  #serially<V>(work: () => Promise<V>): Promise<V> {
-    const turn = this.#changes.then(work);
-    this.#changes = turn.catch(() => {});
-    return turn;
   }
 
   /** Takes no new layers and ends fetching ahead. Those that are shown stay, for the files that are read from them. */
@@ -272,18 +261,19 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     for (const layers of this.#visible.values())
       for (const { fetching } of layers.values())
         fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));
-    await this.#changes;
+    await this.#uses.flushed();
   }
 }
 
-const tocDigestOf = ({ descriptor }: ImageLayer) => annotationTocDigest(descriptor.annotations);
+/** The digest of a layer's blob and, where it has one, that of its TOC: clients of different age ask by either. */
+function names({ descriptor }: ImageLayer): string[] {
+  const toc = annotationTocDigest(descriptor.annotations);
+  return toc === undefined ? [descriptor.digest] : [descriptor.digest, toc];
+}
 
-/** The layer under the digest of its blob and, where it has one, under that of its TOC: clients of different age ask by either. */
 function entriesOf({ source, layer, info }: Shown): ReferenceLayer[] {
-  const toc = tocDigestOf(source);
-  const { digest, size } = source.descriptor;
-  const entry = { slot: layer.slot, files: { info: info.byteLength, blob: size } };
-  return [digest, ...(toc === undefined ? [] : [toc])].map((name) => ({ digest: name, ...entry }));
+  const files = { info: info.byteLength, blob: source.descriptor.size };
+  return names(source).map((digest) => ({ digest, slot: layer.slot, files }));
 }
 
 /** EIO, whatever kept the layer away: EACCES or ENOENT would speak of the file. */

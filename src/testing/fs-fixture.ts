@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { Presence } from '../cache/presence.js';
-import { bytesOf } from '../digest/digest.js';
+import { hexOf } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import type { LayerView } from '../fs/layer-nodes.js';
 import { TreeBuilder } from '../toc/builder.js';
@@ -32,7 +32,7 @@ export const FIXTURE_CHUNK = 64 * 1024;
 
 /** The bytes `[offset, offset + length)` of the fixture file that was entered under `name`: a different word at every place. */
 export function fixtureContent(name: string, offset: number, length: number): Buffer {
-  const seed = bytesOf(digestOf(name)).readUInt32LE();
+  const seed = Buffer.from(hexOf(digestOf(name)), 'hex').readUInt32LE();
   const firstWord = Math.floor(offset / 4);
   const skip = offset - firstWord * 4;
   const words = new Uint32Array(Math.ceil((skip + length) / 4));

@@ -4,7 +4,7 @@ import { TreeBuilder } from '../toc/builder.js';
 import type { TocChunk } from '../toc/entry.js';
 import { NONE, ROOT, type Tree } from '../toc/tree.js';
 import { fileOf, type FileSpec } from './image-files.js';
-import { bytesOf } from '../digest/digest.js';
+import { hexOf } from '../digest/digest.js';
 
 /** The digest that trees made here name as their source. */
 export const TREE_SOURCE: Digest = digestOf('source');
@@ -18,7 +18,12 @@ export function treeOf(files: readonly FileSpec[], chunkSize = 4096): Tree {
     const chunks: TocChunk[] = [];
     for (let at = 0; at < entry.size; at += chunkSize) {
       const bytes = content.subarray(at, at + chunkSize);
-      chunks.push({ offset: offset + at, innerOffset: 0, size: bytes.byteLength, digest: bytesOf(digestOf(bytes)) });
+      chunks.push({
+        offset: offset + at,
+        innerOffset: 0,
+        size: bytes.byteLength,
+        digest: Buffer.from(hexOf(digestOf(bytes)), 'hex'),
+      });
     }
     offset += entry.size;
     builder.add({ ...entry, chunks });

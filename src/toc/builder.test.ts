@@ -115,6 +115,12 @@ test('what aufs keeps for itself, landmarks and the TOC are not shown', (t) => {
     { path: 'a', content: 'a' },
   ]);
   t.is(none.facts.prefetchBytes, 0);
+  t.is(treeOf([{ path: 'a', content: 'a' }]).facts.prefetchBytes, undefined);
+  const first = treeOf([
+    { path: '.prefetch.landmark', content: '\x0f' },
+    { path: 'a', content: 'a' },
+  ]);
+  t.is(first.facts.prefetchBytes, 0);
 });
 
 test('devices, fifos, symlinks, names of any bytes and of 255', (t) => {

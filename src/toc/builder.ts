@@ -41,7 +41,7 @@ export class TreeBuilder {
   readonly #chunks = new ChunkList();
   readonly #files: Leaf[] = [];
   readonly #xattrs = new XattrTable();
-  #prefetchBytes = 0;
+  #landmarkAt: number | undefined;
   #prefetch = true;
   #nodes = 0;
   // Entries come directory by directory: the last parent is nearly always the next one's.
@@ -92,9 +92,9 @@ export class TreeBuilder {
    * @throws FormatError where chunks leave the blob's content, or those of two files are interleaved
    */
   build(facts: LayerFacts, options?: LayoutOptions): Tree {
-    const prefetchBytes = this.#prefetch ? Math.min(this.#prefetchBytes, facts.contentEnd) : 0;
+    const prefetchBytes = this.#prefetch ? this.#landmarkAt : 0;
     return new Layout(this.what, this.#root, this.#files, this.#chunks, this.#xattrs).tree(
-      { ...facts, prefetchBytes },
+      { ...facts, ...(prefetchBytes !== undefined && { prefetchBytes: Math.min(prefetchBytes, facts.contentEnd) }) },
       options,
     );
   }
@@ -123,7 +123,7 @@ export class TreeBuilder {
 
   #landmark(name: string, entry: TocEntry): void {
     if (name === NO_PREFETCH_LANDMARK) this.#prefetch = false;
-    else if (name === PREFETCH_LANDMARK) this.#prefetchBytes = entry.chunks.at(0)?.offset ?? 0;
+    else if (name === PREFETCH_LANDMARK) this.#landmarkAt = entry.chunks.at(0)?.offset ?? 0;
   }
 
   #whiteout(path: string, parentPath: string, name: string): void {

@@ -15,7 +15,7 @@ export function checkTree(tree: Tree, what = 'tree'): void {
     if (first + count > end) refuse(`${of} below ${end}`, `${first} and ${count} more`);
   };
   if (counts.inodes === 0 || !tree.isDirectory(ROOT) || tree.extra[ROOT] !== ROOT) refuse('a root directory', 'none');
-  for (const fact of [facts.prefetchBytes, facts.contentEnd, facts.cacheBytes])
+  for (const fact of [facts.prefetchBytes ?? 0, facts.contentEnd, facts.cacheBytes])
     if (!Number.isSafeInteger(fact) || fact < 0) refuse('facts that are whole numbers', `${fact}`);
 
   for (let dirent = 0; dirent < counts.dirents; dirent++) {

@@ -1,8 +1,7 @@
 import { FormatError } from '../errors.js';
 import type { ChunkList } from './chunk-list.js';
-import type { LayerFacts } from './entry.js';
 import { Directory, Leaf } from './nodes.js';
-import { S_IFCHR, S_IFLNK, S_IFMT, Tree } from './tree.js';
+import { S_IFCHR, S_IFLNK, S_IFMT, Tree, type TreeFacts } from './tree.js';
 import type { XattrTable } from './xattrs.js';
 
 /** Each file begins on one in the cache file, so that a page of it is a page there. */
@@ -32,7 +31,7 @@ export class Layout {
     private readonly xattrs: XattrTable,
   ) {}
 
-  tree(facts: LayerFacts & { prefetchBytes: number }, options?: LayoutOptions): Tree {
+  tree(facts: Omit<TreeFacts, 'cacheBytes'>, options?: LayoutOptions): Tree {
     this.#number();
     const sets = this.#measureXattrs();
     const cachePlaces = this.#placeFiles(facts.contentEnd, options?.inPlace === true);

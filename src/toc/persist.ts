@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { FormatError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
@@ -48,14 +49,21 @@ export async function loadTree(path: string, options?: ReadOptions): Promise<Tre
 
 /**
  * What a saved tree says of itself, by its header and the file's length alone: whether its bytes are those that were written is
- * `loadTree`'s business.
+ * `loadTree`'s business. Synchronous: a daemon looks at a thousand of them before it serves, each in less time than a turn of the event loop.
  * @throws FormatError where the file cannot be what `saveTree` wrote
  */
-export async function readTreeHeader(path: string): Promise<{ counts: TreeCounts; facts: TreeFacts }> {
-  await using file = await open(path, 'r');
-  const header = Buffer.alloc(HEADER_BYTES);
-  const [{ size }, { bytesRead }] = await Promise.all([file.stat(), file.read(header, 0, HEADER_BYTES, 0)]);
-  const found = parseHeader(header.subarray(0, bytesRead), path);
+export function readTreeHeader(path: string): { counts: TreeCounts; facts: TreeFacts } {
+  const header = Buffer.allocUnsafe(HEADER_BYTES);
+  const fd = openSync(path, 'r');
+  let size: number;
+  let bytes: number;
+  try {
+    ({ size } = fstatSync(fd));
+    bytes = readSync(fd, header, 0, HEADER_BYTES, 0);
+  } finally {
+    closeSync(fd);
+  }
+  const found = parseHeader(header.subarray(0, bytes), path);
   const expected = treeBytes(found.counts) + CHECKSUM_BYTES;
   if (size !== expected)
     throw new FormatError(path, { expected: `${expected} bytes, as its header says`, found: `${size}` });

@@ -33,8 +33,8 @@ export interface TreeCounts {
 export interface TreeFacts {
   /** Digest of the TOC that the tree was built from; for a layer without a TOC, its diffID. */
   readonly source: Digest;
-  /** Compressed bytes from 0 that a prefetch landmark asks to fetch first; 0 for none. */
-  readonly prefetchBytes: number;
+  /** Compressed bytes from 0 to fetch first, as a landmark says; 0 where it says none, absent where there is no landmark. */
+  readonly prefetchBytes?: number;
   /** Offset in the blob where the last chunk's compressed bytes end at the latest (where the TOC begins). */
   readonly contentEnd: number;
   /** Length of the layer's cache file once everything is in it. */
@@ -49,12 +49,13 @@ export interface TreeFacts {
  *   12  4  inodes      16  4  dirents     20  4  chunks
  *   24  4  xattrWords  28  4  stringBytes
  *   32 32  SHA-256 of the source (raw)
- *   64  8  prefetchBytes (f64)   72  8  contentEnd (f64)   80  8  cacheBytes (f64)
+ *   64  8  prefetchBytes (f64), -1 for no landmark   72  8  contentEnd (f64)   80  8  cacheBytes (f64)
  *   88  8  reserved, zero
  *   96     sections, widest elements first, so that each is aligned without padding
  */
 const MAGIC = 'lazytree';
-const VERSION = 1;
+const VERSION = 2;
+const NO_LANDMARK = -1;
 export const HEADER_BYTES = 96;
 
 /** Bytes that a tree of these counts takes. */
@@ -84,9 +85,10 @@ export function parseHeader(header: Buffer, what = 'tree'): { counts: TreeCounts
     xattrWords: header.readUInt32LE(24),
     stringBytes: header.readUInt32LE(28),
   };
+  const prefetchBytes = header.readDoubleLE(64);
   const facts: TreeFacts = {
     source: digestFromBytes(header, 32),
-    prefetchBytes: header.readDoubleLE(64),
+    ...(prefetchBytes !== NO_LANDMARK && { prefetchBytes }),
     contentEnd: header.readDoubleLE(72),
     cacheBytes: header.readDoubleLE(80),
   };
@@ -197,7 +199,7 @@ export class Tree {
     header.writeUInt32LE(counts.xattrWords, 24);
     header.writeUInt32LE(counts.stringBytes, 28);
     header.write(facts.source.slice('sha256:'.length), 32, 'hex');
-    header.writeDoubleLE(facts.prefetchBytes, 64);
+    header.writeDoubleLE(facts.prefetchBytes ?? NO_LANDMARK, 64);
     header.writeDoubleLE(facts.contentEnd, 72);
     header.writeDoubleLE(facts.cacheBytes, 80);
     return new Tree(buffer, counts, facts);

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { ChunkCache, type CacheUsage } from '../cache/chunk-cache.js';
+import { ChunkCache, type CacheUsage, type LayerOnDisk } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import type { Digest } from '../digest/digest.js';
 import { describeError, LazylayerError } from '../errors.js';
@@ -8,6 +8,8 @@ import { annotationTocDigest } from '../estargz/annotations.js';
 import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';
+import type { KnownLayer } from '../layer/known.js';
+import type { LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
 import { RefPool, type LoadOptions, type PoolContent, type PoolName } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
@@ -43,6 +45,9 @@ export interface OpenLayerOptions {
   readonly lazyOnly?: boolean;
   readonly signal?: AbortSignal;
 }
+
+/** How a layer is opened each time. */
+export type KnownLayerOptions = Pick<OpenLayerOptions, 'allowNoVerification' | 'lazyOnly'>;
 
 /**
  * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
@@ -145,24 +150,50 @@ export class Workspace implements AsyncDisposable {
 
   /** Opens one layer. Close it when done. */
   async openLayer(layer: ImageLayer, options: OpenLayerOptions = {}): Promise<Layer> {
-    const { reference, descriptor, diffId } = layer;
+    return this.layers.open(this.#source(layer, options), {
+      signal: options.signal,
+      lazyOnly: options.lazyOnly,
+      onProgress: ({ bytes, total, reason }) =>
+        options.onDownload?.({ layer: layer.descriptor.digest, bytes, total, reason }),
+    });
+  }
+
+  /** A layer that was opened, as one that can be opened again by the same options. */
+  known(layer: ImageLayer, { slot, tree, lazy }: Layer, options: KnownLayerOptions = {}): KnownLayer {
+    const { counts, facts } = tree;
+    return this.#known(layer, { slot, counts, facts }, { ...options, whole: !lazy.lazy });
+  }
+
+  /** A lazy layer that the disk has, without opening it; undefined where it has none, or none that is sound at a look. */
+  look(layer: ImageLayer, options: KnownLayerOptions = {}): KnownLayer | undefined {
+    const found = this.layers.look(this.#source(layer, options));
+    return found && this.#known(layer, found, { ...options, whole: false });
+  }
+
+  #known(
+    layer: ImageLayer,
+    { slot, counts, facts }: LayerOnDisk,
+    { whole, ...options }: KnownLayerOptions & { whole: boolean },
+  ): KnownLayer {
+    return {
+      digest: layer.descriptor.digest,
+      slot,
+      statistics: { bytes: facts.cacheBytes, files: counts.inodes },
+      open: () => this.openLayer(layer, options),
+      keep: () => this.layers.keep(this.#source(layer, options), whole),
+    };
+  }
+
+  #source({ reference, descriptor, diffId }: ImageLayer, options: OpenLayerOptions): LayerSource {
     const name = parseReference(reference);
-    return this.layers.open(
-      {
-        descriptor,
-        diffId,
-        tocDigest: annotationTocDigest(descriptor.annotations),
-        reader: () => this.registry.openBlob(name, descriptor),
-        externalToc: () => this.#externalToc(name, descriptor.digest, options.signal),
-        allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
-      },
-      {
-        signal: options.signal,
-        lazyOnly: options.lazyOnly,
-        onProgress: ({ bytes, total, reason }) =>
-          options.onDownload?.({ layer: descriptor.digest, bytes, total, reason }),
-      },
-    );
+    return {
+      descriptor,
+      diffId,
+      tocDigest: annotationTocDigest(descriptor.annotations),
+      reader: () => this.registry.openBlob(name, descriptor),
+      externalToc: () => this.#externalToc(name, descriptor.digest, options.signal),
+      allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
+    };
   }
 
   /** Opens every layer of an image, side by side, lowest first; all or none. */

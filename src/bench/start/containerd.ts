@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { runCommand } from '../../util/command.js';
 import { realClock } from '../clock.js';
 import { Cleanup } from '../cleanup.js';
-import { Daemon, findProgram, processesWith, requirePrograms } from '../processes.js';
+import { Daemon, findProgram, killGone, processesWith, requirePrograms } from '../processes.js';
 import { EventListener } from './containerd-events.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
 import { LazyDaemon } from './lazylayer.js';
@@ -65,12 +65,12 @@ class ContainerdPlace implements Place {
     return runCommand('ctr', ['--address', this.socket, ...args], { signal });
   }
 
-  async start({ command, ready, plainHttp, signal }: StartOptions): Promise<Started> {
+  async start({ command, ready, signal }: StartOptions): Promise<Started> {
     const { candidate, socket } = this;
     const events = this.#events;
     const snapshotter = snapshotterOf(candidate);
     const begin = realClock.now();
-    const [file, ...args] = pullCommand(candidate, socket, plainHttp);
+    const [file, ...args] = pullCommand(candidate, socket);
     await runCommand(file, args, { signal });
     const pull = realClock.now();
     const network = ready.kind === 'port' ? ['--net-host'] : [];
@@ -120,19 +120,15 @@ class ContainerdPlace implements Place {
 
   /** Shims outlive containerd. */
   async #endShims(): Promise<void> {
-    for (const pid of await processesWith('-address', this.socket))
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // It has ended meanwhile.
-      }
+    for (const pid of await processesWith('-address', this.socket)) killGone(pid);
   }
 }
 
 const snapshotterOf = ({ way }: Candidate) =>
   way.kind === 'full' ? 'overlayfs' : way.kind === 'lazy' ? 'lazylayer' : way.snapshotter;
 
-function pullCommand(candidate: Candidate, address: string, plainHttp: boolean): string[] {
+/** What is before the registry speaks plain HTTP. */
+function pullCommand(candidate: Candidate, address: string): string[] {
   const { image, way } = candidate;
   const snapshotter = snapshotterOf(candidate);
   if (way.kind === 'other' && way.pull !== undefined) {
@@ -140,8 +136,7 @@ function pullCommand(candidate: Candidate, address: string, plainHttp: boolean):
     return ['sh', '-c', way.pull.replace(/\{(image|address|snapshotter)\}/g, (_, name: string) => values[name])];
   }
   const [program, verb] = way.kind === 'full' ? ['ctr', 'pull'] : ['ctr-remote', 'rpull'];
-  const plain = plainHttp ? ['--plain-http'] : [];
-  return [program, '--address', address, 'images', verb, ...plain, '--snapshotter', snapshotter, image];
+  return [program, '--address', address, 'images', verb, '--plain-http', '--snapshotter', snapshotter, image];
 }
 
 function configFor(directory: string, socket: string, snapshotter: string, address: string | undefined): string {

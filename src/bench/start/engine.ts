@@ -37,9 +37,9 @@ export interface Started {
 }
 
 export interface StartOptions {
+  /** The image's own where it is empty. */
   readonly command: readonly string[];
   readonly ready: Ready;
-  readonly plainHttp: boolean;
   readonly signal: AbortSignal;
 }
 

@@ -1,11 +1,11 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { listMounts } from '../../util/mountinfo.js';
 import { runCommand } from '../../util/command.js';
+import { dropCaches } from '../caches.js';
 import { Cleanup } from '../cleanup.js';
 import type { SeenRequest } from '../http-watch.js';
-import type { Network } from '../network.js';
 import type { ProxyHandle } from '../proxy.js';
 import { phases, type Candidate, type Engine, type Phase, type Started, type StartOptions } from './engine.js';
 
@@ -43,7 +43,6 @@ export interface BenchStartOptions extends StartOptions {
   readonly engine: Engine;
   /** Before the registry of every candidate's image. */
   readonly proxy: ProxyHandle;
-  readonly network: Network;
   readonly candidates: readonly Candidate[];
   readonly runs: number;
   /** Told before each run. */
@@ -111,15 +110,6 @@ function phasesOf({ moments }: Started): Record<Phase, number> {
     before = end;
   }
   return lengths;
-}
-
-/** Drops page cache, dentries and inodes (proc_sys_vm(5)), where this user may. */
-export async function dropCaches(): Promise<boolean> {
-  await runCommand('sync', []);
-  return writeFile('/proc/sys/vm/drop_caches', '3').then(
-    () => true,
-    () => false,
-  );
 }
 
 /** What is mounted below goes first, whoever left it. */

@@ -1,0 +1,161 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import type { FsRuns } from '../src/bench/fs/fs.js';
+import { processesWith } from '../src/bench/processes.js';
+import type { StartReport } from '../src/bench/start/report.js';
+import { listMounts } from '../src/util/mountinfo.js';
+import { startDockerRegistry } from './support/docker-registry.js';
+import { fixtureImages } from './support/fixtures.js';
+import { program } from './support/scene.js';
+import { eventually, outcomeOf, Teardown } from './support/tools.js';
+
+const shared = new Teardown();
+let host = '';
+
+test.before('a registry', async (t) => {
+  t.timeout(600_000);
+  const { storage } = await fixtureImages();
+  host = (await startDockerRegistry(shared, storage, { readOnly: true })).host;
+});
+test.after.always('the registry ends', () => shared[Symbol.asyncDispose]());
+
+/** A directory for temporary files, so that what is left of a run can be told. */
+async function scratch(t: ExecutionContext): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-test-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+async function bench(directory: string, ...args: string[]): Promise<string> {
+  const env = { ...process.env, TMPDIR: directory };
+  const { status, stdout, stderr } = await outcomeOf(process.execPath, [program, 'bench', ...args], { env });
+  if (status !== 0) throw new Error(`bench ${args.join(' ')} ended with ${status}: ${stderr}`);
+  return stdout.toString();
+}
+
+async function nothingLeft(t: ExecutionContext, directory: string, ...kept: string[]): Promise<void> {
+  t.deepEqual((await readdir(directory)).sort(), kept.sort());
+  t.deepEqual(
+    (await listMounts()).filter(({ target }) => target.startsWith(directory)),
+    [],
+  );
+  for (const name of await readdir('/proc')) {
+    const args = /^\d+$/.test(name) ? await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '') : '';
+    t.false(args.includes(`${directory}/lazylayer-bench-`), args.replaceAll('\0', ' '));
+  }
+}
+
+test.serial('bench start: a full pull, lazily, and another image, through containerd', async (t) => {
+  t.timeout(120_000);
+  const directory = await scratch(t);
+  const files = ['--svg', join(directory, 'a.svg'), '--html', join(directory, 'a.html')];
+  const images = ['--full', `${host}/plain:1`, '--optimized', `${host}/sibling:1`, `${host}/lazy:1`];
+  const text = await bench(
+    directory,
+    'start',
+    '--json',
+    '-n',
+    '1',
+    '--network',
+    '4ms',
+    ...files,
+    ...images,
+    '--',
+    'cat',
+    '/etc/hostname',
+    '/etc/debian_version',
+  );
+  const { columns, network, engine } = JSON.parse(text) as StartReport;
+  t.deepEqual([network, engine], ['4ms', 'containerd']);
+  t.deepEqual(
+    columns.map(({ image }) => image),
+    ['plain', 'lazy', 'sibling'].map((name) => `${host}/${name}:1`),
+  );
+  const [full, lazy, sibling] = columns.map(({ runs }) => runs[0]);
+  for (const { phases, totalMs, output, requests, connections } of [full, lazy, sibling]) {
+    t.regex(output, /^12\./m);
+    t.true(connections > 0);
+    const sum = Object.values(phases).reduce((all, ms) => all + ms, 0);
+    t.true(Math.abs(sum - totalMs) < 1e-3, `${sum} of ${totalMs}`);
+    for (const { startMs, firstByteMs } of requests)
+      t.true(startMs >= 0 && (firstByteMs === undefined || firstByteMs - startMs >= 3.5), 'a round trip each');
+  }
+  t.is(full.memory, undefined);
+  t.true(lazy.memory! > 10e6);
+  t.deepEqual(lazy.notes, []);
+  t.true(lazy.requests.some(({ agent, range }) => agent === 'lazylayer' && range !== undefined));
+  t.false(full.requests.some(({ agent }) => agent === 'lazylayer'));
+  t.true(full.bytes > 20e6, `${full.bytes}`);
+  t.regex(await readFile(join(directory, 'a.svg'), 'utf8'), /^<svg .*<\/svg>\n$/s);
+  t.regex(await readFile(join(directory, 'a.html'), 'utf8'), /^<!doctype html>/);
+  await nothingLeft(t, directory, 'a.svg', 'a.html');
+});
+
+test.serial('bench start: ready with a line, by a bare mount; a failure tells what was said', async (t) => {
+  t.timeout(120_000);
+  const directory = await scratch(t);
+  const start = ['start', '--json', '-n', '1', '--engine', 'mount', '--ready-line', '^listen', `${host}/lazy:1`, '--'];
+  const { columns } = JSON.parse(
+    await bench(directory, ...start, 'sh', '-c', 'echo listening; sleep 1000'),
+  ) as StartReport;
+  t.is(columns.length, 1);
+  t.is(columns[0].runs[0].output, 'listening\n');
+  t.true(columns[0].runs[0].memory! > 10e6);
+  await nothingLeft(t, directory);
+  const failure = await t.throwsAsync(bench(directory, ...start, 'sh', '-c', 'echo no such thing >&2; exit 3'));
+  t.regex(failure.message, /the workload ended with 3: no such thing/);
+  await nothingLeft(t, directory);
+});
+
+test.serial('bench start: after an interruption nothing runs and nothing is mounted', async (t) => {
+  t.timeout(120_000);
+  const directory = await scratch(t);
+  const args = [
+    'bench',
+    'start',
+    '--ready-line',
+    'never',
+    `${host}/lazy:1`,
+    '--full',
+    `${host}/sibling:1`,
+    '--',
+    'sleep',
+    '1111',
+  ];
+  const child = spawn(process.execPath, [program, ...args], {
+    env: { ...process.env, TMPDIR: directory },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  t.teardown(() => void child.kill('SIGKILL'));
+  let said = '';
+  child.stderr.on('data', (bytes: Buffer) => (said += bytes.toString()));
+  // Its words are among the arguments of this program and of `ctr`, and then of the container's own process.
+  await eventually(
+    'the container runs',
+    async () => ((await processesWith('sleep', '1111')).length > 2 ? true : undefined),
+    60_000,
+  );
+  const ended = once(child, 'exit');
+  child.kill('SIGINT');
+  t.deepEqual(await ended, [130, null], said);
+  t.deepEqual(await processesWith('sleep', '1111'), []);
+  await nothingLeft(t, directory);
+});
+
+test.serial('bench fs: two trees side by side', async (t) => {
+  t.timeout(120_000);
+  const directory = await scratch(t);
+  const trees = ['docs', 'scripts'];
+  const text = await bench(directory, 'fs', '--json', '--drop-caches', '-n', '1', ...trees);
+  const { trees: found } = JSON.parse(text) as { trees: FsRuns[] };
+  t.deepEqual(
+    found.map(({ directory }) => directory),
+    trees,
+  );
+  for (const { figures } of found) t.is(figures.filter(({ state }) => state === 'cold').length, 6);
+  t.regex(await bench(directory, 'fs', '-n', '1', ...trees), /^PART +docs +P50\/P99 +scripts +P50\/P99 +RATIO\n/);
+});

@@ -1,0 +1,29 @@
+import { stackedBars } from '../svg.js';
+import { phases, type Phase } from './engine.js';
+import { medianPhases, medianTotal, type StartReport } from './report.js';
+
+export const phaseColours: Readonly<Record<Phase, string>> = {
+  pull: '#0969da',
+  create: '#8250df',
+  run: '#bf8700',
+  ready: '#1a7f37',
+};
+
+export const seconds = (ms: number): string => `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
+
+/** The medians of the phases, stacked, a bar for each column of the report. */
+export function startChart(report: StartReport): string {
+  const first = medianTotal(report.columns[0]);
+  const bars = report.columns.map((column) => {
+    const total = medianTotal(column);
+    const values = Object.values(medianPhases(column));
+    return { label: column.name, values, note: `${seconds(total)} (${(total / first).toFixed(3)})` };
+  });
+  const network = report.network === undefined ? '' : `, network ${report.network}`;
+  return stackedBars(bars, {
+    title: `${report.title}: from nothing to ready`,
+    subtitle: `median of ${report.columns[0].runs.length}, through ${report.engine}${network}; in brackets the ratio to the first`,
+    parts: phases.map((name) => ({ name, colour: phaseColours[name] })),
+    format: seconds,
+  });
+}

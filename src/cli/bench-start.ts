@@ -1,0 +1,148 @@
+import { writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { Candidate, Ready, Way } from '../bench/start/engine.js';
+import { LazylayerError } from '../errors.js';
+import { configFile, examples, type Cli } from './context.js';
+
+interface Flags {
+  readonly optimized?: string;
+  readonly full?: string;
+  readonly snapshotter: readonly Other[];
+  readonly engine: 'containerd' | 'mount';
+  readonly network?: string;
+  readonly runs: number;
+  readonly readyLine?: RegExp;
+  readonly readyPort?: number;
+  readonly plainHttp?: true;
+  readonly json?: true;
+  readonly svg?: string;
+  readonly html?: string;
+}
+
+type Other = Extract<Way, { kind: 'other' }>;
+
+/** A whole number for an option; commander tells which one was wrong. */
+export const wholeNumber = (from: number, to: number) => (text: string) => {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < from || value > to)
+    throw new InvalidArgumentError(`Expected a whole number from ${from} to ${to}.`);
+  return value;
+};
+
+function parseOther(text: string, others: readonly Other[]): Other[] {
+  const [, snapshotter, socket, pull] = /^([a-z0-9][a-z0-9._-]*)=(\/[^,]*)(?:,(.+))?$/s.exec(text) ?? [];
+  if (snapshotter === undefined) throw new InvalidArgumentError('Expected NAME=SOCKET, with the path of its socket.');
+  return [...others, { kind: 'other', snapshotter, socket, pull }];
+}
+
+function parsePattern(text: string): RegExp {
+  try {
+    return new RegExp(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`Expected a regular expression: ${(error as Error).message}.`);
+  }
+}
+
+export function addBenchStart(bench: Command, cli: Cli): void {
+  bench
+    .command('start <image> [command...]')
+    .summary('measure a cold start')
+    .description(
+      'Measures how long a workload takes from "run this image", with nothing local, until it is ready: pulled whole by overlayfs, and lazily. Each run has a containerd and a lazylayer of its own, on empty directories. The registry must speak plain HTTP, such as one on localhost.',
+    )
+    .option('-n, --runs <count>', 'runs of each column, which take turns', wholeNumber(1, 1000), 3)
+    .option('--network <rtt,rate>', 'imitate a network before the registry, such as 40ms,200mbit')
+    .option('--optimized <image>', 'a column more: lazylayer on this image')
+    .option('--full <image>', 'the image that is pulled whole (default: the same)')
+    .option('--snapshotter <name=socket>', 'a column more: another snapshotter; ",COMMAND" pulls', parseOther, [])
+    .addOption(new Option('--engine <name>', 'what runs it').choices(['containerd', 'mount']).default('containerd'))
+    .option('--ready-line <regex>', 'ready with a line of its output (default: when it ends)', parsePattern)
+    .option('--ready-port <port>', 'ready when this TCP port answers', wholeNumber(1, 65_535))
+    .option('--plain-http', 'the registry speaks plain HTTP, though it is not on localhost')
+    .option('--json', 'everything as an object, with each request of each run')
+    .option('--svg <file>', 'write a chart')
+    .option('--html <file>', 'write a page with chart, figures and requests')
+    .addHelpText(
+      'after',
+      `${examples(
+        ['lazylayer bench start localhost:5000/app:1 -- python3 -c "print(1)"', 'until it has ended'],
+        ['lazylayer bench start --network 40ms,200mbit -n 5 --html a.html localhost:5000/app:1', "the image's command"],
+        ['lazylayer bench start --ready-port 8080 localhost:5000/web:1', 'until it listens'],
+      )}\n\nThe COMMAND of --snapshotter is run by sh; {image}, {address} (of containerd) and {snapshotter} in it are replaced.`,
+    )
+    .action(async (image: string, words: string[], flags: Flags, command: Command) => {
+      if (flags.readyLine !== undefined && flags.readyPort !== undefined)
+        throw new LazylayerError('INVALID_ARGUMENT', '--ready-line and --ready-port: expected one of them, found both');
+      if (flags.engine === 'mount' && words.length === 0)
+        throw new LazylayerError('INVALID_ARGUMENT', 'the engine "mount" needs a command: add it behind --');
+      const { parseNetwork, formatNetwork, unshaped } = await import('../bench/network.js');
+      const network = flags.network === undefined ? unshaped : parseNetwork(flags.network);
+      if (process.geteuid!() !== 0)
+        throw new LazylayerError('PERMISSION_DENIED', 'only root can start containers and mount images');
+      const { proxyBefore, throughProxy } = await import('../bench/start/registry.js');
+      const { benchStart } = await import('../bench/start/start.js');
+      const engine = await engineOf(flags, command);
+      const candidates = candidatesOf(image, flags);
+      await using proxy = await proxyBefore(
+        candidates.map((candidate) => candidate.image),
+        network,
+        flags.plainHttp === true,
+      );
+      const columns = await benchStart({
+        engine,
+        proxy,
+        candidates: candidates.map((candidate) => ({ ...candidate, image: throughProxy(candidate.image, proxy) })),
+        runs: flags.runs,
+        command: words,
+        ready: readyOf(flags),
+        signal: cli.interrupts.signal,
+        onRun: (run, { name }) => cli.terminal.say(`run ${run} of ${flags.runs}: ${name}`),
+      });
+      for (const { name, runs } of columns)
+        for (const note of new Set(runs.flatMap((run) => run.notes))) cli.terminal.warn(`${name}: ${note}`);
+      const { describeMachine } = await import('../bench/report.js');
+      const report = {
+        title: image,
+        command: words,
+        network: flags.network === undefined ? undefined : formatNetwork(network),
+        engine: flags.engine,
+        date: new Date().toISOString(),
+        machine: describeMachine(),
+        columns: columns.map((column, i) => ({ ...column, image: candidates[i].image })),
+      };
+      if (flags.svg !== undefined)
+        await writeFile(flags.svg, (await import('../bench/start/chart.js')).startChart(report));
+      if (flags.html !== undefined)
+        await writeFile(flags.html, (await import('../bench/start/html.js')).startPage(report));
+      if (flags.json) await cli.terminal.json(report);
+      else await cli.terminal.write((await import('./bench-table.js')).formatStart(report.columns));
+    });
+}
+
+async function engineOf(flags: Flags, command: Command) {
+  const program = [process.execPath, fileURLToPath(new URL('main.js', import.meta.url))] as const;
+  const lazylayer = { command: program, config: configFile(command) };
+  if (flags.engine === 'containerd')
+    return new (await import('../bench/start/containerd.js')).ContainerdEngine(lazylayer);
+  return new (await import('../bench/start/mount.js')).MountEngine(lazylayer);
+}
+
+function candidatesOf(image: string, flags: Flags): Candidate[] {
+  const lazy = { kind: 'lazy' } as const;
+  const candidates: Candidate[] = [{ name: 'lazylayer', image, way: lazy }];
+  if (flags.engine === 'containerd')
+    candidates.unshift({ name: 'full pull, overlayfs', image: flags.full ?? image, way: { kind: 'full' } });
+  else if (flags.full !== undefined)
+    throw new LazylayerError('INVALID_ARGUMENT', '--full: the engine "mount" pulls nothing whole');
+  if (flags.optimized !== undefined)
+    candidates.push({ name: 'lazylayer, optimized', image: flags.optimized, way: lazy });
+  for (const way of flags.snapshotter) candidates.push({ name: way.snapshotter, image, way });
+  return candidates;
+}
+
+function readyOf({ readyLine, readyPort }: Flags): Ready {
+  if (readyLine !== undefined) return { kind: 'line', pattern: readyLine };
+  if (readyPort !== undefined) return { kind: 'port', port: readyPort };
+  return { kind: 'exit' };
+}

@@ -190,14 +190,11 @@ test('the pool counts what the records say: it kept something else when it ended
   await writeFile(join(root, 'store', 'no-record'), '{"layer":');
   const { workspace, shown, close } = await open(root);
   t.teardown(close);
-  t.deepEqual(
-    new Map([...workspace.pool.entries()][0].uses),
-    new Map([
-      ['of somebody else', 1],
-      [`store:${digests[0]}`, 1],
-      [`store:${digests[1]}`, 1],
-    ]),
-  );
+  t.deepEqual(Object.fromEntries([...workspace.pool.entries()][0].uses), {
+    'of somebody else': 1,
+    [`store:${digests[0]}`]: 1,
+    [`store:${digests[1]}`]: 1,
+  });
   t.deepEqual(shown(), [reference()]);
   t.is((await readdir(join(root, 'store'))).length, 2);
 });

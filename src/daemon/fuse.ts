@@ -5,21 +5,30 @@ import { serveConnection } from '../fuse/kernel-server.js';
 import { errnoOf, LazylayerError } from '../errors.js';
 import type { FuseHost, FuseServer } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
+import type { ReadSource } from '../layer/chunk-fetcher.js';
+import type { Layer } from '../layer/layer.js';
 import { layoutOf } from './layout.js';
 import { descriptors } from './protocol.js';
+import type { Tracer } from './tracer.js';
 
 /** Serves the layers by the backend that is configured: `kernel` over the holder's descriptor, or `fuse-native` with its own. */
 export async function startFuse(
   config: Config,
   served: ServedLayers,
-  options: { resume: Negotiated | undefined; onError: (what: string, error: unknown) => void },
+  options: { resume: Negotiated | undefined; tracer: Tracer; onError: (what: string, error: unknown) => void },
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
   const host: FuseHost = {
     read: async (slot, inode, offset, length, signal) => {
+      const traced = options.tracer.read(slot, inode, offset, length);
+      const onSource = traced && ((source: ReadSource) => void (traced.source = source));
+      const work = (layer: Layer) => layer.read(inode, offset, length, { signal, onSource });
       try {
-        return await served.using(slot, (layer) => layer.read(inode, offset, length, { signal }), signal);
+        const bytes = await served.using(slot, work, signal);
+        traced?.end(false);
+        return bytes;
       } catch (error) {
+        traced?.end(true);
         throw readError(error);
       }
     },

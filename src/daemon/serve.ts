@@ -5,6 +5,7 @@ import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
 import { ServedLayers } from '../fuse/served.js';
+import type { RequestRecord } from '../registry/exchange.js';
 import { Workspace } from '../workspace/workspace.js';
 import { listenControl, toWire } from './control.js';
 import { EndOrder, type EndTry } from './end-order.js';
@@ -13,6 +14,7 @@ import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
 import type { ServeOrder, ServeReport } from './protocol.js';
 import type { SnapshotsOptions } from './snapshots.js';
+import { Tracer } from './tracer.js';
 
 const report = (message: ServeReport) => {
   if (process.connected) process.send!(message);
@@ -28,9 +30,11 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const metrics = persistent && config.metrics.address !== '' ? await openMetrics(config.metrics.address) : undefined;
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
+  const tracer = new Tracer();
   const workspace = await Workspace.open(config, {
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
+      if (event === 'request') tracer.request(fields as RequestRecord);
       log.debug(fields, event);
     },
     onError: fault,
@@ -57,6 +61,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       : undefined;
   const fuse = await startFuse(config, served, {
     resume,
+    tracer,
     onError: (what, error) => {
       metrics?.readFailed(error);
       fault(what, error);
@@ -77,6 +82,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     },
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
+    trace: (until, onBegin) => tracer.record(served, until, onBegin),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });

@@ -38,6 +38,8 @@ export type ToWorker =
   | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
   | { readonly type: 'sleep'; readonly id: number; readonly layer: SleepingLayer }
   | { readonly type: 'detach'; readonly id: number; readonly slot: number }
+  /** Without a ring, reads are told of no more. */
+  | { readonly type: 'trace'; readonly id: number; readonly ring: SharedArrayBuffer | undefined }
   | { readonly type: 'references'; readonly id: number; readonly references: References }
   | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
   | { readonly type: 'close' };

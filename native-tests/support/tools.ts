@@ -4,32 +4,14 @@ import { createServer, type AddressInfo } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+export { Teardown } from '../../src/util/teardown.js';
+
 /** The top of the checkout, seen from where this file is compiled to. */
 export const projectRoot = join(import.meta.dirname, '..', '..', '..');
 
 /** Who takes cleanup work: an ava test (`t`) or a `Teardown`. */
 export interface Cleanup {
   teardown(work: () => void | Promise<void>): void;
-}
-
-/** Cleanup work outside a test: hooks, fixtures, scripts. Runs last in, first out; one failure does not skip the rest. */
-export class Teardown implements Cleanup, AsyncDisposable {
-  readonly #work: (() => void | Promise<void>)[] = [];
-
-  teardown(work: () => void | Promise<void>): void {
-    this.#work.push(work);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    const failures: unknown[] = [];
-    for (let work = this.#work.pop(); work !== undefined; work = this.#work.pop())
-      try {
-        await work();
-      } catch (error) {
-        failures.push(error);
-      }
-    if (failures.length > 0) throw new AggregateError(failures, `cleanup failed: ${failures.map(String).join('; ')}`);
-  }
 }
 
 /** Which Debian 12 package brings a program that the tests run. */

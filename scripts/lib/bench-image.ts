@@ -2,9 +2,10 @@ import { mkdir, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Scene } from '../../native-tests/support/scene.js';
 import { run } from '../../native-tests/support/tools.js';
+import { dropCaches } from '../../src/bench/caches.js';
 import { serveImage, type BenchPart } from './bench-part.js';
 import { convertTar } from './convert.js';
-import { dropCaches, memoryOf, milliseconds, type Verdict } from './measure.js';
+import { memoryOf, milliseconds, type Verdict } from './measure.js';
 
 const home = '/var/tmp/lazylayer-fixtures';
 /** Compilers and an interpreter: about 500 MB in many files of every size. */

@@ -3,9 +3,10 @@ import { mkdir, open, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run } from '../../native-tests/support/tools.js';
+import { dropCaches } from '../../src/bench/caches.js';
 import { serveImage, type BenchPart } from './bench-part.js';
 import { convertTar } from './convert.js';
-import { dropCaches, milliseconds, type Verdict } from './measure.js';
+import { milliseconds, type Verdict } from './measure.js';
 
 const fileCount = 20_000;
 const directories = 200;

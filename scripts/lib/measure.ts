@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { run } from '../../native-tests/support/tools.js';
+import { median } from '../../src/bench/statistics.js';
 
 /** One number of one candidate, over the runs. */
 export interface Series {
@@ -7,12 +7,6 @@ export interface Series {
   readonly candidate: string;
   readonly unit: 'ms' | 'µs' | 'MB/s' | 'MB' | 'ops/s';
   readonly values: readonly number[];
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
 /** Collects measurements that come interleaved: one run of every candidate, then the next run. */
@@ -47,11 +41,6 @@ export async function milliseconds(work: () => Promise<unknown>): Promise<number
   const started = performance.now();
   await work();
   return performance.now() - started;
-}
-
-/** 1 drops the page cache, 2 dentries and inodes, 3 both (proc_sys_vm(5)). */
-export async function dropCaches(what: 1 | 2 | 3): Promise<void> {
-  await run('sh', ['-c', `sync; echo ${what} >/proc/sys/vm/drop_caches`]);
 }
 
 /** Highest and present resident memory of a process in bytes (proc_pid_status(5)). */

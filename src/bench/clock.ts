@@ -1,3 +1,5 @@
+import { wallClock } from '../util/wall-clock.js';
+
 /** Time and timers, so that what depends on them can be tested without waiting. */
 export interface Clock {
   /** Milliseconds since 1970, with fractions; never runs backwards. */
@@ -10,7 +12,7 @@ export interface Clock {
 const early = 0.8;
 
 export const realClock: Clock = {
-  now: () => performance.timeOrigin + performance.now(),
+  now: wallClock,
   at(time, work) {
     const left = time - realClock.now();
     setTimeout(

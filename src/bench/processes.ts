@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LazylayerError } from '../errors.js';
@@ -111,19 +111,6 @@ export async function processesWith(...words: readonly string[]): Promise<number
     if (!/^\d+$/.test(name)) continue;
     const args = (await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')).split('\0');
     if (words.every((word) => args.includes(word))) found.push(Number(name));
-  }
-  return found;
-}
-
-/** Processes that have a file open. */
-export async function processesWithOpen(path: string): Promise<number[]> {
-  const found: number[] = [];
-  for (const name of await readdir('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
-    const links = (await readdir(`/proc/${name}/fd`).catch(() => [])).map((fd) =>
-      readlink(`/proc/${name}/fd/${fd}`).catch(() => ''),
-    );
-    if ((await Promise.all(links)).includes(path)) found.push(Number(name));
   }
   return found;
 }

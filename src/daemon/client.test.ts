@@ -10,6 +10,7 @@ import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js
 import { DaemonClient, findDaemon } from './client.js';
 import { listenControl, type ControlHandler } from './control.js';
 import { layoutOf } from './layout.js';
+import type { Trace } from './trace-events.js';
 
 const unexpected = async (): Promise<never> => {
   throw new Error('nobody asks for this here');
@@ -33,6 +34,7 @@ async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}
       umount: unexpected,
       list: async () => [],
       gone: unexpected,
+      trace: unexpected,
       cacheUsage: unexpected,
       cachePrune: unexpected,
       ...handler,
@@ -143,6 +145,66 @@ test('waiting for a mount to go outlives the process that serves it', async (t) 
   await listen();
   await waiting;
   t.deepEqual(asked, ['/a mount & more', '/a mount & more']);
+});
+
+const trace: Trace = {
+  begin: 1000.5,
+  end: 2000.25,
+  layers: [{ slot: 1, digest: 'sha256:0', bytes: 10, readBytes: 5 }],
+  files: [{ slot: 1, inode: 7, path: '/é\n<b>', bytes: 3 }],
+  reads: Array.from({ length: 5000 }, (_, i) => ({
+    slot: 1,
+    inode: 7,
+    offset: i,
+    length: 1,
+    start: 1001,
+    end: 1002,
+    source: 'network' as const,
+  })),
+  requests: [{ url: 'http://localhost/', start: 1001, end: 1002, bytes: 1 }],
+  dropped: 4,
+};
+
+test('a trace lasts until it is finished, and arrives whole', async (t) => {
+  let over = false;
+  const { listen, client } = await daemon(t, {
+    trace: async (until, onBegin) => {
+      onBegin(trace.begin);
+      await until;
+      over = true;
+      return trace;
+    },
+  });
+  const server = await listen();
+  await using recording = await client.trace();
+  await sleep(20);
+  t.false(over);
+  t.deepEqual(await recording.finish(), trace);
+  server.close();
+  await once(server, 'close');
+});
+
+test('a trace that nobody waits for any more ends; one that is refused says why', async (t) => {
+  const heard: unknown[] = [];
+  let busy = false;
+  const { listen, client, end } = await daemon(t, {
+    trace: async (until, onBegin) => {
+      if (busy) throw new LazylayerError('BUSY', 'it is being traced');
+      onBegin(0);
+      await until.catch((error: unknown) => heard.push(error));
+      return trace;
+    },
+  });
+  const server = await listen();
+  const left = await client.trace();
+  await left[Symbol.asyncDispose]();
+  while (heard.length === 0) await sleep(5);
+  busy = true;
+  await t.throwsAsync(client.trace(), { code: 'BUSY', message: 'it is being traced' });
+  busy = false;
+  await using lost = await client.trace();
+  end(server);
+  await t.throwsAsync(lost.finish(), { code: 'UNAVAILABLE', message: /^the daemon ended while it was being traced/ });
 });
 
 test('a daemon is found where one listens', async (t) => {

@@ -12,6 +12,7 @@ import { leaveOnAbort } from '../util/singleflight.js';
 import { fromWire } from './control.js';
 import { layoutOf } from './layout.js';
 import type { HolderReport, MountAnswer, WireError } from './protocol.js';
+import { linesOf, Recording } from './recording.js';
 
 export type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 
@@ -84,6 +85,11 @@ export class DaemonClient {
     }
   }
 
+  /** Has the daemon remember what is read and asked for, from when this resolves until `finish`. @throws BUSY */
+  async trace(): Promise<Recording> {
+    return Recording.begin(layoutOf(this.root).control);
+  }
+
   async cacheUsage(): Promise<CacheUsage> {
     return (await this.#call('GET', '/cache')) as CacheUsage;
   }
@@ -121,20 +127,6 @@ export class DaemonClient {
       signal?.throwIfAborted();
       throw error;
     }
-  }
-}
-
-/** Whole lines, up to where the body ends or breaks off. */
-async function* linesOf(body: IncomingMessage): AsyncGenerator<string, void, undefined> {
-  let rest = '';
-  try {
-    for await (const piece of body.setEncoding('utf8') as AsyncIterable<string>) {
-      const lines = (rest + piece).split('\n');
-      rest = lines.pop()!;
-      yield* lines;
-    }
-  } catch {
-    // Whoever waits for a certain line sees that it did not come.
   }
 }
 

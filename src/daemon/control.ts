@@ -5,6 +5,7 @@ import type { CacheUsage } from '../cache/chunk-cache.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 import type { MountAnswer, WireError } from './protocol.js';
+import type { Trace, TraceLine } from './trace-events.js';
 
 /** What the control socket offers; the daemon implements it. */
 export interface ControlHandler {
@@ -14,6 +15,8 @@ export interface ControlHandler {
   list(): Promise<MountInfo[]>;
   /** Resolves when nothing of ours is mounted at the target any more. */
   gone(target: string, signal: AbortSignal): Promise<void>;
+  /** Remembers what is read and asked for until `until` resolves, and gives it; see `Tracer`. */
+  trace(until: Promise<unknown>, onBegin: (time: number) => void): Promise<Trace>;
   cacheUsage(): Promise<CacheUsage>;
   cachePrune(options: { all: boolean; keepBytes?: number }): Promise<{ layers: number; bytes: number }>;
 }
@@ -61,6 +64,8 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
     case 'GET /mounts/gone':
       await handler.gone(target, signal);
       return sendJson(response, {});
+    case 'POST /trace':
+      return trace(request, response, handler, signal);
     case 'GET /cache':
       return sendJson(response, await handler.cacheUsage());
     case 'POST /cache/prune':
@@ -80,6 +85,28 @@ async function mount(response: ServerResponse, handler: ControlHandler, request:
     say({ mounted: await handler.mount(request, (progress) => say({ progress }), signal) });
   } catch (error) {
     say({ error: toWire(error) });
+  }
+  response.end();
+}
+
+/** A trace lasts as long as the request's body: one that breaks off ends it too, and nobody is told of it. */
+async function trace(request: IncomingMessage, response: ServerResponse, handler: ControlHandler, gone: AbortSignal) {
+  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  const say = async (line: TraceLine) => {
+    if (!response.write(`${JSON.stringify(line)}\n`)) await once(response, 'drain', { signal: gone });
+  };
+  try {
+    const until = once(request.resume(), 'end', { signal: gone });
+    until.catch(() => {}); // looked at once it traces
+    const begin = (begun: number) => response.write(`${JSON.stringify({ begun } satisfies TraceLine)}\n`);
+    const found = await handler.trace(until, begin);
+    for (const layer of found.layers) await say({ layer });
+    for (const file of found.files) await say({ file });
+    for (const read of found.reads) await say({ read });
+    for (const request of found.requests) await say({ request });
+    await say({ ended: { time: found.end, dropped: found.dropped } });
+  } catch (error) {
+    if (!gone.aborted) await say({ error: toWire(error) });
   }
   response.end();
 }

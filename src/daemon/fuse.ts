@@ -5,8 +5,11 @@ import { serveConnection } from '../fuse/kernel-server.js';
 import { errnoOf, LazylayerError } from '../errors.js';
 import type { FuseHost, FuseServer, StoreHost } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
+import type { ReadSource } from '../layer/chunk-fetcher.js';
+import type { Layer } from '../layer/layer.js';
 import { layoutOf } from './layout.js';
 import { descriptors } from './protocol.js';
+import type { Tracer } from './tracer.js';
 
 /** Serves the layers by the backend that is configured: `kernel` over the holder's descriptor, or `fuse-native` with its own. */
 export async function startFuse(
@@ -14,6 +17,7 @@ export async function startFuse(
   served: ServedLayers,
   options: {
     resume: Negotiated | undefined;
+    tracer: Tracer;
     /** Of an additional layer store. It tells of its own failures. */
     store?: StoreHost & Required<Pick<FuseHost, 'resolve'>>;
     onError: (what: string, error: unknown) => void;
@@ -24,9 +28,15 @@ export async function startFuse(
   const told = new WeakSet<object>();
   const host: FuseHost = {
     read: async (slot, inode, offset, length, signal) => {
+      const traced = options.tracer.read(slot, inode, offset, length);
+      const onSource = traced && ((source: ReadSource) => void (traced.source = source));
+      const work = (layer: Layer) => layer.read(inode, offset, length, { signal, onSource });
       try {
-        return await served.using(slot, (layer) => layer.read(inode, offset, length, { signal }), signal);
+        const bytes = await served.using(slot, work, signal);
+        traced?.end(false);
+        return bytes;
       } catch (error) {
+        traced?.end(true);
         throw readError(error);
       }
     },

@@ -5,6 +5,7 @@ import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
 import { ServedLayers } from '../fuse/served.js';
+import type { RequestRecord } from '../registry/exchange.js';
 import { Workspace } from '../workspace/workspace.js';
 import { listenControl, toWire } from './control.js';
 import { EndOrder, type EndTry } from './end-order.js';
@@ -15,6 +16,7 @@ import type { ServeOrder, ServeReport } from './protocol.js';
 import type { AdditionalLayerStore, AdditionalLayerStoreOptions } from '../store/store.js';
 import type { SnapshotsOptions } from './snapshots.js';
 import { bindStore, unbindStore } from './store-mount.js';
+import { Tracer } from './tracer.js';
 
 const report = (message: ServeReport) => {
   if (process.connected) process.send!(message);
@@ -31,9 +33,11 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
   let store: AdditionalLayerStore | undefined;
+  const tracer = new Tracer();
   const workspace = await Workspace.open(config, {
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
+      if (event === 'request') tracer.request(fields as RequestRecord);
       log.debug(fields, event);
     },
     onError: fault,
@@ -80,6 +84,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const fuse = await startFuse(config, served, {
     resume,
     store,
+    tracer,
     onError: (what, error) => {
       metrics?.readFailed(error);
       fault(what, error);
@@ -100,6 +105,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     },
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
+    trace: (until, onBegin) => tracer.record(served, until, onBegin),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });

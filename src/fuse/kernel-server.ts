@@ -7,6 +7,7 @@ import { checkByteOrder, type Negotiated } from './codec.js';
 import { DeferredRequests } from './deferred-requests.js';
 import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
 import { setReadAhead, type FuseConnection } from './mount.js';
+import type { ReadRing } from './read-ring.js';
 import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
 import { Count } from './session.js';
 
@@ -105,6 +106,10 @@ class KernelServer implements FuseServer {
 
   setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
     return this.#call((id) => ({ type: 'reference', id, reference, layers }));
+  }
+
+  trace(ring: ReadRing | undefined): Promise<void> {
+    return this.#call((id) => ({ type: 'trace', id, ring: ring?.buffer }));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

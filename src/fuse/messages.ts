@@ -44,6 +44,8 @@ export type ToWorker =
       readonly reference: string;
       readonly layers: readonly ReferenceLayer[] | undefined;
     }
+  /** Without a ring, reads are told of no more. */
+  | { readonly type: 'trace'; readonly id: number; readonly ring: SharedArrayBuffer | undefined }
   | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
   | { readonly type: 'close' };
 

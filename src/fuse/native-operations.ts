@@ -8,6 +8,8 @@ import { nodeAt } from '../fs/paths.js';
 import { NAME_MAX, type ServedTree } from '../fs/served-tree.js';
 import { S_IFDIR } from '../toc/tree.js';
 import type { NativeOperations, StatWords } from './fuse-native.js';
+import { wallClock } from '../util/wall-clock.js';
+import type { ReadRing } from './read-ring.js';
 import type { FuseHost } from './server.js';
 
 const { EILSEQ, EIO, ENOENT, ERANGE } = constants.errno;
@@ -28,6 +30,8 @@ export interface NativeTraces {
   readonly waiting: Set<AbortController>;
   /** Slots of which something was asked for. */
   readonly touched: Set<number>;
+  /** Is told of each READ that the cache answers. */
+  ring: ReadRing | undefined;
 }
 
 /** Operations by path over a served tree, in the shape that fuse-native calls them. `inodes` makes 32-bit inode numbers. */
@@ -35,8 +39,9 @@ export function nativeOperations(
   tree: ServedTree,
   host: FuseHost,
   inodes: (slot: number, inode: number) => number,
-  { counts, waiting, touched }: NativeTraces,
+  traces: NativeTraces,
 ): NativeOperations {
+  const { counts, waiting, touched } = traces;
   const attributes = blankAttributes();
   const range: CachedRange = { fd: -1, position: 0 };
 
@@ -110,10 +115,12 @@ export function nativeOperations(
   const read = (node: number, into: Buffer, offset: number): number | Promise<number> => {
     if (node < 0) return node;
     const [slot, inode] = [slotOf(node), inodeOf(node)];
+    const start = traces.ring === undefined ? 0 : wallClock();
     const size = tree.read(slot, inode, offset, into.byteLength, range);
     if (size < 0 && size !== DEFERRED) return size;
     if (size >= 0 && copy(range, into, size)) {
       counts.cachedReads++;
+      traces.ring?.put(slot, inode, offset, size, start, wallClock());
       return size;
     }
     tree.getattr(slot, inode, attributes);

@@ -8,7 +8,8 @@ import { FOREVER } from './codec.js';
 import { loadFuseNative, type NativeFuse, type NativeLibrary, type NativeOperations } from './fuse-native.js';
 import { unmount } from '../util/unmount.js';
 import type { ConnectionOptions } from './mount.js';
-import { nativeOperations, type NativeCounts } from './native-operations.js';
+import { nativeOperations, type NativeTraces } from './native-operations.js';
+import type { ReadRing } from './read-ring.js';
 import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
 
 /** How often the mount table is looked at, in milliseconds: libfuse does not tell of the end. */
@@ -37,10 +38,13 @@ class NativeServer implements FuseServer {
   readonly #tree: ServedTree;
   readonly #fuse: NativeFuse;
   readonly #mountpoint: string;
-  readonly #counts: NativeCounts = { requests: 0, cachedReads: 0, deferredReads: 0 };
-  readonly #waiting = new Set<AbortController>();
+  readonly #traces: NativeTraces = {
+    counts: { requests: 0, cachedReads: 0, deferredReads: 0 },
+    waiting: new Set(),
+    touched: new Set(),
+    ring: undefined,
+  };
   #closed = false;
-  readonly #touched = new Set<number>();
   readonly #bases = new Map<number, number>();
   #nextBase = 1;
   #timer: NodeJS.Timeout | undefined;
@@ -54,16 +58,12 @@ class NativeServer implements FuseServer {
     for (const { reference, layers } of options.references ?? []) this.#tree.setReference(reference, layers);
     this.ended = new Promise((resolve) => (this.#end = resolve));
     const inodes = (slot: number, inode: number) => this.#inode(slot, inode);
-    const operations = nativeOperations(this.#tree, host, inodes, {
-      counts: this.#counts,
-      waiting: this.#waiting,
-      touched: this.#touched,
-    });
+    const operations = nativeOperations(this.#tree, host, inodes, this.#traces);
     this.#fuse = construct(library, mountpoint, operations, options.source ?? 'lazylayer');
   }
 
   get stats(): FuseStats {
-    return { ...this.#counts, waitingReads: this.#waiting.size };
+    return { ...this.#traces.counts, waitingReads: this.#traces.waiting.size };
   }
 
   async open(): Promise<void> {
@@ -82,7 +82,7 @@ class NativeServer implements FuseServer {
   }
 
   touched(slot: number): boolean {
-    return this.#touched.delete(slot);
+    return this.#traces.touched.delete(slot);
   }
 
   async detach(slot: number): Promise<void> {
@@ -91,6 +91,10 @@ class NativeServer implements FuseServer {
 
   async setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
     this.#tree.setReference(reference, layers);
+  }
+
+  async trace(ring: ReadRing | undefined): Promise<void> {
+    this.#traces.ring = ring;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -133,7 +137,7 @@ class NativeServer implements FuseServer {
     clearInterval(this.#timer);
     if (!this.#closed) {
       this.#closed = true;
-      for (const abort of this.#waiting) abort.abort();
+      for (const abort of this.#traces.waiting) abort.abort();
       await new Promise<void>((resolve) => this.#fuse.close(() => resolve()));
     }
     this.#end();

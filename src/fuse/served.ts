@@ -6,6 +6,7 @@ import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { collectSoon } from '../util/collect.js';
 import type { Negotiated } from './codec.js';
+import type { ReadRing } from './read-ring.js';
 import { ignoreEnded, ServedLayer } from './served-layer.js';
 import type { FuseServer } from './server.js';
 
@@ -148,6 +149,11 @@ export class ServedLayers implements AsyncDisposable {
   /** What the layer in a slot has cost and given. @throws NOT_FOUND */
   totals(slot: number): LayerTotals {
     return this.#layer(slot).totals;
+  }
+
+  /** Has the server put each read that the cache answers in a ring, or none any more: see `FuseServer`. */
+  async trace(ring: ReadRing | undefined): Promise<void> {
+    await this.#fuse?.trace(ring);
   }
 
   /** Layers that are shown, and of these, those that are awake. */

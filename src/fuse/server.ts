@@ -1,6 +1,7 @@
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
+import type { ReadRing } from './read-ring.js';
 
 /** Where bytes come from that are not in the cache. */
 export interface FuseHost {
@@ -78,6 +79,8 @@ export interface FuseServer extends AsyncDisposable {
   detach(slot: number): Promise<void>;
   /** What is shown of a reference from now on; undefined takes it away. */
   setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void>;
+  /** Has each READ that the cache answers put in a ring, or none any more. Resolves once the ring before is let go of. */
+  trace(ring: ReadRing | undefined): Promise<void>;
   /** Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. */
   readonly ended: Promise<void>;
   /** Of the kernel backend. */

@@ -3,8 +3,10 @@ import { constants } from 'node:os';
 import { ASLEEP, DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
 import type { CachedRange } from '../fs/nodes.js';
 import type { ServedTree } from '../fs/served-tree.js';
+import { wallClock } from '../util/wall-clock.js';
 import * as codec from './codec.js';
 import { Message, Opcode, OUT_HEADER, type Negotiated } from './codec.js';
+import type { ReadRing } from './read-ring.js';
 
 const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS } = constants.errno;
 
@@ -82,6 +84,8 @@ const BODY = codec.MAX_READ;
  * have none (FORGET) and those that are deferred. Nothing that the device can bring makes it throw.
  */
 export class Session {
+  /** Is told of each READ that the cache answers. */
+  ring: ReadRing | undefined;
   readonly #tree: ServedTree;
   readonly #output: SessionOutput;
   readonly #counts: Uint32Array<ArrayBufferLike>;
@@ -301,9 +305,11 @@ export class Session {
     const { words } = message;
     const offset = codec.getU64(words, 12);
     const range = this.#range;
+    const start = this.ring === undefined ? 0 : wallClock();
     const size = this.#tree.read(slot, inode, offset, Math.min(words[14], BODY), range);
     if (size >= 0 && this.#copy(size)) {
       this.#counts[Count.cachedReads]++;
+      this.ring?.put(slot, inode, offset, size, start, wallClock());
       return this.#done(size);
     }
     if (size < 0 && size !== DEFERRED) return this.#refuse(size);

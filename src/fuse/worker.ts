@@ -10,6 +10,7 @@ import { collectSoon } from '../util/collect.js';
 import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
 import { watchDevice } from './device.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
+import { ReadRing } from './read-ring.js';
 import { Session } from './session.js';
 
 /*
@@ -124,6 +125,7 @@ port.on('message', (message: ToWorker) => {
       tree.sleep(message.layer);
       collectSoon();
     } else if (message.type === 'detach') tree.detach(message.slot);
+    else if (message.type === 'trace') session.ring = message.ring && new ReadRing(message.ring);
     else tree.setReference(message.reference, message.layers);
     say({ type: 'done', id: message.id });
   } catch (error) {

@@ -1,7 +1,12 @@
 import { LazylayerError } from '../errors.js';
 
+/** Why bytes are wanted: somebody reads them, is likely to, nobody asked yet; for the list of files; for all of the layer at once. */
+export type ReadReason = 'demand' | 'prefetch' | 'background' | 'toc' | 'whole';
+
 export interface ReadOptions {
   readonly signal?: AbortSignal;
+  /** Changes nothing: it is told with the requests that the read makes. */
+  readonly reason?: ReadReason;
 }
 
 /**

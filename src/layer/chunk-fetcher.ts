@@ -21,6 +21,15 @@ export interface FetchStats {
   unwrittenChunks: number;
 }
 
+/** Where bytes came from: from disk, or from a range that this read, another read, or nobody yet had asked for. */
+export type ReadSource = 'cache' | 'network' | 'shared' | 'prefetch';
+
+function sourceOf(waits: readonly { readonly range: RangeFetch; readonly joined: boolean }[]): ReadSource {
+  if (waits.length === 0) return 'cache';
+  if (waits.some(({ joined }) => !joined)) return 'network';
+  return waits.some(({ range }) => range.demanded) ? 'shared' : 'prefetch';
+}
+
 /** Missing chunks that lie closer than this, in compressed bytes, share a request. */
 const GAP_BYTES = 64 * 1024;
 /** Read-ahead from a place that nothing leads up to, and at most; in compressed bytes. */
@@ -73,7 +82,7 @@ export class ChunkFetcher {
   async ensure(
     first: number,
     end: number,
-    options?: { priority?: Priority; signal?: AbortSignal },
+    options?: { priority?: Priority; signal?: AbortSignal; onSource?: (source: ReadSource) => void },
   ): Promise<Map<number, Uint8Array> | undefined> {
     const priority = options?.priority ?? DEMAND;
     const signal = options?.signal;
@@ -85,6 +94,7 @@ export class ChunkFetcher {
         signal?.throwIfAborted();
         this.#closing.signal.throwIfAborted();
         const waits = this.#plan(first, end, held, priority, alone);
+        if (attempt === 1) options?.onSource?.(sourceOf(waits));
         if (waits.length === 0) return held.size === 0 ? undefined : held;
         const error = await this.#await(waits, held, signal);
         if (error === undefined) return held.size === 0 ? undefined : held;

@@ -6,7 +6,7 @@ import type { Digest } from '../digest/digest.js';
 import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
-import type { ChunkFetcher, FetchStats } from './chunk-fetcher.js';
+import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep } from './sweep.js';
@@ -62,6 +62,7 @@ export class Layer implements AsyncDisposable {
 
   /**
    * Bytes [offset, offset + length) of a regular file, fewer where the file ends before. What is missing is fetched first.
+   * `onSource` hears where they come from, unless all are in the cache.
    * @throws INVALID_ARGUMENT for what is no regular file; VerificationError; what the registry throws. Errors are not kept:
    * the next read tries again.
    */
@@ -69,7 +70,7 @@ export class Layer implements AsyncDisposable {
     inode: number,
     offset: number,
     length: number,
-    options?: ReadOptions & { readonly priority?: Priority },
+    options?: ReadOptions & { readonly priority?: Priority; readonly onSource?: (source: ReadSource) => void },
   ): Promise<Uint8Array> {
     const { tree } = this;
     if (!(inode >= 0 && inode < tree.counts.inodes && tree.isRegular(inode)))

@@ -33,7 +33,7 @@ export async function downloadPlain(
     let bytes = 0;
     await using reader = source.reader();
     const counted = async function* () {
-      for await (const piece of reader.stream(0, descriptor.size, { signal: options.signal })) {
+      for await (const piece of reader.stream(0, descriptor.size, { signal: options.signal, reason: 'whole' })) {
         options.signal?.throwIfAborted();
         bytes += piece.byteLength;
         yield piece;

@@ -1,5 +1,5 @@
 import { LazylayerError, VerificationError } from '../errors.js';
-import type { RandomAccessReader } from '../io/reader.js';
+import type { RandomAccessReader, ReadReason } from '../io/reader.js';
 import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -18,6 +18,8 @@ export interface RangeHost {
    */
   arrived(batch: Batch, result: BatchResult): Promise<void>;
 }
+
+const reasons = ['demand', 'prefetch', 'background'] as const satisfies Record<Priority, ReadReason>;
 
 /** What a waiter gets: nothing when the chunk is in the cache file, its bytes when the disk had no room. */
 export type Arrival = Uint8Array | undefined;
@@ -53,7 +55,7 @@ export class RangeFetch {
   #useful = false;
   #over = false;
   /** Begun for a reader: when nobody reads any more, it is for nothing. */
-  readonly #demanded: boolean;
+  readonly demanded: boolean;
 
   constructor(
     private readonly host: RangeHost,
@@ -64,7 +66,7 @@ export class RangeFetch {
   ) {
     this.#received = host.target.tree.chunkOffset[first];
     this.#next = first;
-    this.#demanded = priority === DEMAND;
+    this.demanded = priority === DEMAND;
   }
 
   /** Whether the chunk will come with this range. */
@@ -105,7 +107,7 @@ export class RangeFetch {
   leave(gaveUp: boolean): void {
     this.#waiters--;
     if (!gaveUp) this.#useful = true;
-    if (this.#waiters === 0 && !this.#useful && this.#demanded)
+    if (this.#waiters === 0 && !this.#useful && this.demanded)
       this.#controller.abort(new LazylayerError('ABORTED', 'nobody waits for this range any more'));
   }
 
@@ -156,7 +158,7 @@ export class RangeFetch {
     const stop = tree.chunkEnd(this.end - 1);
     let began = 0;
     host.requested();
-    for await (const piece of host.reader.stream(start, stop - start, { signal })) {
+    for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
       if (began === 0) began = performance.now();
       host.counted(piece.byteLength);
       this.#accept(piece, batches);

@@ -146,7 +146,7 @@ export class LayerStore implements AsyncDisposable {
     if (cached === undefined && reason === undefined) {
       try {
         await using reader = countingReader(source.reader(), meter);
-        const { tree } = await readEstargzTree(reader, { ...source, signal: options.signal });
+        const { tree } = await readEstargzTree(reader, { ...source, signal: options.signal, reason: 'toc' });
         cached = await this.#cache.create(key, tree);
       } catch (error) {
         if (codeOf(error) !== 'UNSUPPORTED') throw error;

@@ -6,7 +6,7 @@ import type { ErrorCode } from '../errors.js';
 import { RegistryError } from './errors.js';
 import type { Answer } from './exchange.js';
 import { externalEndpoints } from './hosts.js';
-import type { Location, Target, Transport } from './transport.js';
+import type { GetOptions, Location, Target, Transport } from './transport.js';
 
 /** A 200 answer to a range is read past up to this many bytes; further in, the registry counts as one without ranges. */
 const cheapSkip = 1024 * 1024;
@@ -57,14 +57,15 @@ export class BlobReader implements RandomAccessReader {
   async *stream(offset: number, length: number, options?: ReadOptions): AsyncGenerator<Uint8Array, void, undefined> {
     checkRange(this.size, offset, length);
     const { retryOptions } = this.transport;
-    const signal = options?.signal;
+    const { signal, reason } = options ?? {};
+    const purpose = { blob: this.descriptor.digest, ...(reason !== undefined && { reason }) };
     const end = offset + length;
     let at = offset;
     let triedAt = offset;
     let tries = 0;
     let skipLimit = cheapSkip;
     while (at < end) {
-      const answer = await this.#request(at, end, skipLimit, signal);
+      const answer = await this.#request(at, end, skipLimit, { signal, purpose });
       const whole = answer.status === 200;
       if (whole) skipLimit = Infinity;
       let skip = whole ? at : 0;
@@ -104,20 +105,25 @@ export class BlobReader implements RandomAccessReader {
     }
   }
 
-  async #request(at: number, end: number, skipLimit: number, signal: AbortSignal | undefined): Promise<Answer> {
+  async #request(
+    at: number,
+    end: number,
+    skipLimit: number,
+    options: Pick<GetOptions, 'signal' | 'purpose'>,
+  ): Promise<Answer> {
     const everything = at === 0 && end === this.size;
     const target = this.#target;
     const answer = await this.transport.get(target, {
       headers: everything ? {} : { range: `bytes=${at}-${end - 1}` },
       location: this.#location,
-      signal,
+      ...options,
     });
     const error = this.#check(answer, at, end, skipLimit);
     if (error === undefined) return answer;
     await answer.discard();
     if (target.external === undefined) throw error;
     this.#target = { ...target, external: undefined };
-    return this.#request(at, end, skipLimit, signal);
+    return this.#request(at, end, skipLimit, options);
   }
 
   #check(answer: Answer, at: number, end: number, skipLimit: number): RegistryError | undefined {

@@ -1,22 +1,34 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Dispatcher } from 'undici';
+import type { Digest } from '../digest/digest.js';
+import type { ReadReason } from '../io/reader.js';
 import type { ConnectionProfile, Dispatchers, Timeouts } from './dispatchers.js';
 import type { RegistryError } from './errors.js';
 import { networkError, statusError } from './errors.js';
 import { redactUrl } from './redact.js';
 import { retryAfterMs } from './retry-after.js';
 
+/** What a request is a part of: reading a blob. */
+export interface RequestPurpose {
+  readonly blob: Digest;
+  readonly reason?: ReadReason;
+}
+
 /** What became of one request, told when its body has ended. */
-export interface RequestRecord {
+export interface RequestRecord extends Partial<RequestPurpose> {
   readonly method: string;
   /** Redacted. */
   readonly url: string;
+  /** As it was asked for: `bytes=0-99`. */
+  readonly range?: string;
   /** Absent when no answer came. */
   readonly status?: number;
   /** Body bytes that arrived. */
   readonly bytes: number;
   /** From the request to the end of the body, in milliseconds. */
   readonly ms: number;
+  /** To the head of the answer. Absent when none came. */
+  readonly headMs?: number;
   /** Whether the whole answer came: false for failures and for transfers that were left early. */
   readonly complete: boolean;
 }
@@ -28,6 +40,7 @@ export interface OutgoingRequest {
   readonly body?: string;
   readonly connection: ConnectionProfile;
   readonly signal?: AbortSignal;
+  readonly purpose?: RequestPurpose;
 }
 
 export interface Counters {
@@ -53,13 +66,14 @@ export class Exchanger {
 
   /** The answer, whatever its status. Its body must be read to the end, left, or discarded. @throws RegistryError */
   async send(request: OutgoingRequest): Promise<Answer> {
-    const { method, url, signal } = request;
+    const { method, url, signal, headers, purpose } = request;
     // undici takes a connection back a turn of the event loop after the body's end: without waiting for that, a request that
     // follows another one would open a second connection.
     if (this.#recycling !== undefined) await this.#recycling;
     signal?.throwIfAborted();
     this.counters.requests++;
     const started = performance.now();
+    let headMs: number | undefined;
     const settle = (bytes: number, complete: boolean, status?: number) => {
       const recycling: Promise<void> = nextTurn().then(() => {
         if (this.#recycling === recycling) this.#recycling = undefined;
@@ -68,9 +82,12 @@ export class Exchanger {
       this.onRequest?.({
         method,
         url: redactUrl(url),
+        ...purpose,
+        ...(headers.range !== undefined && { range: headers.range }),
         ...(status !== undefined && { status }),
         bytes,
         ms: performance.now() - started,
+        ...(headMs !== undefined && { headMs }),
         complete,
       });
     };
@@ -79,13 +96,14 @@ export class Exchanger {
         origin: url.origin,
         path: url.pathname + url.search,
         method: method,
-        headers: { 'user-agent': userAgent, 'accept-encoding': 'identity', ...request.headers },
+        headers: { 'user-agent': userAgent, 'accept-encoding': 'identity', ...headers },
         body: request.body,
         signal,
         headersTimeout: this.timeouts.headersMs,
         bodyTimeout: this.timeouts.bodyMs,
         highWaterMark: bodyBuffer,
       });
+      headMs = performance.now() - started;
       return new Answer(request, data, this.counters, settle);
     } catch (error) {
       settle(0, false);

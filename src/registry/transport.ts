@@ -2,7 +2,7 @@ import { LazylayerError } from '../errors.js';
 import { retry, type BackoffOptions } from '../util/backoff.js';
 import type { Authorizer } from './auth/authorizer.js';
 import { RegistryError } from './errors.js';
-import type { Answer, Exchanger } from './exchange.js';
+import type { Answer, Exchanger, RequestPurpose } from './exchange.js';
 import type { Capability, Endpoint } from './hosts.js';
 
 export interface Target {
@@ -27,6 +27,8 @@ export interface GetOptions {
   readonly headers?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
   readonly location?: Location;
+  /** Told with the requests that come of it. */
+  readonly purpose?: RequestPurpose;
 }
 
 export interface RetryOptions extends BackoffOptions {
@@ -146,13 +148,13 @@ export class Transport {
   }
 
   /** Without any header that the host's configuration or a login would add. */
-  #plain({ connection }: Endpoint, url: URL, { headers = {}, signal }: GetOptions): Promise<Answer> {
-    return this.exchanger.send({ method: 'GET', url, headers, connection, signal });
+  #plain({ connection }: Endpoint, url: URL, { headers = {}, signal, purpose }: GetOptions): Promise<Answer> {
+    return this.exchanger.send({ method: 'GET', url, headers, connection, signal, purpose });
   }
 
   async #authorized(endpoint: Endpoint, repository: string, url: URL, options: GetOptions): Promise<Answer> {
     const { connection } = endpoint;
-    const { signal } = options;
+    const { signal, purpose } = options;
     const send = (authorization: string | undefined) =>
       this.exchanger.send({
         method: 'GET',
@@ -160,6 +162,7 @@ export class Transport {
         headers: { ...endpoint.headers, ...options.headers, ...(authorization !== undefined && { authorization }) },
         connection,
         signal,
+        purpose,
       });
     const known = await this.authorizer.known(endpoint, repository, signal);
     const answer = await send(known);

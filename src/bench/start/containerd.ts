@@ -2,8 +2,8 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runCommand } from '../../util/command.js';
+import { Teardown } from '../../util/teardown.js';
 import { realClock } from '../clock.js';
-import { Cleanup } from '../cleanup.js';
 import { Daemon, findProgram, killGone, processesWith, requirePrograms } from '../processes.js';
 import { EventListener } from './containerd-events.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
@@ -36,7 +36,7 @@ export class ContainerdEngine implements Engine {
 }
 
 class ContainerdPlace implements Place {
-  readonly #parts = new Cleanup();
+  readonly #parts = new Teardown();
   #lazy: LazyDaemon | undefined;
   #events!: EventListener;
   #workload: Workload | undefined;
@@ -46,6 +46,10 @@ class ContainerdPlace implements Place {
     private readonly socket: string,
   ) {}
 
+  get root(): string | undefined {
+    return this.#lazy?.root;
+  }
+
   async open(directory: string, lazylayer: Lazylayer, signal: AbortSignal): Promise<void> {
     const { candidate, socket } = this;
     const { way } = candidate;
@@ -53,7 +57,7 @@ class ContainerdPlace implements Place {
     const address = way.kind === 'other' ? way.socket : this.#lazy?.address;
     const config = join(directory, 'containerd.toml');
     await writeFile(config, configFor(directory, socket, snapshotterOf(candidate), address));
-    this.#parts.defer(() => this.#endShims());
+    this.#parts.teardown(() => this.#endShims());
     const daemon = this.#parts.use(new Daemon('containerd', ['--config', config]));
     await daemon.until('containerd answers', async () => (await this.ctr(['version'], signal)) !== '', signal);
     this.#events = this.#parts.use(new EventListener(socket));

@@ -45,6 +45,8 @@ export interface StartOptions {
 
 /** Daemons of one run, started on empty directories. Disposing ends everything that they and the run have started. */
 export interface Place extends AsyncDisposable {
+  /** Of lazylayer's daemon; undefined in columns without it. */
+  readonly root: string | undefined;
   start(options: StartOptions): Promise<Started>;
   /** Ends the workload where it did not end by itself, once all figures are taken. */
   stop(): Promise<void>;

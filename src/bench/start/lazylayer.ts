@@ -4,13 +4,16 @@ import type { Lazylayer } from './engine.js';
 
 /** `lazylayer serve` on a root of its own. */
 export class LazyDaemon implements AsyncDisposable {
+  /** Where containerd finds it. */
   readonly address: string;
+  readonly root: string;
   readonly #daemon: Daemon;
 
   private constructor({ command, config }: Lazylayer, directory: string) {
     this.address = join(directory, 'snapshots', 'lazylayer.sock');
     const [file, ...args] = command;
-    const flags = ['--root', join(directory, 'lazylayer'), '--address', this.address];
+    this.root = join(directory, 'lazylayer');
+    const flags = ['--root', this.root, '--address', this.address];
     const given = config === undefined ? [] : ['--config', config];
     this.#daemon = new Daemon(file, [...args, 'serve', ...flags, ...given]);
   }

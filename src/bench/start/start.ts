@@ -1,13 +1,15 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { listMounts } from '../../util/mountinfo.js';
-import { runCommand } from '../../util/command.js';
-import { dropCaches } from '../caches.js';
-import { Cleanup } from '../cleanup.js';
 import type { SeenRequest } from '../http-watch.js';
 import type { ProxyHandle } from '../proxy.js';
-import { phases, type Candidate, type Engine, type Phase, type Started, type StartOptions } from './engine.js';
+import {
+  phases,
+  type Candidate,
+  type Engine,
+  type Moments,
+  type Phase,
+  type Started,
+  type StartOptions,
+} from './engine.js';
+import { inNewPlace } from './place.js';
 
 /** One request of a run; times are milliseconds since the start began. */
 export interface RunRequest extends Omit<SeenRequest, 'start' | 'firstByte' | 'end'> {
@@ -65,43 +67,38 @@ export async function benchStart(options: BenchStartOptions): Promise<CandidateR
 
 async function startOnce(options: BenchStartOptions, candidate: Candidate): Promise<StartRun> {
   const { engine, proxy, signal } = options;
-  await using cleanup = new Cleanup();
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
-  cleanup.defer(() => removePlace(directory));
-  const own = join(directory, 'run');
-  await mkdir(own);
-  await dropCaches();
-  const place = cleanup.use(await engine.open(candidate, own, signal));
-  await proxy.reset();
-  const started = await place.start(options);
-  const traffic = await proxy.traffic();
-  const memory = await place.peakMemory();
-  const notes = place.notes();
-  await place.stop();
-  const { begin, ready } = started.moments;
-  const requests = traffic.requests.filter(({ start }) => start <= ready);
-  return {
-    phases: phasesOf(started),
-    totalMs: ready - begin,
-    connections: traffic.connections,
-    bytes: requests.length > 0 ? requests.reduce((sum, { bytes }) => sum + bytes, 0) : traffic.bytesDown,
-    requests: requests.map(({ start, firstByte, end, ...request }) => ({
-      ...request,
-      startMs: start - begin,
-      firstByteMs: momentBefore(firstByte, started),
-      endMs: momentBefore(end, started),
-    })),
-    memory,
-    output: started.output,
-    notes,
-  };
+  return inNewPlace(engine, candidate, signal, async (place) => {
+    await proxy.reset();
+    const started = await place.start(options);
+    const traffic = await proxy.traffic();
+    const memory = await place.peakMemory();
+    const notes = place.notes();
+    await place.stop();
+    const { begin, ready } = started.moments;
+    const requests = traffic.requests.filter(({ start }) => start <= ready);
+    return {
+      phases: phasesOf(started.moments),
+      totalMs: ready - begin,
+      connections: traffic.connections,
+      bytes: requests.length > 0 ? requests.reduce((sum, { bytes }) => sum + bytes, 0) : traffic.bytesDown,
+      requests: requests.map(({ start, firstByte, end, ...request }) => ({
+        ...request,
+        startMs: start - begin,
+        firstByteMs: momentBefore(firstByte, started),
+        endMs: momentBefore(end, started),
+      })),
+      memory,
+      output: started.output,
+      notes,
+    };
+  });
 }
 
 const momentBefore = (time: number, { moments: { begin, ready } }: Started) =>
   time === 0 || time > ready ? undefined : time - begin;
 
 /** Phases follow each other; one that containerd tells of a little late ends with the next. */
-function phasesOf({ moments }: Started): Record<Phase, number> {
+export function phasesOf(moments: Moments): Record<Phase, number> {
   const lengths = { pull: 0, create: 0, run: 0, ready: 0 };
   let before = moments.begin;
   for (const phase of phases) {
@@ -110,11 +107,4 @@ function phasesOf({ moments }: Started): Record<Phase, number> {
     before = end;
   }
   return lengths;
-}
-
-/** What is mounted below goes first, whoever left it. */
-async function removePlace(directory: string): Promise<void> {
-  const left = (await listMounts()).filter(({ target }) => target.startsWith(`${directory}/`));
-  for (const { target } of left.reverse()) await runCommand('umount', ['-f', '-l', target]);
-  await rm(directory, { recursive: true, force: true, maxRetries: 3 });
 }

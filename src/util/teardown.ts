@@ -1,13 +1,13 @@
 /** Work to be done at the end, last in, first out; one failure does not skip the rest. */
-export class Cleanup implements AsyncDisposable {
-  readonly #work: (() => Promise<void>)[] = [];
+export class Teardown implements AsyncDisposable {
+  readonly #work: (() => void | Promise<void>)[] = [];
 
-  defer(work: () => Promise<void>): void {
+  teardown(work: () => void | Promise<void>): void {
     this.#work.push(work);
   }
 
   use<T extends AsyncDisposable>(resource: T): T {
-    this.defer(async () => resource[Symbol.asyncDispose]());
+    this.teardown(async () => resource[Symbol.asyncDispose]());
     return resource;
   }
 

@@ -1,6 +1,8 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { manifestOf } from './support/docker-registry.js';
+import type { OciManifest } from './support/oci-layout.js';
 import { PodmanScene } from './support/podman.js';
 import { stageFor, type Stage } from './support/stage.js';
 import { run } from './support/tools.js';
@@ -18,20 +20,10 @@ async function open(t: ExecutionContext, config = 'background = false\n'): Promi
   return { ...staged, store };
 }
 
-interface Manifest {
-  readonly layers: readonly { readonly digest: string; readonly size: number }[];
-}
-
-async function manifestOf({ proxy }: Place, name: string): Promise<Manifest> {
-  const accept = 'application/vnd.oci.image.manifest.v1+json';
-  const answer = await fetch(`http://${proxy.host}/v2/${name}/manifests/1`, { headers: { accept } });
-  return (await answer.json()) as Manifest;
-}
-
 /** Requests by lazylayer; those of Podman are of the manifest and the config. */
 const ours = ({ proxy }: Place) => proxy.requests.filter(({ agent }) => agent?.includes('lazylayer') === true);
 /** Layers that Podman downloaded, by digest. */
-const pulledWhole = ({ proxy }: Place, { layers }: Manifest) =>
+const pulledWhole = ({ proxy }: Place, { layers }: OciManifest) =>
   layers.filter(({ digest }) =>
     proxy.requests.some(
       (r) => r.agent?.includes('lazylayer') !== true && r.path.endsWith(digest) && r.method === 'GET',
@@ -49,7 +41,7 @@ test.serial('pulled, run, removed and pulled again: lazy both times, in few requ
   const place = await open(t);
   const { store, proxy } = place;
   const image = place.image('lazy');
-  const manifest = await manifestOf(place, 'lazy');
+  const manifest = await manifestOf(place.proxy.host, 'lazy');
   const size = manifest.layers.reduce((sum, layer) => sum + layer.size, 0);
   for (let round = 0; round < 2; round++) {
     proxy.reset();
@@ -98,7 +90,7 @@ test.serial(
 test.serial('what cannot be lazy is pulled by Podman, layer by layer, and the log says why', async (t) => {
   const place = await open(t);
   const { store } = place;
-  const manifest = await manifestOf(place, 'mixed');
+  const manifest = await manifestOf(place.proxy.host, 'mixed');
   await store.podman('pull', '--quiet', place.image('mixed'));
   t.is(await store.podman('run', '--rm', place.image('mixed'), ...answer), '42\n12.');
   t.deepEqual(
@@ -113,7 +105,7 @@ test.serial('an image is saved, built upon, and shares layers with another', asy
   const { store, proxy, scene } = place;
   await store.podman('pull', '--quiet', place.image('lazy'));
   await store.podman('pull', '--quiet', place.image('sibling'));
-  t.deepEqual(pulledWhole(place, await manifestOf(place, 'sibling')), []);
+  t.deepEqual(pulledWhole(place, await manifestOf(place.proxy.host, 'sibling')), []);
   const file = join(scene.directory, 'Containerfile');
   await writeFile(file, `FROM ${place.image('lazy')}\nRUN ["sh", "-c", "rm /etc/debian_version; echo new >/new"]\n`);
   await store.buildah(
@@ -134,7 +126,7 @@ test.serial('an image is saved, built upon, and shares layers with another', asy
   );
 
   proxy.reset();
-  const { layers } = await manifestOf(place, 'lazy');
+  const { layers } = await manifestOf(place.proxy.host, 'lazy');
   await store.podman('save', '--quiet', '--output', join(scene.directory, 'saved.tar'), place.image('lazy'));
   t.true(proxy.bytes > layers.reduce((sum, { size }) => sum + size, 0), 'the raw layers are read');
   t.true(ours(place).length < 20, `${ours(place).length} requests`);

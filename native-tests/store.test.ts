@@ -2,6 +2,7 @@ import { open as openFile, readdir, readFile, readlink, rmdir, stat, writeFile }
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../src/digest/digester.js';
+import { manifestOf } from './support/docker-registry.js';
 import { PodmanScene } from './support/podman.js';
 import { stageFor, type Stage } from './support/stage.js';
 import { outcomeOf } from './support/tools.js';
@@ -41,17 +42,7 @@ async function usesOf({ scene }: Place): Promise<Record<string, number>> {
   return saved[0]?.keys ?? {};
 }
 
-interface Layer {
-  readonly digest: string;
-  readonly size: number;
-  readonly annotations?: Readonly<Record<string, string>>;
-}
-
-async function layersOf({ proxy }: Place, name: string): Promise<readonly Layer[]> {
-  const accept = 'application/vnd.oci.image.manifest.v1+json';
-  const answer = await fetch(`http://${proxy.host}/v2/${name}/manifests/1`, { headers: { accept } });
-  return ((await answer.json()) as { layers: Layer[] }).layers;
-}
+const layersOf = async ({ proxy }: Place, name: string) => (await manifestOf(proxy.host, name)).layers;
 
 test.serial('diff, info and blob by both digests; pool; names that are none; what cannot be served', async (t) => {
   const place = await open(t);

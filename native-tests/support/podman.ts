@@ -22,7 +22,8 @@ export class PodmanScene {
     readonly scene: Scene,
     readonly mountPoint: string,
     readonly storage: string,
-    private readonly env: NodeJS.ProcessEnv,
+    /** Of Podman, and of the daemon: where logins are looked for. */
+    readonly env: NodeJS.ProcessEnv,
   ) {}
 
   /** Nothing runs yet. `registry` is spoken to over plain HTTP. */
@@ -38,6 +39,7 @@ export class PodmanScene {
     };
     const env = {
       ...process.env,
+      XDG_RUNTIME_DIR: storage,
       CONTAINERS_STORAGE_CONF: await file('storage.conf', [
         '[storage]',
         'driver = "overlay"',
@@ -69,10 +71,10 @@ export class PodmanScene {
   }
 
   /** Resolves when the store answers. */
-  async start(): Promise<void> {
+  async start(...flags: string[]): Promise<void> {
     const { root, config } = this.scene;
-    const args = [program, 'store', '--root', root, '--config', config, this.mountPoint];
-    const daemon = (this.#daemon = startDaemon(this.t, process.execPath, args));
+    const args = [program, 'store', '--root', root, '--config', config, ...flags, this.mountPoint];
+    const daemon = (this.#daemon = startDaemon(this.t, process.execPath, args, { env: this.env }));
     await eventually('lazylayer store serves', async () => {
       if (daemon.child.exitCode !== null) throw new Error(`lazylayer store ended: ${daemon.said()}`);
       return this.said().includes('"msg":"serving"') ? true : undefined;

@@ -33,7 +33,8 @@ export function addServe(program: Command, cli: Cli): void {
         holder.end();
       });
       const { ended } = await holder.start();
-      await notifyReady();
-      process.exitCode = await ended;
+      if (!cli.interrupts.signal.aborted) await notifyReady();
+      // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
+      process.exit(await ended);
     });
 }

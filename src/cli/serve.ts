@@ -25,7 +25,7 @@ export function addServe(program: Command, cli: Cli): void {
     });
 }
 
-/** Serves until a signal ends it, and leaves the exit status. @throws PERMISSION_DENIED for who is not root, what starting throws */
+/** Serves until a signal ends it, and ends this process. @throws PERMISSION_DENIED for who is not root, what starting throws */
 export async function runDaemon(cli: Cli, config: Config): Promise<void> {
   if (process.geteuid!() !== 0)
     throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
@@ -40,6 +40,7 @@ export async function runDaemon(cli: Cli, config: Config): Promise<void> {
     holder.end();
   });
   const { ended } = await holder.start();
-  await notifyReady();
-  process.exitCode = await ended;
+  if (!cli.interrupts.signal.aborted) await notifyReady();
+  // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
+  process.exit(await ended);
 }

@@ -2,16 +2,10 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { program, type Scene } from './scene.js';
-import {
-  endChild,
-  eventually,
-  outcomeOf,
-  requirePrograms,
-  run,
-  startDaemon,
-  type Daemon,
-  type Outcome,
-} from './tools.js';
+import { eventually, outcomeOf, requirePrograms, run, startDaemon, type Daemon, type Outcome } from './tools.js';
+
+/** How long a daemon may take to start and to end, in milliseconds, on a machine that does much else. */
+const patience = 60_000;
 
 /** `lazylayer store` on a scene's root, and Podman and Buildah with a storage of their own that look for layers there. */
 export class PodmanScene {
@@ -75,16 +69,19 @@ export class PodmanScene {
     const { root, config } = this.scene;
     const args = [program, 'store', '--root', root, '--config', config, ...flags, this.mountPoint];
     const daemon = (this.#daemon = startDaemon(this.t, process.execPath, args, { env: this.env }));
-    await eventually('lazylayer store serves', async () => {
+    const serves = async () => {
       if (daemon.child.exitCode !== null) throw new Error(`lazylayer store ended: ${daemon.said()}`);
       return this.said().includes('"msg":"serving"') ? true : undefined;
-    });
+    };
+    await eventually('lazylayer store serves', serves, patience);
   }
 
   /** By SIGTERM. Gives the exit status. */
   async stop(): Promise<number | null> {
-    await endChild(this.#daemon!.child);
-    return this.#daemon!.child.exitCode;
+    const { child } = this.#daemon!;
+    child.kill('SIGTERM');
+    await eventually('lazylayer store ends', async () => child.exitCode ?? child.signalCode ?? undefined, patience);
+    return child.exitCode;
   }
 
   /** Log of the daemon since the last start. */

@@ -22,8 +22,14 @@ export async function startDockerRegistry(
   requirePrograms('docker-registry');
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-registry-'));
   cleanup.teardown(() => rm(directory, { recursive: true, force: true }));
-  const port = await freePort();
-  const config = {
+  const { login } = options;
+  const htpasswd = join(directory, 'htpasswd');
+  if (login !== undefined) {
+    // bcrypt, at its lowest cost; the salt is 22 characters.
+    const crypt = 'print crypt($ARGV[0], q($2b$05$lazylayerlazylayer.....))';
+    await writeFile(htpasswd, `${login.user}:${await run('perl', ['-e', crypt, login.password])}\n`);
+  }
+  const config = (port: number) => ({
     version: '0.1',
     log: { level: 'error', accesslog: { disabled: true } },
     storage: {
@@ -31,25 +37,22 @@ export async function startDockerRegistry(
       maintenance: { uploadpurging: { enabled: false }, readonly: { enabled: options.readOnly === true } },
     },
     http: { addr: `127.0.0.1:${port}` },
-  };
-  const { login } = options;
-  if (login !== undefined) {
-    // bcrypt, at its lowest cost; the salt is 22 characters.
-    const crypt = 'print crypt($ARGV[0], q($2b$05$lazylayerlazylayer.....))';
-    const hashed = await run('perl', ['-e', crypt, login.password]);
-    const path = join(directory, 'htpasswd');
-    await writeFile(path, `${login.user}:${hashed}\n`);
-    Object.assign(config, { auth: { htpasswd: { realm: 'tests', path } } });
-  }
-  // JSON is YAML.
-  await writeFile(join(directory, 'config.yml'), JSON.stringify(config));
-  const daemon = startDaemon(cleanup, 'docker-registry', ['serve', join(directory, 'config.yml')]);
-  await eventually('docker-registry answers', async () => {
-    if (daemon.child.exitCode !== null) throw new Error(`docker-registry ended: ${daemon.said()}`);
-    const { status } = await fetch(`http://127.0.0.1:${port}/v2/`);
-    return status === (login === undefined ? 200 : 401) ? true : undefined;
+    ...(login !== undefined && { auth: { htpasswd: { realm: 'tests', path: htpasswd } } }),
   });
-  return { port, host: `127.0.0.1:${port}` };
+  for (;;) {
+    const port = await freePort();
+    // JSON is YAML.
+    await writeFile(join(directory, 'config.yml'), JSON.stringify(config(port)));
+    const daemon = startDaemon(cleanup, 'docker-registry', ['serve', join(directory, 'config.yml')]);
+    const answers = await eventually('docker-registry answers', async () => {
+      // Somebody took the port since it was found to be free.
+      if (daemon.child.exitCode !== null && daemon.said().includes('address already in use')) return false;
+      if (daemon.child.exitCode !== null) throw new Error(`docker-registry ended: ${daemon.said()}`);
+      const { status } = await fetch(`http://127.0.0.1:${port}/v2/`);
+      return status === (login === undefined ? 200 : 401) ? true : undefined;
+    });
+    if (answers) return { port, host: `127.0.0.1:${port}` };
+  }
 }
 
 /** What a registry without a login has under a name and the tag `1`. */

@@ -15,6 +15,7 @@ import { addPs } from './ps.js';
 import { addServe } from './serve.js';
 import { addStore } from './store.js';
 import { OutputClosed } from './terminal.js';
+import { addTrace } from './trace.js';
 import { addUmount } from './umount.js';
 
 const USAGE = 2;
@@ -60,6 +61,7 @@ export function createProgram(cli: Cli): Command {
     addCache,
     addConfig,
     addBench,
+    addTrace,
   ])
     add(program, cli);
   return program;

@@ -35,12 +35,15 @@ export async function runDaemon(cli: Cli, config: Config): Promise<void> {
   // The end that the first signal asks for is in order whatever comes after it.
   cli.interrupts.takeSecond();
   const holder = new Holder(config, true);
+  let told = Promise.resolve();
   cli.interrupts.signal.addEventListener('abort', () => {
-    void notifyStopping();
+    told = notifyStopping();
     holder.end();
   });
   const { ended } = await holder.start();
   if (!cli.interrupts.signal.aborted) await notifyReady();
+  const status = await ended;
+  await told;
   // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
-  process.exit(await ended);
+  process.exit(status);
 }

@@ -32,7 +32,10 @@ async function scratch(t: ExecutionContext): Promise<string> {
 
 async function bench(directory: string, ...args: string[]): Promise<string> {
   const env = { ...process.env, TMPDIR: directory };
-  const { status, stdout, stderr } = await outcomeOf(process.execPath, [program, 'bench', ...args], { env });
+  const { status, stdout, stderr } = await outcomeOf(process.execPath, [program, 'bench', ...args], {
+    env,
+    timeout: 240_000,
+  });
   if (status !== 0) throw new Error(`bench ${args.join(' ')} ended with ${status}: ${stderr}`);
   return stdout.toString();
 }
@@ -112,7 +115,7 @@ test.serial('bench start: ready with a line, by a bare mount; a failure tells wh
 });
 
 test.serial('bench start: a full pull and lazily, through Podman', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const args = ['start', '--json', '-n', '1', '--engine', 'podman', '--full', `${host}/plain:1`, `${host}/lazy:1`];
   const { columns } = JSON.parse(await bench(directory, ...args, '--', 'cat', '/etc/debian_version')) as StartReport;
@@ -131,7 +134,7 @@ test.serial('bench start: a full pull and lazily, through Podman', async (t) => 
 });
 
 test.serial('bench start: through Podman, what cannot be lazy is told; a server is ended', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const args = ['start', '--json', '-n', '1', '--engine', 'podman', '--full', `${host}/sibling:1`];
   const ready = ['--ready-line', '^listen', `${host}/mixed:1`, '--', 'sh', '-c', 'echo listening; sleep 1112'];

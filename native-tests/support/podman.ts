@@ -31,15 +31,16 @@ export class PodmanScene {
       await writeFile(join(conf, name), lines.join('\n') + '\n');
       return join(conf, name);
     };
-    const told = await scene.succeed('config', 'podman', mountPoint);
     const env = {
       ...process.env,
       XDG_RUNTIME_DIR: storage,
       CONTAINERS_STORAGE_CONF: await file('storage.conf', [
-        told.replace(
-          '[storage]',
-          `[storage]\ngraphroot = "${join(storage, 'root')}"\nrunroot = "${join(storage, 'run')}"`,
-        ),
+        '[storage]',
+        'driver = "overlay"',
+        `graphroot = "${join(storage, 'root')}"`,
+        `runroot = "${join(storage, 'run')}"`,
+        '[storage.options]',
+        `additionallayerstores = ["${mountPoint}:ref"]`,
       ]),
       CONTAINERS_CONF: await file('containers.conf', [
         '[containers]',

@@ -44,11 +44,14 @@ export class PodmanScene {
     const { root, config } = this.scene;
     const args = [program, 'store', '--root', root, '--config', config, ...flags, this.mountPoint];
     const daemon = (this.#daemon = startDaemon(this.t, process.execPath, args, { env: this.env }));
-    const serves = async () => {
-      if (daemon.child.exitCode !== null) throw new Error(`lazylayer store ended: ${daemon.said()}`);
-      return this.said().includes('"msg":"serving"') ? true : undefined;
-    };
-    await eventually('lazylayer store serves', serves, patience);
+    const { child } = daemon;
+    const status = () => child.exitCode ?? child.signalCode ?? undefined;
+    const outcome = await eventually(
+      'lazylayer store serves or ends',
+      async () => (daemon.said().includes('"msg":"serving"') ? 'serves' : status()),
+      patience,
+    );
+    if (outcome !== 'serves') throw new Error(`lazylayer store ended (${outcome}): ${daemon.said()}`);
   }
 
   /** By SIGTERM. Gives the exit status. */

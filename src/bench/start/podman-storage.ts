@@ -4,6 +4,52 @@ import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
 import { unmount } from '../../util/unmount.js';
 
+export interface PodmanConfiguration {
+  /** Directory of images and containers. */
+  readonly storage: string;
+  /** Is spoken to over plain HTTP. */
+  readonly registry: string;
+  /** Where an additional layer store is mounted. */
+  readonly layers?: string;
+}
+
+/** Writes configuration for Podman and Buildah into a directory, and gives the variables by which they find it. */
+export async function configurePodman(
+  directory: string,
+  { storage, registry, layers }: PodmanConfiguration,
+): Promise<Record<string, string>> {
+  const file = async (name: string, lines: readonly string[]) => {
+    const path = join(directory, name);
+    await writeFile(path, `${lines.join('\n')}\n`);
+    return path;
+  };
+  return {
+    CONTAINERS_STORAGE_CONF: await file('storage.conf', [
+      '[storage]',
+      'driver = "overlay"',
+      `graphroot = "${storage}/root"`,
+      `runroot = "${storage}/run"`,
+      ...(layers === undefined ? [] : ['[storage.options]', `additionallayerstores = ["${layers}:ref"]`]),
+    ]),
+    CONTAINERS_CONF: await file('containers.conf', [
+      '[containers]',
+      'netns = "host"',
+      // More than this process may have, Podman cannot give.
+      'default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]',
+      '[engine]',
+      'runtime = "runc"',
+      'cgroup_manager = "cgroupfs"',
+      'events_logger = "file"',
+      `tmp_dir = "${storage}/tmp"`,
+    ]),
+    CONTAINERS_REGISTRIES_CONF: await file('registries.conf', [
+      '[[registry]]',
+      `location = "${registry}"`,
+      'insecure = true',
+    ]),
+  };
+}
+
 /** Podman with a storage and a configuration of its own. Disposing removes its containers and leaves no mount. */
 export class PodmanStorage implements AsyncDisposable {
   private constructor(
@@ -12,47 +58,15 @@ export class PodmanStorage implements AsyncDisposable {
     private readonly storage: string,
   ) {}
 
-  /**
-   * Makes an empty storage below a directory. `registry` is spoken to over plain HTTP; `layers` is where an additional layer store is
-   * mounted.
-   */
+  /** Makes an empty storage below a directory: see `configurePodman`. */
   static async make(
     directory: string,
     registry: string,
     layers: string | undefined,
     signal: AbortSignal,
   ): Promise<PodmanStorage> {
-    const file = async (name: string, lines: readonly string[]) => {
-      const path = join(directory, name);
-      await writeFile(path, `${lines.join('\n')}\n`);
-      return path;
-    };
     const storage = join(directory, 'containers');
-    const env = {
-      CONTAINERS_STORAGE_CONF: await file('storage.conf', [
-        '[storage]',
-        'driver = "overlay"',
-        `graphroot = "${storage}/root"`,
-        `runroot = "${storage}/run"`,
-        ...(layers === undefined ? [] : ['[storage.options]', `additionallayerstores = ["${layers}:ref"]`]),
-      ]),
-      CONTAINERS_CONF: await file('containers.conf', [
-        '[containers]',
-        'netns = "host"',
-        // More than this process may have, Podman cannot give.
-        'default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]',
-        '[engine]',
-        'runtime = "runc"',
-        'cgroup_manager = "cgroupfs"',
-        'events_logger = "file"',
-        `tmp_dir = "${storage}/tmp"`,
-      ]),
-      CONTAINERS_REGISTRIES_CONF: await file('registries.conf', [
-        '[[registry]]',
-        `location = "${registry}"`,
-        'insecure = true',
-      ]),
-    };
+    const env = await configurePodman(directory, { storage, registry, layers });
     const made = new PodmanStorage(env, storage);
     try {
       await made.run(['images'], signal);

@@ -84,7 +84,7 @@ export class Layer implements AsyncDisposable {
       const { first, end } = tree.chunksOf(inode, offset, stop - offset);
       const place = tree.cacheOffset(inode) + offset;
       if (this.view.presence.hasAll(first, end)) return await this.#pread(place, stop - offset, false);
-      const held = await this.fetcher.ensure(first, end, options);
+      const held = await this.fetcher.ensure(inode, { first, end }, options);
       return await this.#pread(place, stop - offset, true, held);
     } finally {
       this.#leave();
@@ -100,9 +100,16 @@ export class Layer implements AsyncDisposable {
     const end = Math.min(options?.end ?? Infinity, tree.size[inode]);
     for (let at = options?.start ?? 0; at < end; at += PIECE) {
       const piece = await this.read(inode, at, Math.min(PIECE, end - at), options);
-      if (at + PIECE < end && !this.#closed) this.fetcher.readAhead(tree.chunksOf(inode, at + PIECE, 1).first);
+      if (at + PIECE < end && !this.#closed) this.fetcher.readInOrder(tree.chunksOf(inode, at + PIECE, 1).first);
       yield piece;
     }
+  }
+
+  /** Asks for whole files that are likely to be read soon, small ones that lie together by one request. Waits for nothing. */
+  bring(inodes: readonly number[]): void {
+    if (this.#closed) return;
+    const { tree } = this;
+    this.fetcher.bring(inodes.filter((i) => tree.isRegular(i)).map((i) => tree.chunksOf(i, 0, tree.size[i])));
   }
 
   /** Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). */

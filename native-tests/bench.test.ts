@@ -50,7 +50,7 @@ async function nothingLeft(t: ExecutionContext, directory: string, ...kept: stri
 }
 
 test.serial('bench start: a full pull, lazily, and another image, through containerd', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const files = ['--svg', join(directory, 'a.svg'), '--html', join(directory, 'a.html')];
   const images = ['--full', `${host}/plain:1`, '--optimized', `${host}/sibling:1`, `${host}/lazy:1`];
@@ -96,7 +96,7 @@ test.serial('bench start: a full pull, lazily, and another image, through contai
 });
 
 test.serial('bench start: ready with a line, by a bare mount; a failure tells what was said', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const start = ['start', '--json', '-n', '1', '--engine', 'mount', '--ready-line', '^listen', `${host}/lazy:1`, '--'];
   const { columns } = JSON.parse(
@@ -112,7 +112,7 @@ test.serial('bench start: ready with a line, by a bare mount; a failure tells wh
 });
 
 test.serial('bench start: after an interruption nothing runs and nothing is mounted', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const args = [
     'bench',
@@ -147,7 +147,7 @@ test.serial('bench start: after an interruption nothing runs and nothing is moun
 });
 
 test.serial('bench fs: two trees side by side', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const directory = await scratch(t);
   const trees = ['docs', 'scripts'];
   const text = await bench(directory, 'fs', '--json', '--drop-caches', '-n', '1', ...trees);

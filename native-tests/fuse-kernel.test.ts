@@ -54,7 +54,7 @@ test.serial('a new server goes on where a killed one left readers waiting', asyn
 });
 
 test.serial('a main thread that stands still slows neither metadata nor cached reads', async (t) => {
-  t.timeout(30_000);
+  t.timeout(120_000);
   const { server, at } = await started(t);
   const release = await server.block();
   const waiting = run('cat', [at('lazy/k')], { encoding: 'buffer' });

@@ -42,7 +42,7 @@ export interface OpenImageOptions {
  * @throws RegistryError, VerificationError, FormatError, all of them LazylayerErrors
  */
 export async function openImage(reference: string, options: OpenImageOptions = {}): Promise<LazyImage> {
-  const image = await LazyImage.resolve(reference, options);
+  const image = await LazyImage.resolve(reference, options, options);
   try {
     await image.openLayers(options);
     return image;
@@ -63,15 +63,19 @@ export class LazyImage implements AsyncDisposable {
     private readonly image: Image,
   ) {}
 
-  /** Manifest and config only; layers follow by `openLayers`. */
-  static async resolve(reference: string, options: OpenImageOptions = {}): Promise<LazyImage> {
+  /** Manifest and config only; layers follow by `openLayers`: at once, and by which options, where `layers` says so. */
+  static async resolve(
+    reference: string,
+    options: OpenImageOptions = {},
+    layers?: Pick<OpenImageOptions, 'allowNoVerification'>,
+  ): Promise<LazyImage> {
     const config = options.config ?? defaultConfig();
     const root = options.root ?? options.config?.root;
     const lock = root === undefined ? undefined : lockUnlessBusy(root);
     let workspace: Workspace | undefined;
     try {
       workspace = await Workspace.open({ ...config, root: root ?? config.root }, { temporary: lock === undefined });
-      return new LazyImage(workspace, lock, await workspace.image(reference, options));
+      return new LazyImage(workspace, lock, await workspace.image(reference, { ...options, layers }));
     } catch (error) {
       await workspace?.[Symbol.asyncDispose]();
       lock?.release();

@@ -21,8 +21,7 @@ export async function startDockerRegistry(
   requirePrograms('docker-registry');
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-registry-'));
   cleanup.teardown(() => rm(directory, { recursive: true, force: true }));
-  const port = await freePort();
-  const config = {
+  const config = (port: number) => ({
     version: '0.1',
     log: { level: 'error', accesslog: { disabled: true } },
     storage: {
@@ -30,13 +29,18 @@ export async function startDockerRegistry(
       maintenance: { uploadpurging: { enabled: false }, readonly: { enabled: options.readOnly === true } },
     },
     http: { addr: `127.0.0.1:${port}` },
-  };
-  // JSON is YAML.
-  await writeFile(join(directory, 'config.yml'), JSON.stringify(config));
-  const daemon = startDaemon(cleanup, 'docker-registry', ['serve', join(directory, 'config.yml')]);
-  await eventually('docker-registry answers', async () => {
-    if (daemon.child.exitCode !== null) throw new Error(`docker-registry ended: ${daemon.said()}`);
-    return (await fetch(`http://127.0.0.1:${port}/v2/`)).ok ? true : undefined;
   });
-  return { port, host: `127.0.0.1:${port}` };
+  for (;;) {
+    const port = await freePort();
+    // JSON is YAML.
+    await writeFile(join(directory, 'config.yml'), JSON.stringify(config(port)));
+    const daemon = startDaemon(cleanup, 'docker-registry', ['serve', join(directory, 'config.yml')]);
+    const answers = await eventually('docker-registry answers', async () => {
+      // Somebody took the port since it was found to be free.
+      if (daemon.child.exitCode !== null && daemon.said().includes('address already in use')) return false;
+      if (daemon.child.exitCode !== null) throw new Error(`docker-registry ended: ${daemon.said()}`);
+      return (await fetch(`http://127.0.0.1:${port}/v2/`)).ok ? true : undefined;
+    });
+    if (answers) return { port, host: `127.0.0.1:${port}` };
+  }
 }

@@ -131,12 +131,12 @@ export async function endChild(child: ChildProcess): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     if (ended()) return;
     child.kill(signal);
-    for (let waited = 0; waited < 5000 && !ended(); waited += 20) await sleep(20);
+    for (let waited = 0; waited < 30_000 && !ended(); waited += 20) await sleep(20);
   }
 }
 
 /** Waits until `check` gives a value; its last error, or what it lacked, is told when the time is over. */
-export async function eventually<T>(what: string, check: () => Promise<T | undefined>, timeout = 15_000): Promise<T> {
+export async function eventually<T>(what: string, check: () => Promise<T | undefined>, timeout = 60_000): Promise<T> {
   const end = Date.now() + timeout;
   let last: unknown;
   do {

@@ -1,4 +1,5 @@
 import { LazylayerError } from '../errors.js';
+import { parseDuration } from './duration.js';
 
 /** A network to imitate. */
 export interface Network {
@@ -11,7 +12,6 @@ export interface Network {
 /** As fast as loopback is. */
 export const unshaped: Network = { rttMs: 0, bytesPerMs: Infinity };
 
-const times: Readonly<Record<string, number>> = { us: 0.001, ms: 1, s: 1000 };
 /** Bits a second, powers of 1000, as networks count. */
 const rates: Readonly<Record<string, number>> = { kbit: 1e3, mbit: 1e6, gbit: 1e9 };
 
@@ -22,10 +22,10 @@ const rates: Readonly<Record<string, number>> = { kbit: 1e3, mbit: 1e6, gbit: 1e
 export function parseNetwork(text: string): Network {
   const found: { rttMs?: number; bytesPerMs?: number } = {};
   for (const part of text.toLowerCase().split(',')) {
+    const time = parseDuration(part.trim());
     const [, digits, unit] = /^(\d+(?:\.\d+)?)([a-z]+)$/.exec(part.trim()) ?? [];
     const value = Number(digits);
-    if (unit !== undefined && Object.hasOwn(times, unit) && found.rttMs === undefined)
-      found.rttMs = value * times[unit];
+    if (time !== undefined && found.rttMs === undefined) found.rttMs = time;
     else if (unit !== undefined && Object.hasOwn(rates, unit) && found.bytesPerMs === undefined && value > 0)
       found.bytesPerMs = (value * rates[unit]) / 8 / 1000;
     else

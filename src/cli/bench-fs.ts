@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import { wholeNumber } from './bench-start.js';
 import { examples, type Cli } from './context.js';
+import { wholeNumber } from './start-flags.js';
 
 interface Flags {
   readonly runs: number;

@@ -1,20 +1,26 @@
 import { writeFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
-import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { Candidate, Ready, Way } from '../bench/start/engine.js';
+import { InvalidArgumentError, type Command } from 'commander';
+import type { Candidate, Way } from '../bench/start/engine.js';
 import { LazylayerError } from '../errors.js';
-import { configFile, examples, type Cli } from './context.js';
+import { examples, type Cli } from './context.js';
+import {
+  checkCommand,
+  checkRoot,
+  engineOf,
+  engineOption,
+  plainHttpOption,
+  readyLineOption,
+  readyOf,
+  readyPortOption,
+  wholeNumber,
+  type StartFlags,
+} from './start-flags.js';
 
-interface Flags {
+interface Flags extends StartFlags {
   readonly optimized?: string;
   readonly full?: string;
   readonly snapshotter: readonly Other[];
-  readonly engine: 'containerd' | 'mount';
-  readonly network?: string;
   readonly runs: number;
-  readonly readyLine?: RegExp;
-  readonly readyPort?: number;
-  readonly plainHttp?: true;
   readonly json?: true;
   readonly svg?: string;
   readonly html?: string;
@@ -22,26 +28,10 @@ interface Flags {
 
 type Other = Extract<Way, { kind: 'other' }>;
 
-/** A whole number for an option; commander tells which one was wrong. */
-export const wholeNumber = (from: number, to: number) => (text: string) => {
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || value < from || value > to)
-    throw new InvalidArgumentError(`Expected a whole number from ${from} to ${to}.`);
-  return value;
-};
-
 function parseOther(text: string, others: readonly Other[]): Other[] {
   const [, snapshotter, socket, pull] = /^([a-z0-9][a-z0-9._-]*)=(\/[^,]*)(?:,(.+))?$/s.exec(text) ?? [];
   if (snapshotter === undefined) throw new InvalidArgumentError('Expected NAME=SOCKET, with the path of its socket.');
   return [...others, { kind: 'other', snapshotter, socket, pull }];
-}
-
-function parsePattern(text: string): RegExp {
-  try {
-    return new RegExp(text);
-  } catch (error) {
-    throw new InvalidArgumentError(`Expected a regular expression: ${(error as Error).message}.`);
-  }
 }
 
 export function addBenchStart(bench: Command, cli: Cli): void {
@@ -56,10 +46,10 @@ export function addBenchStart(bench: Command, cli: Cli): void {
     .option('--optimized <image>', 'a column more: lazylayer on this image')
     .option('--full <image>', 'the image that is pulled whole (default: the same)')
     .option('--snapshotter <name=socket>', 'a column more: another snapshotter; ",COMMAND" pulls', parseOther, [])
-    .addOption(new Option('--engine <name>', 'what runs it').choices(['containerd', 'mount']).default('containerd'))
-    .option('--ready-line <regex>', 'ready with a line of its output (default: when it ends)', parsePattern)
-    .option('--ready-port <port>', 'ready when this TCP port answers', wholeNumber(1, 65_535))
-    .option('--plain-http', 'the registry speaks plain HTTP, though it is not on localhost')
+    .addOption(engineOption('containerd'))
+    .addOption(readyLineOption())
+    .addOption(readyPortOption())
+    .addOption(plainHttpOption())
     .option('--json', 'everything as an object, with each request of each run')
     .option('--svg <file>', 'write a chart')
     .option('--html <file>', 'write a page with chart, figures and requests')
@@ -72,17 +62,14 @@ export function addBenchStart(bench: Command, cli: Cli): void {
       )}\n\nThe COMMAND of --snapshotter is run by sh; {image}, {address} (of containerd) and {snapshotter} in it are replaced.`,
     )
     .action(async (image: string, words: string[], flags: Flags, command: Command) => {
-      if (flags.readyLine !== undefined && flags.readyPort !== undefined)
-        throw new LazylayerError('INVALID_ARGUMENT', '--ready-line and --ready-port: expected one of them, found both');
-      if (flags.engine === 'mount' && words.length === 0)
-        throw new LazylayerError('INVALID_ARGUMENT', 'the engine "mount" needs a command: add it behind --');
+      const ready = readyOf(flags);
+      checkCommand(flags, words);
       const { parseNetwork, formatNetwork, unshaped } = await import('../bench/network.js');
       const network = flags.network === undefined ? unshaped : parseNetwork(flags.network);
-      if (process.geteuid!() !== 0)
-        throw new LazylayerError('PERMISSION_DENIED', 'only root can start containers and mount images');
+      checkRoot();
       const { proxyBefore, throughProxy } = await import('../bench/start/registry.js');
       const { benchStart } = await import('../bench/start/start.js');
-      const engine = await engineOf(flags, command);
+      const engine = await engineOf(flags.engine, command);
       const candidates = candidatesOf(image, flags);
       await using proxy = await proxyBefore(
         candidates.map((candidate) => candidate.image),
@@ -95,7 +82,7 @@ export function addBenchStart(bench: Command, cli: Cli): void {
         candidates: candidates.map((candidate) => ({ ...candidate, image: throughProxy(candidate.image, proxy) })),
         runs: flags.runs,
         command: words,
-        ready: readyOf(flags),
+        ready,
         signal: cli.interrupts.signal,
         onRun: (run, { name }) => cli.terminal.say(`run ${run} of ${flags.runs}: ${name}`),
       });
@@ -120,14 +107,6 @@ export function addBenchStart(bench: Command, cli: Cli): void {
     });
 }
 
-async function engineOf(flags: Flags, command: Command) {
-  const program = [process.execPath, fileURLToPath(new URL('main.js', import.meta.url))] as const;
-  const lazylayer = { command: program, config: configFile(command) };
-  if (flags.engine === 'containerd')
-    return new (await import('../bench/start/containerd.js')).ContainerdEngine(lazylayer);
-  return new (await import('../bench/start/mount.js')).MountEngine(lazylayer);
-}
-
 function candidatesOf(image: string, flags: Flags): Candidate[] {
   const lazy = { kind: 'lazy' } as const;
   const candidates: Candidate[] = [{ name: 'lazylayer', image, way: lazy }];
@@ -139,10 +118,4 @@ function candidatesOf(image: string, flags: Flags): Candidate[] {
     candidates.push({ name: 'lazylayer, optimized', image: flags.optimized, way: lazy });
   for (const way of flags.snapshotter) candidates.push({ name: way.snapshotter, image, way });
   return candidates;
-}
-
-function readyOf({ readyLine, readyPort }: Flags): Ready {
-  if (readyLine !== undefined) return { kind: 'line', pattern: readyLine };
-  if (readyPort !== undefined) return { kind: 'port', port: readyPort };
-  return { kind: 'exit' };
 }

@@ -18,7 +18,7 @@ async function run(args: readonly string[]) {
   return { status, out: read(streams.out), err: read(streams.err) };
 }
 
-const verbs = ['mount', 'umount', 'ps', 'serve', 'ls', 'cat', 'inspect', 'explain'];
+const verbs = ['mount', 'umount', 'ps', 'serve', 'ls', 'cat', 'inspect', 'explain', 'trace'];
 const pairs = [
   ['bench', 'start'],
   ['bench', 'fs'],
@@ -61,6 +61,8 @@ for (const [what, args, message] of [
   ['a bad snapshotter', ['bench', 'start', '--snapshotter', 'x', 'y'], /argument 'x' is invalid. Expected NAME=SOCKET/],
   ['two kinds of ready', ['bench', 'start', '--ready-line', 'a', '--ready-port', '1', 'x'], /expected one of them/],
   ['no command for a bare mount', ['bench', 'start', '--engine', 'mount', 'x'], /needs a command/],
+  ['no command for a bare mount to trace', ['trace', 'x'], /needs a command/],
+  ['a time without a unit', ['trace', '--stall', '20', 'x', 'y'], /Expected a time such as 20ms/],
   ['no runs', ['bench', 'fs', '--runs', '0', '/'], /Expected a whole number from 1/],
   [
     'a bad size',

@@ -14,6 +14,7 @@ import { addMount } from './mount.js';
 import { addPs } from './ps.js';
 import { addServe } from './serve.js';
 import { OutputClosed } from './terminal.js';
+import { addTrace } from './trace.js';
 import { addUmount } from './umount.js';
 
 const USAGE = 2;
@@ -58,6 +59,7 @@ export function createProgram(cli: Cli): Command {
     addCache,
     addConfig,
     addBench,
+    addTrace,
   ])
     add(program, cli);
   return program;

@@ -28,12 +28,16 @@ export function addServe(program: Command, cli: Cli): void {
       // The end that the first signal asks for is in order whatever comes after it.
       cli.interrupts.takeSecond();
       const holder = new Holder(config, true);
+      let told = Promise.resolve();
       cli.interrupts.signal.addEventListener('abort', () => {
-        void notifyStopping();
+        told = notifyStopping();
         holder.end();
       });
       const { ended } = await holder.start();
-      await notifyReady();
-      process.exitCode = await ended;
+      if (!cli.interrupts.signal.aborted) await notifyReady();
+      const status = await ended;
+      await told;
+      // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
+      process.exit(status);
     });
 }

@@ -78,15 +78,15 @@ export class Holder {
     this.#child?.kill('SIGTERM');
   }
 
-  /** Resolves when the process serves. */
+  /** Resolves when the process serves. @throws ABORTED where the end was asked for before it was started */
   async #startServing(): Promise<Serving> {
+    if (this.#ending) throw new LazylayerError('ABORTED', 'told to end while it started');
     const child = fork(fileURLToPath(new URL('serve.js', import.meta.url)), {
       execArgv: heapFlags,
       env: { ...process.env, ...mallocSettings },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#lock!.fd, ...(this.#fuse < 0 ? [] : [this.#fuse])],
     });
     this.#child = child;
-    if (this.#ending) child.kill('SIGTERM');
     const exited = once(child, 'exit').then(([status]) => (status as number | null) ?? 1);
     const ready = new Promise<void>((resolve, reject) => {
       child.on('message', (report: ServeReport) => {
@@ -95,12 +95,14 @@ export class Holder {
           resolve();
         } else reject(new LazylayerError(report.error.code, report.error.message));
       });
-      void exited.then((status) =>
-        reject(new LazylayerError('INTERNAL', `the serving process ended at its start (${status})`)),
+      exited.then(
+        (status) => reject(new LazylayerError('INTERNAL', `the serving process ended at its start (${status})`)),
+        reject,
       );
     });
     const order: ServeOrder = { config: this.config, resume: this.#negotiated, persistent: this.persistent };
-    child.send(order);
+    // A process that is gone already cannot be told: its exit says the rest.
+    child.send(order, () => {});
     await ready;
     return { exited };
   }
@@ -118,6 +120,8 @@ export class Holder {
         ({ exited } = await this.#startServing());
         this.#log.info('a new serving process goes on with the mount');
       } catch (error) {
+        // Told to end meanwhile: what there is to take away, the holder takes away.
+        if (this.#ending) return this.#close(1).then(() => 0);
         this.#log.error({ error: toWire(error) }, 'a new serving process could not start');
         exited = Promise.resolve(1);
       }

@@ -1,8 +1,8 @@
 import type { Digest } from '../digest/digest.js';
 import type { RandomAccessReader } from '../io/reader.js';
 
-/** A layer as a manifest and its config tell of it, and the way to its blob. */
-export interface LayerSource {
+/** A layer as a manifest tells of it, and the way to its blob. */
+export interface LayerBlob {
   readonly descriptor: {
     readonly mediaType: string;
     readonly digest: Digest;
@@ -10,16 +10,20 @@ export interface LayerSource {
     readonly size: number;
     readonly annotations?: Readonly<Record<string, string>>;
   };
-  /** Digest of the uncompressed tar, as the image's config has it. */
-  readonly diffId: Digest;
   /** Opens the blob. Sends no request before the first read. */
   readonly reader: () => RandomAccessReader;
   /** What the manifest vouches for by `containerd.io/snapshot/stargz/toc.digest`. */
   readonly tocDigest?: Digest;
-  /** Brings the TOC's own blob where it lies in another image. */
-  readonly externalToc?: () => Promise<Uint8Array>;
   /** Serve an eStargz layer although nothing vouches for its TOC. */
   readonly allowNoVerification?: boolean;
+}
+
+/** With what the image's config tells. */
+export interface LayerSource extends LayerBlob {
+  /** Digest of the uncompressed tar. */
+  readonly diffId: Digest;
+  /** Brings the TOC's own blob where it lies in another image. */
+  readonly externalToc?: () => Promise<Uint8Array>;
 }
 
 /** Bytes of a blob that have come, of how many. */

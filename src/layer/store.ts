@@ -11,7 +11,9 @@ import { countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
-import type { Laziness, LayerSource, Progress } from './source.js';
+import type { Laziness, LayerBlob, LayerSource, Progress } from './source.js';
+import { TocsAhead } from './toc-ahead.js';
+import { TocThreads, type TocThreadsOptions } from './toc-threads.js';
 
 export interface LayerStoreOptions {
   /** Left open by the store. */
@@ -22,6 +24,7 @@ export interface LayerStoreOptions {
   readonly maxMemory?: number;
   /** How long nobody must have read before background work goes on, in milliseconds; 5000 by default. */
   readonly quietMs?: number;
+  readonly tocThreads?: TocThreadsOptions;
 }
 
 export interface OpenLayerOptions {
@@ -46,13 +49,30 @@ export class LayerStore implements AsyncDisposable {
   readonly #entries = new Map<string, Entry>();
   readonly #ending = new Map<string, Promise<void>>();
   readonly #cache: ChunkCache;
+  readonly #ahead = new TocsAhead();
+  readonly #threads: TocThreads;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
 
   constructor(options: LayerStoreOptions) {
     this.#cache = options.cache;
+    this.#threads = new TocThreads(options.tocThreads);
     const { maxConcurrency: maxRequests, maxMemory: memoryBytes, quietMs } = options;
     this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
+  }
+
+  /**
+   * Sends the requests that opening these layers will begin with, except of those that are open or on disk, and gets threads ready to
+   * read what comes. Who does not open them after all loses nothing but that.
+   */
+  expect(blobs: readonly LayerBlob[]): void {
+    const wanted = blobs.filter((blob) => {
+      if (refusal(blob) !== undefined) return false;
+      const key = { digest: blob.descriptor.digest, source: blob.tocDigest };
+      return !this.#entries.has(nameOf(key)) && this.#cache.look(key, () => true) === undefined;
+    });
+    this.#threads.warm(wanted.filter(({ descriptor }) => descriptor.size > LARGE_BYTES).length);
+    for (const { descriptor, reader } of wanted) this.#ahead.ask(descriptor.digest, reader);
   }
 
   /**
@@ -143,10 +163,12 @@ export class LayerStore implements AsyncDisposable {
     const meter: Meter = { requests: 0, bytes: 0 };
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
-    if (cached === undefined && reason === undefined) {
+    if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
+    else {
       try {
-        await using reader = countingReader(source.reader(), meter);
-        const { tree } = await readEstargzTree(reader, { ...source, signal: options.signal, reason: 'toc' });
+        await using reader = countingReader(this.#ahead.take(key.digest, source.reader()), meter);
+        const how = { ...source, signal: options.signal, reason: 'toc' } as const;
+        const { tree } = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
         cached = await this.#cache.create(key, tree);
       } catch (error) {
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
@@ -199,7 +221,9 @@ export class LayerStore implements AsyncDisposable {
   /** Ends the fetching for good. Layers that nobody gave back end too. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#entries].map(([name, entry]) => ((entry.holders = 1), this.#giveBack(name, entry))));
+    this.#ahead.dropAll();
     await Promise.all(this.#ending.values());
+    await this.#threads[Symbol.asyncDispose]();
     await this.scheduler[Symbol.asyncDispose]();
   }
 
@@ -243,10 +267,12 @@ function accepts(source: LayerSource, found: Digest): boolean {
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
+/** Bytes of a blob from which on its TOC may be worth a thread. */
+const LARGE_BYTES = 2 * 1024 * 1024;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */
-function refusal(source: LayerSource): string | undefined {
+function refusal(source: LayerBlob): string | undefined {
   if (source.tocDigest !== undefined || source.allowNoVerification === true) return undefined;
   return 'no TOC digest in its annotations, so nothing could be verified by parts (--allow-no-verification takes an eStargz layer all the same)';
 }

@@ -142,7 +142,8 @@ export class Mounts implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<MountInfo> {
     const { workspace, records } = this.#options;
-    const image = await workspace.image(request.image, { platform: request.platform, signal });
+    const { platform, allowNoVerification } = request;
+    const image = await workspace.image(request.image, { platform, layers: { allowNoVerification }, signal });
     if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
     const layers = await this.#openLayers(image, request, onProgress, signal);
     const id = randomBytes(6).toString('hex');

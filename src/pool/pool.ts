@@ -2,6 +2,7 @@ import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import { codeOf, LazylayerError } from '../errors.js';
+import type { Manifest } from '../image/manifest.js';
 import { Singleflight } from '../util/singleflight.js';
 import {
   checkContent,
@@ -25,6 +26,7 @@ export interface LoadOptions {
   readonly platform?: string;
   /** What the reference stood for when it was last asked for: what still holds of it need not be asked for again. */
   readonly known?: PoolContent;
+  readonly onManifest?: (manifest: Manifest) => void;
   readonly signal: AbortSignal;
 }
 
@@ -50,6 +52,8 @@ export interface GetOptions {
    * is the answer, with `stale` set.
    */
   readonly revalidate?: boolean;
+  /** Hears of the manifest before the config is there, where the registry is asked; not where others have asked already. */
+  readonly onManifest?: (manifest: Manifest) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -159,7 +163,11 @@ export class RefPool implements AsyncDisposable {
         const onDisk = await this.#serially(() => this.#read(id));
         if (onDisk !== undefined && !ask) return onDisk;
         try {
-          return await this.#loads.run(id, (shared) => this.#fetch(id, name, onDisk, shared), signal);
+          return await this.#loads.run(
+            id,
+            (shared) => this.#fetch(id, name, { ...options, known: onDisk, signal: shared }),
+            signal,
+          );
         } catch (error) {
           if (onDisk === undefined || !unreachable.has(codeOf(error))) throw error;
           return { ...onDisk, stale: error };
@@ -222,9 +230,15 @@ export class RefPool implements AsyncDisposable {
     }
   }
 
-  async #fetch(id: string, name: PoolName, known: PoolContent | undefined, signal: AbortSignal): Promise<PoolEntry> {
+  async #fetch(id: string, name: PoolName, options: LoadOptions): Promise<PoolEntry> {
     const { reference, platform } = name;
-    const { descriptor, manifestBytes, configBytes } = await this.#load(reference, { platform, known, signal });
+    const { known, onManifest, signal } = options;
+    const { descriptor, manifestBytes, configBytes } = await this.#load(reference, {
+      platform,
+      known,
+      onManifest,
+      signal,
+    });
     const directory = join(this.#dir, id);
     const loadedAt = this.#now();
     const entry: PoolEntry = { ...name, descriptor, manifestBytes, configBytes, loadedAt, directory };

@@ -52,6 +52,8 @@ export type KnownImage = Pick<ResolvedImage, 'descriptor' | 'manifestBytes' | 'c
 export interface ResolveOptions {
   /** Default: the host's. */
   readonly platform?: Platform;
+  /** Hears of the manifest, verified, before the config is asked for. */
+  readonly onManifest?: (manifest: Manifest) => void;
   /** Its manifest and config are not requested again where what the registry says now still means these very bytes. */
   readonly known?: KnownImage;
   readonly signal?: AbortSignal;
@@ -114,6 +116,7 @@ export class Registry implements AsyncDisposable {
         `${formatReference(reference)}: expected an OCI or Docker schema 2 manifest, found ${JSON.stringify(mediaType)}`,
       );
     const manifest = parseManifest(found.bytes, mediaType);
+    options.onManifest?.(manifest);
     const configBytes =
       known !== undefined && isContent(known.configBytes, manifest.config)
         ? known.configBytes

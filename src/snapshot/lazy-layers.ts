@@ -5,7 +5,7 @@ import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
-import { layerOf } from '../workspace/image.js';
+import { layerOf, withUrls } from '../workspace/image.js';
 import type { ImageLayer, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
@@ -82,15 +82,16 @@ export class LazyLayers implements RemoteLayers {
 
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
     const { workspace, fuseRoot, prefetchLabel } = this.#options;
+    const { skipVerify, prefetchBytes, urls } = source;
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
+      layers: { ...openOptions(source), urls },
       signal,
     });
-    const { skipVerify, prefetchBytes, urls } = source;
     for (let next = index + 1; next < image.manifest.layers.length; next++)
-      this.#openAhead(withUrls(layerOf(image, next), urls), skipVerify);
+      this.#openAhead(labelled(layerOf(image, next), source), skipVerify);
     const record: LayerRecord = {
-      ...withUrls(layerOf(image, index), urls),
+      ...labelled(layerOf(image, index), source),
       ...(skipVerify === true && { skipVerify }),
       ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
     };
@@ -227,15 +228,10 @@ export class LazyLayers implements RemoteLayers {
   }
 }
 
-function openOptions({ skipVerify }: LayerRecord) {
+function openOptions({ skipVerify }: Pick<LayerRecord, 'skipVerify'>) {
   return { lazyOnly: true, allowNoVerification: skipVerify };
 }
 
-/** A manifest's own URLs go before those of labels, which somebody else copied from there. */
-function withUrls(layer: ImageLayer, labelled: LayerSourceLabels['urls']): ImageLayer {
-  const { descriptor } = layer;
-  const urls = labelled?.get(descriptor.digest);
-  return urls === undefined || descriptor.urls !== undefined
-    ? layer
-    : { ...layer, descriptor: { ...descriptor, urls } };
+function labelled(layer: ImageLayer, { urls }: LayerSourceLabels): ImageLayer {
+  return { ...layer, descriptor: withUrls(layer.descriptor, urls) };
 }

@@ -60,3 +60,12 @@ export function layerOf(image: Image, index: number): ImageLayer {
     );
   return { reference: image.reference, descriptor, diffId };
 }
+
+/** A manifest's own URLs go before those that somebody else copied from there. */
+export function withUrls(
+  descriptor: Descriptor,
+  copied: ReadonlyMap<Digest, readonly string[]> | undefined,
+): Descriptor {
+  const urls = copied?.get(descriptor.digest);
+  return urls === undefined || descriptor.urls !== undefined ? descriptor : { ...descriptor, urls };
+}

@@ -5,16 +5,18 @@ import type { Config } from '../config/config.js';
 import type { Digest } from '../digest/digest.js';
 import { describeError, LazylayerError } from '../errors.js';
 import { annotationTocDigest } from '../estargz/annotations.js';
+import type { Descriptor } from '../image/descriptor.js';
+import type { Manifest } from '../image/manifest.js';
 import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';
 import type { KnownLayer } from '../layer/known.js';
-import type { LayerSource } from '../layer/source.js';
+import type { LayerBlob, LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
 import { RefPool, type LoadOptions, type PoolContent } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
 import { join } from 'node:path';
-import { imageOf, layerOf, type Image, type ImageLayer } from './image.js';
+import { imageOf, layerOf, withUrls, type Image, type ImageLayer } from './image.js';
 
 export type { Image, ImageLayer } from './image.js';
 
@@ -42,6 +44,19 @@ export interface OpenLayerOptions {
   /** Refuse what would have to be downloaded whole, by UNSUPPORTED. */
   readonly lazyOnly?: boolean;
   readonly signal?: AbortSignal;
+}
+
+export interface ImageOptions {
+  readonly platform?: string;
+  /** How its layers are going to be opened at once; absent where they are not. */
+  readonly layers?: ExpectedLayers;
+  readonly signal?: AbortSignal;
+}
+
+/** How layers are going to be opened that their image is asked for. */
+export interface ExpectedLayers extends KnownLayerOptions {
+  /** Where their blobs may be had besides the registry. */
+  readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
 
 /** How a layer is opened each time. */
@@ -104,11 +119,15 @@ export class Workspace implements AsyncDisposable {
 
   /**
    * An image by the reference that a user wrote. One with a digest that was met before costs no request; a tag is asked for again,
-   * and answered from disk, with a warning, while the registry cannot be reached.
+   * and answered from disk, with a warning, while the registry cannot be reached. With `layers`, they are about to be opened by these
+   * options: requests for them go out before all of the image is there.
    */
-  async image(text: string, options: { platform?: string; signal?: AbortSignal } = {}): Promise<Image> {
-    const reference = formatReference(parseReference(text));
-    const known = await this.pool.get(reference, { ...options, revalidate: true });
+  async image(text: string, options: ImageOptions = {}): Promise<Image> {
+    const { platform, signal, layers } = options;
+    const name = parseReference(text);
+    const reference = formatReference(name);
+    const onManifest = layers && ((manifest: Manifest) => this.#expect(name, manifest.layers, layers));
+    const known = await this.pool.get(reference, { platform, revalidate: true, onManifest, signal });
     const warning =
       known.stale === undefined
         ? undefined
@@ -121,19 +140,27 @@ export class Workspace implements AsyncDisposable {
 
   /**
    * The image of a reference that has a certain layer: as it is known where that fits, else asked for again, since a tag may have
-   * moved. With the manifest's digest, that manifest and no other.
+   * moved. With the manifest's digest, that manifest and no other. With `layers`, this one and those above it are about to be opened.
    * @throws NOT_FOUND
    */
   async imageWithLayer(
     text: string,
     layer: Digest,
-    options: { manifest?: Digest; signal?: AbortSignal } = {},
+    options: { manifest?: Digest; layers?: ExpectedLayers; signal?: AbortSignal } = {},
   ): Promise<{ image: Image; index: number }> {
+    const { layers, signal } = options;
     const named = parseReference(text);
     // A tag beside the digest still leads to an image of external TOCs.
-    const reference = formatReference(options.manifest === undefined ? named : { ...named, digest: options.manifest });
+    const name = options.manifest === undefined ? named : { ...named, digest: options.manifest };
+    const reference = formatReference(name);
+    const onManifest =
+      layers &&
+      ((manifest: Manifest) => {
+        const index = manifest.layers.findIndex((l) => l.digest === layer);
+        if (index >= 0) this.#expect(name, manifest.layers.slice(index), layers);
+      });
     for (const revalidate of [false, true]) {
-      const known = await this.pool.get(reference, { revalidate, signal: options.signal });
+      const known = await this.pool.get(reference, { revalidate, onManifest, signal });
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
         mediaType: known.descriptor.mediaType,
       });
@@ -181,14 +208,21 @@ export class Workspace implements AsyncDisposable {
 
   #source({ reference, descriptor, diffId }: ImageLayer, options: OpenLayerOptions): LayerSource {
     const name = parseReference(reference);
+    const externalToc = () => this.#externalToc(name, descriptor.digest, options.signal);
+    return { ...this.#blob(name, descriptor, options), diffId, externalToc };
+  }
+
+  #blob(name: Reference, descriptor: Descriptor, options: KnownLayerOptions): LayerBlob {
     return {
       descriptor,
-      diffId,
       tocDigest: annotationTocDigest(descriptor.annotations),
       reader: () => this.registry.openBlob(name, descriptor),
-      externalToc: () => this.#externalToc(name, descriptor.digest, options.signal),
       allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
     };
+  }
+
+  #expect(name: Reference, layers: readonly Descriptor[], { urls, ...options }: ExpectedLayers): void {
+    this.layers.expect(layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)));
   }
 
   /** Opens every layer of an image, side by side, lowest first; all or none. */

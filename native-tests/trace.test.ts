@@ -1,0 +1,149 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import type { TraceReport } from '../src/bench/trace/report.js';
+import { DaemonClient } from '../src/daemon/client.js';
+import { buildImage } from '../src/testing/image.js';
+import type { FileSpec } from '../src/testing/image-files.js';
+import { startTestRegistry, type TestRegistry } from '../src/testing/registry.js';
+import { elementsOf } from '../src/testing/xml.js';
+import { Scene } from './support/scene.js';
+import { run } from './support/tools.js';
+
+const name = '<script>alert("&")</script>';
+const content = randomBytes(3_000_000);
+const small = randomBytes(50_000);
+
+/** This machine's `cat` and what it is linked with: an image that can be run. */
+async function catFiles(): Promise<FileSpec[]> {
+  const libraries = [...(await run('ldd', ['/usr/bin/cat'])).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
+  return Promise.all(
+    ['/usr/bin/cat', ...libraries].map(async (path) => ({
+      path: path.slice(1),
+      content: await readFile(path),
+      mode: 0o755,
+    })),
+  );
+}
+
+async function registryOf(t: ExecutionContext): Promise<TestRegistry> {
+  const registry = await startTestRegistry();
+  t.teardown(() => registry.stop());
+  const image = await buildImage({
+    layers: [await catFiles(), [{ path: `data/${name}`, content }], [{ path: 'data/small', content: small }]],
+    config: { Cmd: ['/usr/bin/cat', '/data/small'] },
+    architecture: process.arch === 'x64' ? 'amd64' : process.arch,
+  });
+  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
+  registry.putManifest('img', '1', image.manifest.bytes, image.manifest.descriptor.mediaType);
+  return registry;
+}
+
+/** What is told of requests is what the registry saw; gives the bytes of those for which somebody waited. */
+function demanded(t: ExecutionContext, { requests }: TraceReport, registry: TestRegistry): number {
+  let bytes = 0;
+  for (const request of requests) {
+    const { pathname } = new URL(request.url);
+    const seen = registry.requests.filter(({ path, range }) => path === pathname && range === request.range);
+    t.true(seen.length > 0, `${request.url} ${request.range}`);
+    t.true(request.startMs <= request.firstByteMs! && request.firstByteMs! <= request.endMs);
+    if (request.reason !== 'demand') continue;
+    t.true(
+      seen.some((served) => served.bytes === request.bytes),
+      `${request.range}: ${request.bytes}`,
+    );
+    bytes += request.bytes;
+  }
+  return bytes;
+}
+
+const background = '[fetch]\nbackground = false\n';
+
+test.serial(
+  'trace: reads and requests add up, a delay shows as a stall, and any name is safe in the page',
+  async (t) => {
+    t.timeout(120_000);
+    const registry = await registryOf(t);
+    const scene = await Scene.open(t, background);
+    const page = join(scene.directory, 'a.html');
+    const flags = ['--json', '--html', page, '--network', '60ms', '--stall', '50ms'];
+    const args = [...flags, `${registry.host}/img:1`, '--', 'cat', `/data/${name}`, '/data/small'];
+    const report = JSON.parse(await scene.succeed('trace', ...args)) as TraceReport;
+    const { files, reads, totals, stalls, layers } = report;
+    const found = files.find(({ path }) => path === `/data/${name}`)!;
+    t.is(found.bytes, content.length);
+    // Each byte once, unless memory is short.
+    t.true(found.readBytes >= content.length && found.readBytes < 1.5 * content.length, `${found.readBytes}`);
+    t.true(found.waitedMs >= 60 && found.stalls >= 1, `${found.waitedMs}`);
+    t.true(files.some(({ path }) => path === '/usr/bin/cat'));
+    t.is(layers.length, 3);
+    const stalled = stalls.filter(({ source, endMs, startMs }) => source === 'network' && endMs - startMs >= 60);
+    t.true(stalled.length >= 3, 'each layer had to be asked for');
+    t.is(
+      reads.reduce((sum, { length }) => sum + length, 0),
+      totals.readBytes,
+    );
+    const bytes = demanded(t, report, registry);
+    t.is(totals.byReason.demand.bytes, bytes);
+    t.is(totals.byReason.toc.requests, 3);
+    t.is(totals.byReason.other.requests, 2, 'manifest and config');
+    t.true(totals.neededBytes > content.length && totals.ratio! < 3, `${totals.ratio}`);
+    t.is(report.dropped, 0);
+    const html = await readFile(page, 'utf8');
+    t.true(html.includes('/data/&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;'));
+    t.false(html.includes('<script'));
+    t.notThrows(() => elementsOf(html.slice(html.indexOf('<body>'), html.indexOf('</html>'))));
+    await rm(page);
+  },
+);
+
+test.serial("trace: through containerd, the image's own command, as a table", async (t) => {
+  t.timeout(120_000);
+  const registry = await registryOf(t);
+  const scene = await Scene.open(t, background);
+  const { status, stdout, stderr } = await scene.lazylayer('trace', [
+    '--engine',
+    'containerd',
+    '--stall',
+    '0ms',
+    `${registry.host}/img:1`,
+  ]);
+  t.is(status, 0, stderr);
+  const text = stdout.toString();
+  t.regex(text, /^ *STALLED +AT +FROM +OFFSET +BYTES +FILE\n/);
+  t.regex(text, / \/usr\/bin\/cat\n/);
+  t.regex(text, /^ready after .*: pull .*, create .*, run .*, ready /m);
+  t.regex(text, /^fetched: .* by \d+ requests/m);
+});
+
+for (const backend of ['kernel', 'fuse-native'])
+  test.serial(`a trace of a mount by hand: from the network, then from the cache (${backend})`, async (t) => {
+    t.timeout(120_000);
+    const registry = await registryOf(t);
+    const scene = await Scene.open(t);
+    const target = await scene.mountPoint();
+    await writeFile(scene.config, `${background}[fuse]\nbackend = "${backend}"\n`);
+    const sources: string[][] = [];
+    for (let i = 0; i < 2; i++) {
+      await scene.mount(`${registry.host}/img:1`, target);
+      await using recording = await new DaemonClient(scene.root).trace();
+      // By another process: this one must not wait for itself.
+      await run('cmp', [join(target, 'data', 'small'), '-'], { input: small });
+      const { reads, files, requests } = await recording.finish();
+      t.deepEqual(
+        files.map(({ path, bytes }) => [path, bytes]),
+        [['/data/small', small.length]],
+      );
+      t.is(
+        reads.reduce((sum, { length }) => sum + length, 0),
+        small.length,
+      );
+      sources.push([...new Set(reads.map(({ source }) => source))]);
+      t.is(requests.length > 0, i === 0);
+      await scene.umount(target);
+      await scene.daemonGone();
+    }
+    t.true(sources[0].includes('network'));
+    t.deepEqual(sources[1], ['cache']);
+  });

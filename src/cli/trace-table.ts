@@ -1,0 +1,46 @@
+import { phases } from '../bench/start/engine.js';
+import { sources, type TraceReport } from '../bench/trace/report.js';
+import { humanBytes, plural, table } from './text.js';
+
+const shownStalls = 10;
+const milliseconds = (ms: number) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+
+/** The longest stalls, and the numbers of the whole. */
+export function formatTrace(report: TraceReport): string {
+  const { totals, stalls, files, stallMs, dropped } = report;
+  const right = true;
+  const columns = [
+    { title: 'STALLED', right },
+    { title: 'AT', right },
+    { title: 'FROM' },
+    { title: 'OFFSET', right },
+    { title: 'BYTES', right },
+    { title: 'FILE' },
+  ];
+  const rows = stalls
+    .slice(0, shownStalls)
+    .map(({ startMs, endMs, source, offset, length, file }) => [
+      milliseconds(endMs - startMs),
+      milliseconds(startMs),
+      source,
+      String(offset),
+      String(length),
+      printable(files[file].path),
+    ]);
+  const { ratio } = totals;
+  const lengths = phases.map((phase) => `${phase} ${milliseconds(report.phases[phase])}`).join(', ');
+  const read = sources.map((source) => `${humanBytes(totals.bySource[source].bytes)} ${source}`).join(', ');
+  const lines = [
+    `ready after ${milliseconds(report.totalMs)}: ${lengths}`,
+    `${plural(stalls.length, 'stall')} of ${milliseconds(stallMs)} and more; a read waited for ${milliseconds(totals.waitedMs)} in all`,
+    `read: ${humanBytes(totals.readBytes)} by ${plural(totals.reads, 'read')} of ${plural(files.length, 'file')} (${read})`,
+    `fetched: ${humanBytes(totals.fetchedBytes)} by ${plural(totals.requests, 'request')}; what was read is ${humanBytes(totals.neededBytes)} compressed${ratio === undefined ? '' : ` (${ratio.toFixed(2)} times)`}`,
+    ...(dropped > 0 ? [`left out, for there was no room: the ${dropped} oldest reads and requests`] : []),
+  ];
+  return `${rows.length > 0 ? `${table(columns, rows)}\n` : ''}${lines.join('\n')}\n`;
+}
+
+/** Names of files may hold anything, also what moves a terminal's cursor. */
+const printable = (name: string) =>
+  // eslint-disable-next-line no-control-regex
+  name.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');

@@ -1,0 +1,141 @@
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { LazylayerError } from '../errors.js';
+import { buildTree, type FetchedToc } from '../estargz/open.js';
+import { Tree } from '../toc/tree.js';
+
+/** What a thread answers: the tree's memory, or nothing where it could not make one of the TOC. */
+export interface TocAnswer {
+  readonly tree?: SharedArrayBuffer;
+}
+
+interface Job {
+  readonly toc: FetchedToc;
+  readonly resolve: (tree: Tree) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export interface TocThreadsOptions {
+  /** At most; one a processor, and no more than 4, by default. */
+  readonly threads?: number;
+  /** How long they wait for another TOC before they end, in milliseconds; a minute by default. */
+  readonly idleMs?: number;
+}
+
+/** Compressed bytes of a TOC up to which its tree is made at once: some 300 entries, which take less than a message and a wait. */
+const INLINE_BYTES = 16 * 1024;
+
+/**
+ * Makes trees of TOCs in threads of its own, so that an image's layers are ready side by side and nothing else waits for them. Threads
+ * are started ahead by `warm`, while the network is waited for, or by the first TOC, and end when there has been none for a while.
+ */
+export class TocThreads implements AsyncDisposable {
+  /** With the work that each has in hand. */
+  readonly #threads = new Map<Worker, Job | undefined>();
+  readonly #waiting: Job[] = [];
+  readonly #limit: number;
+  readonly #idleMs: number;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor({ threads = Math.min(4, availableParallelism()), idleMs = 60_000 }: TocThreadsOptions = {}) {
+    this.#limit = threads;
+    this.#idleMs = idleMs;
+  }
+
+  /** How many threads there are now. */
+  get running(): number {
+    return this.#threads.size;
+  }
+
+  /** Has as many threads stand by as so many TOCs may want. */
+  warm(tocs: number): void {
+    while (!this.#closed && this.#threads.size < Math.min(tocs, this.#limit)) this.#start();
+    this.#rest();
+  }
+
+  /** @throws what `buildTree` throws; INTERNAL where the thread ended before its work was done; ABORTED once closed */
+  async tree(toc: FetchedToc): Promise<Tree> {
+    if (toc.compressed.byteLength <= INLINE_BYTES) return buildTree(toc);
+    if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closed');
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ toc, resolve, reject });
+      this.#feed();
+    });
+  }
+
+  #feed(): void {
+    while (this.#waiting.length > 0) {
+      const free = this.#free();
+      if (free === undefined) return;
+      const job = this.#waiting.shift()!;
+      // A copy of just these bytes: a view would take all of the memory behind it along.
+      const compressed = new Uint8Array(job.toc.compressed);
+      this.#threads.set(free, job);
+      free.ref();
+      free.postMessage({ ...job.toc, compressed }, [compressed.buffer]);
+    }
+  }
+
+  #free(): Worker | undefined {
+    for (const [thread, job] of this.#threads) if (job === undefined) return thread;
+    return this.#threads.size < this.#limit ? this.#start() : undefined;
+  }
+
+  #start(): Worker {
+    const thread = new Worker(new URL('./toc-thread.js', import.meta.url));
+    this.#threads.set(thread, undefined);
+    thread.on('message', (answer: TocAnswer) => this.#answered(thread, answer));
+    // One that dies takes only its own TOC with it: the next one starts another.
+    thread.on('error', (error) => this.#lost(thread, error));
+    thread.on('exit', () => this.#lost(thread, undefined));
+    thread.unref();
+    return thread;
+  }
+
+  #answered(thread: Worker, { tree }: TocAnswer): void {
+    const job = this.#threads.get(thread);
+    this.#threads.set(thread, undefined);
+    thread.unref();
+    this.#feed();
+    this.#rest();
+    if (job === undefined) return;
+    try {
+      // What is wrong with a TOC is found again here: an error would lose its class and its cause on the way.
+      job.resolve(tree === undefined ? buildTree(job.toc) : Tree.over(tree));
+    } catch (error) {
+      job.reject(error);
+    }
+  }
+
+  #lost(thread: Worker, cause: unknown): void {
+    const job = this.#threads.get(thread);
+    if (!this.#threads.delete(thread)) return;
+    job?.reject(
+      this.#closed
+        ? new LazylayerError('ABORTED', 'the layer store is closed')
+        : new LazylayerError('INTERNAL', 'the thread that read the TOC ended before its work was done', { cause }),
+    );
+    this.#feed();
+  }
+
+  /** Ends the threads if nobody wants them for a while. */
+  #rest(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      for (const [thread, job] of this.#threads)
+        if (job === undefined) {
+          this.#threads.delete(thread);
+          void thread.terminate();
+        }
+    }, this.#idleMs).unref();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    for (const { reject } of this.#waiting.splice(0))
+      reject(new LazylayerError('ABORTED', 'the layer store is closed'));
+    await Promise.all([...this.#threads.keys()].map((thread) => thread.terminate()));
+  }
+}

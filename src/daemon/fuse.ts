@@ -1,4 +1,5 @@
 import { constants } from 'node:os';
+import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { Negotiated } from '../fuse/codec.js';
 import { serveConnection } from '../fuse/kernel-server.js';
@@ -15,7 +16,12 @@ import type { Tracer } from './tracer.js';
 export async function startFuse(
   config: Config,
   served: ServedLayers,
-  options: { resume: Negotiated | undefined; tracer: Tracer; onError: (what: string, error: unknown) => void },
+  options: {
+    resume: Negotiated | undefined;
+    tracer: Tracer;
+    programs?: ProgramsAhead;
+    onError: (what: string, error: unknown) => void;
+  },
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
   const host: FuseHost = {
@@ -24,7 +30,9 @@ export async function startFuse(
       const onSource = traced && ((source: ReadSource) => void (traced.source = source));
       const work = (layer: Layer) => layer.read(inode, offset, length, { signal, onSource });
       try {
-        const bytes = await served.using(slot, work, signal);
+        const reading = served.using(slot, work, signal);
+        if (offset === 0) void options.programs?.read(slot, inode);
+        const bytes = await reading;
         traced?.end(false);
         return bytes;
       } catch (error) {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ProgramsAhead } from '../ahead/programs.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
@@ -40,12 +41,14 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onError: fault,
   });
   const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
+  const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;
   const order = new EndOrder();
   const mounts = new Mounts({
     workspace,
     served,
     base: layout.fuse,
     prefetch: config.fetch.prefetch,
+    programs,
     records: layout.mounts,
     uppers: layout.uppers,
     empty: layout.empty,
@@ -57,11 +60,12 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   if (resume !== undefined) await mounts.restore();
   const snapshots =
     persistent && config.snapshotter.address !== ''
-      ? await restoreSnapshots({ config, workspace, served, log, watch: metrics?.watch })
+      ? await restoreSnapshots({ config, workspace, served, programs, log, watch: metrics?.watch })
       : undefined;
   const fuse = await startFuse(config, served, {
     resume,
     tracer,
+    programs,
     onError: (what, error) => {
       metrics?.readFailed(error);
       fault(what, error);

@@ -7,6 +7,7 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
+import { programSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep } from './sweep.js';
@@ -105,11 +106,15 @@ export class Layer implements AsyncDisposable {
     }
   }
 
-  /** Asks for whole files that are likely to be read soon, small ones that lie together by one request. Waits for nothing. */
+  /**
+   * Asks for files that are likely to be read soon, those that lie together by one request: wholly, but of very large ones only the
+   * beginning. Waits for nothing.
+   */
   bring(inodes: readonly number[]): void {
     if (this.#closed) return;
-    const { tree } = this;
-    this.fetcher.bring(inodes.filter((i) => tree.isRegular(i)).map((i) => tree.chunksOf(i, 0, tree.size[i])));
+    this.fetcher.bring(
+      inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode)),
+    );
   }
 
   /** Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). */

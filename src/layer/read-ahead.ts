@@ -113,14 +113,14 @@ export class ReadAhead {
   /** The whole of a file of which chunk `missed` was missed, where the rest of it is likely to be wanted too. */
   wholeFile(inode: number, missed: number): ChunkSpan | undefined {
     const tree = this.#tree;
-    const { first, end } = tree.chunksOf(inode, 0, tree.size[inode]);
-    if (end - first < 2) return undefined;
-    const bytes = tree.chunkEnd(end - 1) - tree.chunkOffset[first];
+    const file = tree.chunksOf(inode, 0, tree.size[inode]);
+    if (file.end - file.first < 2) return undefined;
+    const bytes = bytesOf(tree, file);
     const program = (tree.mode[inode] & 0o111) !== 0;
-    if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && program)) return { first, end };
+    if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && program)) return file;
     if (bytes > WHOLE_PROGRAM_BYTES) return undefined;
     const before = this.#files.get(inode);
-    if (before !== undefined) return before === missed ? undefined : { first, end };
+    if (before !== undefined) return before === missed ? undefined : file;
     if (this.#files.size >= MEMORY) this.#files.clear();
     this.#files.set(inode, missed);
     return undefined;
@@ -189,6 +189,17 @@ export class ReadAhead {
   #directory(chunk: number): number {
     return (this.#directories ??= directoriesOf(this.#tree))[chunk];
   }
+}
+
+/** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
+export function programSpan(tree: Tree, inode: number): ChunkSpan {
+  const file = tree.chunksOf(inode, 0, tree.size[inode]);
+  return bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES ? file : tree.chunksOf(inode, 0, 1);
+}
+
+/** Compressed bytes of a file's members, from the first to the last. */
+function bytesOf(tree: Tree, { first, end }: ChunkSpan): number {
+  return end > first ? tree.chunkEnd(end - 1) - tree.chunkOffset[first] : 0;
 }
 
 function remember<V>(list: V[], value: V): void {

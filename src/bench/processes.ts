@@ -8,6 +8,7 @@ import { LazylayerError } from '../errors.js';
 /** Which Debian package brings a program. */
 const packages: Readonly<Record<string, string>> = {
   chroot: 'coreutils',
+  conmon: 'conmon',
   containerd: 'containerd',
   'containerd-shim-runc-v2': 'containerd',
   ctr: 'containerd',
@@ -43,6 +44,14 @@ export function findProgram(program: string): string | undefined {
         return false;
       }
     });
+}
+
+/** Brings programs to memory, where they are on a machine that starts containers all the time. */
+export async function readPrograms(...programs: readonly string[]): Promise<void> {
+  for (const program of programs) {
+    const path = findProgram(program);
+    if (path !== undefined) await readFile(path);
+  }
 }
 
 /** Of a daemon's output, the end is kept. */

@@ -53,7 +53,7 @@ export class CachedLayer implements LayerView {
     readonly presence: Presence,
     readonly fd: number,
     suspects: Presence | undefined,
-    private marked: boolean,
+    private mark: Mark,
   ) {
     this.#suspects = suspects;
   }
@@ -85,7 +85,7 @@ export class CachedLayer implements LayerView {
       const nothing = saved === undefined && blocks === 0;
       const suspects = believed || nothing ? undefined : (saved ?? full(empty(), chunks));
       const presence = believed ? saved : empty();
-      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, mark !== 'no room');
+      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, mark);
     } catch (error) {
       await closeFd(fd);
       throw error;
@@ -149,9 +149,10 @@ export class CachedLayer implements LayerView {
   async #write(): Promise<void> {
     const { directory, tree } = this;
     // Bits without the mark would be believed after an unclean end.
-    if (!this.marked && (await setMark(directory)) === 'no room')
+    if (this.mark === 'no room' && (this.mark = await setMark(directory)) === 'no room')
       throw new LazylayerError('RESOURCE_EXHAUSTED', `${directory}: no room on the disk for the mark of an open layer`);
-    this.marked = true;
+    if (this.mark === 'made') await syncDirectory(directory);
+    this.mark = 'found';
     await saveBitmap(join(directory, FILES.present), this.#kept(), tree.counts.chunks, tree.facts.source);
   }
 
@@ -200,11 +201,13 @@ export class CachedLayer implements LayerView {
   }
 }
 
+type Mark = 'made' | 'found' | 'no room';
+
 /**
- * Makes the mark of an open layer, durable before any chunk is written: else a power cut could leave bits that nothing casts
+ * Makes the mark of an open layer. It must be durable before any bits are saved: else a power cut could leave some that nothing casts
  * doubt on. A mark that is found was left by an unclean end.
  */
-async function setMark(directory: string): Promise<'made' | 'found' | 'no room'> {
+async function setMark(directory: string): Promise<Mark> {
   try {
     await writeFile(join(directory, FILES.open), '', { flag: 'wx' });
   } catch (error) {
@@ -212,7 +215,6 @@ async function setMark(directory: string): Promise<'made' | 'found' | 'no room'>
     if (codeOf(error) === 'RESOURCE_EXHAUSTED') return 'no room';
     throw error;
   }
-  await syncDirectory(directory);
   return 'made';
 }
 

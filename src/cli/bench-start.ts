@@ -110,7 +110,7 @@ export function addBenchStart(bench: Command, cli: Cli): void {
 function candidatesOf(image: string, flags: Flags): Candidate[] {
   const lazy = { kind: 'lazy' } as const;
   const candidates: Candidate[] = [{ name: 'lazylayer', image, way: lazy }];
-  if (flags.engine === 'containerd')
+  if (flags.engine !== 'mount')
     candidates.unshift({ name: 'full pull, overlayfs', image: flags.full ?? image, way: { kind: 'full' } });
   else if (flags.full !== undefined)
     throw new LazylayerError('INVALID_ARGUMENT', '--full: the engine "mount" pulls nothing whole');

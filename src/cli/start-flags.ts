@@ -4,7 +4,7 @@ import type { Engine, Ready } from '../bench/start/engine.js';
 import { LazylayerError } from '../errors.js';
 import { configFile } from './context.js';
 
-const engines = ['containerd', 'mount'] as const;
+const engines = ['containerd', 'podman', 'mount'] as const;
 export type EngineName = (typeof engines)[number];
 
 /** Flags of verbs that start a workload in a place of its own. */
@@ -56,6 +56,7 @@ export async function engineOf(name: EngineName, command: Command): Promise<Engi
   const program = [process.execPath, fileURLToPath(new URL('main.js', import.meta.url))] as const;
   const lazylayer = { command: program, config: configFile(command) };
   if (name === 'containerd') return new (await import('../bench/start/containerd.js')).ContainerdEngine(lazylayer);
+  if (name === 'podman') return new (await import('../bench/start/podman.js')).PodmanEngine(lazylayer);
   return new (await import('../bench/start/mount.js')).MountEngine(lazylayer);
 }
 

@@ -33,6 +33,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
 
   const tracer = new Tracer();
   const workspace = await Workspace.open(config, {
+    warm: true,
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
       if (event === 'request') tracer.request(fields as RequestRecord);

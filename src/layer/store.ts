@@ -61,6 +61,11 @@ export class LayerStore implements AsyncDisposable {
     this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
   }
 
+  /** Gets threads ready to read TOCs: layers will be opened that the disk may not have. */
+  warm(): void {
+    this.#threads.warm(Infinity);
+  }
+
   /**
    * Sends the requests that opening these layers will begin with, except of those that are open or on disk, and gets threads ready to
    * read what comes. Who does not open them after all loses nothing but that.

@@ -45,15 +45,17 @@ export class TocsAhead {
       size: reader.size,
       async read(offset, length, options) {
         if (offset !== tail.start || offset + length !== reader.size) return reader.read(offset, length, options);
-        const gone = () => tail.abort.abort(options?.signal?.reason);
-        options?.signal?.addEventListener('abort', gone, { once: true });
+        const signal = options?.signal;
+        const left = () => tail.abort.abort(signal?.reason);
+        if (signal?.aborted === true) left();
+        signal?.addEventListener('abort', left, { once: true });
         try {
-          return await leaveOnAbort(tail.bytes, options?.signal);
+          return await leaveOnAbort(tail.bytes, signal);
         } catch {
-          options?.signal?.throwIfAborted();
+          signal?.throwIfAborted();
           return await reader.read(offset, length, options);
         } finally {
-          options?.signal?.removeEventListener('abort', gone);
+          signal?.removeEventListener('abort', left);
         }
       },
       stream: (offset, length, options) => reader.stream(offset, length, options),

@@ -16,12 +16,13 @@ interface Job {
 }
 
 export interface TocThreadsOptions {
-  /** At most; one a processor, and no more than 4, by default. */
+  /** At most; by default one less than there are processors, but 1 to 3. */
   readonly threads?: number;
   /** How long they wait for another TOC before they end, in milliseconds; a minute by default. */
   readonly idleMs?: number;
 }
 
+const defaultThreads = Math.max(1, Math.min(3, availableParallelism() - 1));
 /** Compressed bytes of a TOC up to which its tree is made at once: some 300 entries, which take less than a message and a wait. */
 const INLINE_BYTES = 16 * 1024;
 
@@ -38,7 +39,7 @@ export class TocThreads implements AsyncDisposable {
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor({ threads = Math.min(4, availableParallelism()), idleMs = 60_000 }: TocThreadsOptions = {}) {
+  constructor({ threads = defaultThreads, idleMs = 60_000 }: TocThreadsOptions = {}) {
     this.#limit = threads;
     this.#idleMs = idleMs;
   }

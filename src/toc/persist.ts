@@ -3,17 +3,21 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { FormatError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
-import { writeFileAtomic } from '../util/atomic-file.js';
+import { replaceFile } from '../util/atomic-file.js';
 import { HEADER_BYTES, parseHeader, Tree, treeBytes, type TreeCounts, type TreeFacts } from './tree.js';
 import { checkTree } from './check.js';
 
 /** After the tree's own bytes: their SHA-256, raw. */
 const CHECKSUM_BYTES = 32;
 
-/** Writes a tree so that a crash leaves the old file, the new one, or none. */
+/**
+ * Writes a tree so that a reader, and the next process, see the old file or the new one. It is not waited for until the disk has it: a
+ * tree that a power cut tears is refused by `loadTree`, and its source is asked for again.
+ */
 export async function saveTree(tree: Tree, path: string): Promise<void> {
   const bytes = new Uint8Array(tree.buffer);
-  await writeFileAtomic(path, Buffer.concat([bytes, checksum(bytes)]));
+  const { durable } = await replaceFile(path, [bytes, checksum(bytes)]);
+  durable.catch(() => {});
 }
 
 /**

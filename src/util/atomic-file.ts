@@ -28,6 +28,24 @@ export async function writeFileAtomic(
   await syncDirectory(dirname(path));
 }
 
+/**
+ * Replaces the file at `path` in one step, by bytes that are not on the disk yet: `durable` resolves when they are. The name is not
+ * made durable.
+ */
+export async function replaceFile(path: string, pieces: readonly Uint8Array[]): Promise<{ durable: Promise<void> }> {
+  const aside = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  const file = await open(aside, 'wx', 0o644);
+  try {
+    for (const piece of pieces) await file.writeFile(piece);
+    await rename(aside, path);
+  } catch (error) {
+    await file.close();
+    await rm(aside, { force: true });
+    throw error;
+  }
+  return { durable: file.sync().finally(() => file.close()) };
+}
+
 /** Makes the names in a directory durable. */
 export async function syncDirectory(path: string): Promise<void> {
   const dir = await open(path, 'r');

@@ -3,6 +3,8 @@ import { LazylayerError } from '../errors.js';
 
 export interface CommandOptions {
   readonly cwd?: string;
+  /** Beside this process's own. */
+  readonly env?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
   /** Descriptors for the command as 3, 4, … */
   readonly descriptors?: readonly number[];
@@ -20,7 +22,7 @@ export async function runCommand(file: string, args: readonly string[], options:
     cwd: options.cwd,
     signal: options.signal,
     stdio,
-    env: { ...process.env, LC_ALL: 'C' },
+    env: { ...process.env, ...options.env, LC_ALL: 'C' },
   });
   const output = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const)

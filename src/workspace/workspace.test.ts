@@ -64,6 +64,46 @@ test('an image of N layers opens by 3 + N requests, again by its tag with one, a
   for (const layer of opened) await layer[Symbol.asyncDispose]();
 });
 
+test('layers that are going to be opened are asked for as soon as the manifest is there', async (t) => {
+  const { registry, image, reference } = await served(t, {
+    layers: [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]],
+  });
+  const [low, high] = image.layers.map((layer) => `/blobs/${layer.descriptor.digest}`);
+  const config = `/blobs/${image.config.descriptor.digest}`;
+  const end = registry.faults.add({ path: config, action: { kind: 'hang' } });
+  await using workspace = await open(await rootDirectory(t));
+  const leaving = new AbortController();
+  const resolving = workspace.image(reference, { layers: {}, signal: leaving.signal });
+  const left = t.throwsAsync(resolving, { message: 'I leave' });
+  for (let i = 0; i < 2000 && registry.count(low) + registry.count(high) < 2; i++)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  t.deepEqual(
+    [low, high, config].map((path) => registry.count(path)),
+    [1, 1, 1],
+  );
+  leaving.abort(new Error('I leave'));
+  await left;
+  end();
+  const layers = await workspace.openLayers(await workspace.image(reference, { layers: {} }));
+  t.deepEqual(
+    [low, high, config].map((path) => registry.count(path)),
+    [1, 1, 2],
+  );
+  for (const layer of layers) await layer[Symbol.asyncDispose]();
+});
+
+test('of an image that one layer is wanted of, those from it up are asked for', async (t) => {
+  const { registry, image, reference } = await served(t, {
+    layers: ['a', 'b', 'c'].map((path) => [{ path, content: path }]),
+  });
+  await using workspace = await open(await rootDirectory(t));
+  const digests = image.layers.map((layer) => layer.descriptor.digest);
+  await workspace.imageWithLayer(reference, digests[1], { layers: {} });
+  const asked = () => digests.map((digest) => registry.count(digest));
+  for (let i = 0; i < 2000 && asked()[2] === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.deepEqual(asked(), [0, 1, 1]);
+});
+
 test('a tag is answered from disk, with a warning, while the registry is down', async (t) => {
   const { registry, image, reference } = await served(t, { layers: [[{ path: 'a', content: 'A' }]] });
   await using workspace = await open(await rootDirectory(t));

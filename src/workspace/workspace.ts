@@ -64,7 +64,8 @@ export type KnownLayerOptions = Pick<OpenLayerOptions, 'allowNoVerification' | '
 
 /**
  * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
- * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock.
+ * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock; `warm` is for
+ * a process that lives long: it gets ready for an image's layers while the registry is asked for the image.
  */
 export class Workspace implements AsyncDisposable {
   private constructor(
@@ -75,7 +76,10 @@ export class Workspace implements AsyncDisposable {
     private readonly config: Config,
   ) {}
 
-  static async open(config: Config, hooks: WorkspaceHooks & { temporary?: boolean } = {}): Promise<Workspace> {
+  static async open(
+    config: Config,
+    hooks: WorkspaceHooks & { temporary?: boolean; warm?: boolean } = {},
+  ): Promise<Workspace> {
     const { fetch } = config;
     const registry = new Registry({
       hosts: config.registry.hosts,
@@ -106,7 +110,10 @@ export class Workspace implements AsyncDisposable {
       dir: join(cache.root, 'pool'),
       max: config.pool.max_entries,
       holdMs: config.pool.hold_sec * 1000,
-      load: (reference, options) => resolve(registry, reference, options),
+      load: (reference, options) => {
+        if (hooks.warm === true && options.onManifest !== undefined) layers.warm();
+        return resolve(registry, reference, options);
+      },
     });
     const layers = new LayerStore({
       cache,

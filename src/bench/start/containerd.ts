@@ -1,10 +1,10 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runCommand } from '../../util/command.js';
 import { Teardown } from '../../util/teardown.js';
 import { realClock } from '../clock.js';
-import { Daemon, findProgram, killGone, processesWith, requirePrograms } from '../processes.js';
+import { Daemon, killGone, processesWith, readPrograms, requirePrograms } from '../processes.js';
 import { EventListener } from './containerd-events.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
 import { LazyDaemon } from './lazylayer.js';
@@ -53,8 +53,10 @@ class ContainerdPlace implements Place {
   async open(directory: string, lazylayer: Lazylayer, signal: AbortSignal): Promise<void> {
     const { candidate, socket } = this;
     const { way } = candidate;
-    if (way.kind === 'lazy') this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, signal));
-    const address = way.kind === 'other' ? way.socket : this.#lazy?.address;
+    const own = join(directory, 'snapshots', 'lazylayer.sock');
+    if (way.kind === 'lazy')
+      this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, ['serve', '--address', own], signal));
+    const address = way.kind === 'other' ? way.socket : way.kind === 'lazy' ? own : undefined;
     const config = join(directory, 'containerd.toml');
     await writeFile(config, configFor(directory, socket, snapshotterOf(candidate), address));
     this.#parts.teardown(() => this.#endShims());
@@ -62,7 +64,7 @@ class ContainerdPlace implements Place {
     await daemon.until('containerd answers', async () => (await this.ctr(['version'], signal)) !== '', signal);
     this.#events = this.#parts.use(new EventListener(socket));
     await this.#subscribed(signal);
-    await warmPrograms();
+    await readPrograms('ctr', 'ctr-remote', 'containerd', 'containerd-shim-runc-v2', 'runc');
   }
 
   async ctr(args: readonly string[], signal?: AbortSignal): Promise<string> {
@@ -155,12 +157,4 @@ function configFor(directory: string, socket: string, snapshotter: string, addre
   if (address !== undefined)
     lines.push(`[proxy_plugins.${snapshotter}]`, 'type = "snapshot"', `address = "${address}"`);
   return `${lines.join('\n')}\n`;
-}
-
-/** Programs are read ahead: on a machine that starts containers they are in memory. Images are not. */
-async function warmPrograms(): Promise<void> {
-  for (const program of ['ctr', 'ctr-remote', 'containerd', 'containerd-shim-runc-v2', 'runc']) {
-    const path = findProgram(program);
-    if (path !== undefined) await readFile(path);
-  }
 }

@@ -2,24 +2,26 @@ import { join } from 'node:path';
 import { Daemon, peakMemory } from '../processes.js';
 import type { Lazylayer } from './engine.js';
 
-/** `lazylayer serve` on a root of its own. */
+/** A daemon of lazylayer on a root of its own. */
 export class LazyDaemon implements AsyncDisposable {
-  /** Where containerd finds it. */
-  readonly address: string;
   readonly root: string;
   readonly #daemon: Daemon;
 
-  private constructor({ command, config }: Lazylayer, directory: string) {
-    this.address = join(directory, 'snapshots', 'lazylayer.sock');
+  private constructor({ command, config }: Lazylayer, directory: string, verb: readonly string[]) {
     const [file, ...args] = command;
     this.root = join(directory, 'lazylayer');
-    const flags = ['--root', this.root, '--address', this.address];
     const given = config === undefined ? [] : ['--config', config];
-    this.#daemon = new Daemon(file, [...args, 'serve', ...flags, ...given]);
+    this.#daemon = new Daemon(file, [...args, ...verb, '--root', this.root, ...given]);
   }
 
-  static async start(lazylayer: Lazylayer, directory: string, signal: AbortSignal): Promise<LazyDaemon> {
-    const started = new LazyDaemon(lazylayer, directory);
+  /** `verb` is `serve` or `store`, with what it needs. Resolves when it serves. */
+  static async start(
+    lazylayer: Lazylayer,
+    directory: string,
+    verb: readonly string[],
+    signal: AbortSignal,
+  ): Promise<LazyDaemon> {
+    const started = new LazyDaemon(lazylayer, directory, verb);
     try {
       const serving = async () => started.#log().some((line) => line['msg'] === 'serving');
       await started.#daemon.until('lazylayer serves', serving, signal);
@@ -37,7 +39,7 @@ export class LazyDaemon implements AsyncDisposable {
   /** A line for each layer that was asked for lazily and is not lazy. */
   refused(): string[] {
     return this.#log()
-      .filter((line) => line['remote-snapshot-prepared'] === 'false')
+      .filter((line) => line['remote-snapshot-prepared'] === 'false' || line['msg'] === 'layer left to the client')
       .map((line) => `a layer is not lazy: ${String(line['reason'])}`);
   }
 

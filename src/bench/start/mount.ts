@@ -26,7 +26,8 @@ export class MountEngine implements Engine {
   async open(candidate: Candidate, directory: string, signal: AbortSignal): Promise<Place> {
     const target = join(directory, 'tree');
     await mkdir(target);
-    const daemon = await LazyDaemon.start(this.lazylayer, directory, signal);
+    const address = join(directory, 'snapshots', 'lazylayer.sock');
+    const daemon = await LazyDaemon.start(this.lazylayer, directory, ['serve', '--address', address], signal);
     return new MountPlace(candidate, directory, target, daemon, this.lazylayer);
   }
 }

@@ -17,8 +17,8 @@ export class Workload {
   readonly #ended: Promise<string | number | null>;
   #over = false;
 
-  constructor(file: string, args: readonly string[]) {
-    this.#child = spawn(file, args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+  constructor(file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
+    this.#child = spawn(file, args, { env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child.stdout!.on('data', (bytes: Buffer) => {
       this.#lastOutput = realClock.now();
       this.#output = (this.#output + bytes.toString()).slice(-kept);

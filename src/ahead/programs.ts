@@ -64,8 +64,8 @@ export class ProgramsAhead {
   }
 
   /**
-   * An image is about to start, with the layers in these slots, the lowest first. Resolves when what its command needs is there; never
-   * rejects. Where a layer says itself what a start needs, nothing is guessed.
+   * An image is about to start, with the layers in these slots, the lowest first. Resolves when all that its command needs is asked for;
+   * never rejects. Where a layer says itself what a start needs, nothing is guessed.
    */
   async start(slots: readonly number[], config: ImageConfig['config']): Promise<void> {
     this.know(slots);
@@ -76,7 +76,7 @@ export class ProgramsAhead {
     });
   }
 
-  /** Somebody waits for the beginning of a file. Resolves when what it names is there; never rejects. */
+  /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
   async read(slot: number, inode: number): Promise<void> {
     if (this.#seen.has(keyOf(slot, inode))) return;
     // The image that was met last: which of several that share a layer is read cannot be told.

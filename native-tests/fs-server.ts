@@ -70,13 +70,11 @@ const host: FuseHost = {
     if (reference.includes('broken')) throw new LazylayerError('UNAVAILABLE', `${reference} is broken`);
     await stalls.get(reference)?.promise;
     const layers = digest === undefined ? [] : [{ digest, slot: 2 }];
-    await server.setReferences(
-      (references = [...references.filter((r) => r.reference !== reference), { reference, layers }]),
-    );
+    await server.setReference(reference, layers);
   },
 };
 
-let references: References = [{ reference: REFERENCE, layers: [{ digest: 'sha256:lower', slot: 1 }] }];
+const references: References = [{ reference: REFERENCE, layers: [{ digest: 'sha256:lower', slot: 1 }] }];
 const options = {
   pool: '/pool/of/test',
   layers: [layers[0].view(1), layers[1].view(2)],

@@ -26,6 +26,8 @@ const packages: Readonly<Record<string, string>> = {
   gzip: 'gzip',
   mmdebstrap: 'mmdebstrap',
   mount: 'mount',
+  podman: 'podman',
+  runc: 'runc',
   setcap: 'libcap2-bin',
   setfattr: 'attr',
   setpriv: 'util-linux',

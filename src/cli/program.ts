@@ -13,6 +13,7 @@ import { addLs } from './ls.js';
 import { addMount } from './mount.js';
 import { addPs } from './ps.js';
 import { addServe } from './serve.js';
+import { addStore } from './store.js';
 import { OutputClosed } from './terminal.js';
 import { addTrace } from './trace.js';
 import { addUmount } from './umount.js';
@@ -52,6 +53,7 @@ export function createProgram(cli: Cli): Command {
     addUmount,
     addPs,
     addServe,
+    addStore,
     addLs,
     addCat,
     addInspect,

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import { configOf, examples, type Cli } from './context.js';
 
@@ -20,24 +21,29 @@ export function addServe(program: Command, cli: Cli): void {
     )
     .action(async (flags: { address?: string }, command: Command) => {
       const config = await configOf(command, { address: flags.address });
-      if (process.geteuid!() !== 0)
-        throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
-      // Loaded only now: no other verb needs them.
-      const { Holder } = await import('../daemon/holder.js');
-      const { notifyReady, notifyStopping } = await import('../daemon/notify.js');
-      // The end that the first signal asks for is in order whatever comes after it.
-      cli.interrupts.takeSecond();
-      const holder = new Holder(config, true);
-      let told = Promise.resolve();
-      cli.interrupts.signal.addEventListener('abort', () => {
-        told = notifyStopping();
-        holder.end();
-      });
-      const { ended } = await holder.start();
-      if (!cli.interrupts.signal.aborted) await notifyReady();
-      const status = await ended;
-      await told;
-      // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
-      process.exit(status);
+      await runDaemon(cli, config);
     });
+}
+
+/** Serves until a signal ends it, and ends this process. @throws PERMISSION_DENIED for who is not root, what starting throws */
+export async function runDaemon(cli: Cli, config: Config): Promise<void> {
+  if (process.geteuid!() !== 0)
+    throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
+  // Loaded only now: no other verb needs them.
+  const { Holder } = await import('../daemon/holder.js');
+  const { notifyReady, notifyStopping } = await import('../daemon/notify.js');
+  // The end that the first signal asks for is in order whatever comes after it.
+  cli.interrupts.takeSecond();
+  const holder = new Holder(config, true);
+  let told = Promise.resolve();
+  cli.interrupts.signal.addEventListener('abort', () => {
+    told = notifyStopping();
+    holder.end();
+  });
+  const { ended } = await holder.start();
+  if (!cli.interrupts.signal.aborted) await notifyReady();
+  const status = await ended;
+  await told;
+  // At once: while a process winds up, nobody listens for signals any more, and one that comes then would be its status.
+  process.exit(status);
 }

@@ -31,6 +31,8 @@ export interface ConfigFlags {
   readonly backend?: string;
   /** Of the snapshotter's socket. */
   readonly address?: string;
+  /** Of the layer store. */
+  readonly storeMountPoint?: string;
   readonly backgroundFetch?: boolean;
   readonly allowNoVerification?: boolean;
 }
@@ -88,12 +90,14 @@ export async function loadConfig(path?: string, options: LoadOptions = {}): Prom
     root: ['LAZYLAYER_ROOT', emptyIsUnset(env.LAZYLAYER_ROOT)],
     logLevel: ['LAZYLAYER_LOG_LEVEL', emptyIsUnset(env.LAZYLAYER_LOG_LEVEL)],
   });
-  const { root, logLevel, backend, address, backgroundFetch, allowNoVerification } = options.flags ?? {};
+  const { root, logLevel, backend, address, storeMountPoint, backgroundFetch, allowNoVerification } =
+    options.flags ?? {};
   config = override(config, {
     root: ['--root', root],
     logLevel: ['--log-level', logLevel],
     backend: ['--backend', backend],
     address: ['--address', address],
+    mountPoint: ['mount point', storeMountPoint],
   });
   return {
     ...config,
@@ -147,7 +151,10 @@ function complete(parsed: Parsed, context: ConfigContext): Config {
 type Named = readonly [name: string, value: string | undefined];
 
 /** A relative root means the caller's directory, not the daemon's. */
-function override(config: Config, given: { root?: Named; logLevel?: Named; backend?: Named; address?: Named }): Config {
+function override(
+  config: Config,
+  given: { root?: Named; logLevel?: Named; backend?: Named; address?: Named; mountPoint?: Named },
+): Config {
   return {
     ...config,
     root: check(settings.root, given.root && [given.root[0], given.root[1] && resolve(given.root[1])]) ?? config.root,
@@ -157,6 +164,7 @@ function override(config: Config, given: { root?: Named; logLevel?: Named; backe
       ...config.snapshotter,
       address: check(settings.address, given.address) ?? config.snapshotter.address,
     },
+    store: { ...config.store, mount_point: check(settings.mount_point, given.mountPoint) ?? config.store.mount_point },
   };
 }
 

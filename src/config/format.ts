@@ -2,7 +2,7 @@ import { stringify } from 'smol-toml';
 import type { Config } from './config.js';
 import { exactSize } from './size.js';
 
-type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'snapshotter' | 'metrics' | 'registry';
+type Table = 'fuse' | 'cache' | 'fetch' | 'pool' | 'snapshotter' | 'store' | 'metrics' | 'registry';
 
 /** What stands above each key, in the order of the file. */
 const topKeys = {
@@ -67,6 +67,14 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
         'Let the kernel change owners for containers in user namespaces, by id-mapped mounts: for containerd 2.0 and later. Layers that\nare served lazily need Linux 6.12 and the kernel backend. Where this is false, containerd changes the owners of each file\nitself, which fetches all of them.',
       prefetch_label:
         'Where fetch.prefetch is true and a layer has no landmark, fetch as many bytes from its start as the client says (label\ncontainerd.io/snapshot/remote/stargz.prefetch). ctr-remote asks for 10 MiB of each layer unasked, so that this is off by default.',
+    },
+  },
+  store: {
+    about:
+      'The additional layer store of Podman, Buildah and CRI-O, shown by `lazylayer serve` too. Needs the kernel backend.',
+    keys: {
+      mount_point:
+        'An existing directory, named in storage.conf as additionallayerstores = ["MOUNT_POINT:ref"]. "" shows no store.',
     },
   },
   metrics: {

@@ -84,11 +84,17 @@ function isHostPort(text: string): boolean {
   return found !== null && Number(found[1]) <= 65_535;
 }
 
+const mountPointForm = 'the absolute path of a directory, or "" for none';
+
 export const settings = {
   root: absolutePath(),
   log_level: oneOf(logLevels),
   backend: oneOf(backends),
   address: socketPath(),
+  mount_point: v.pipe(
+    v.string(mountPointForm),
+    v.check((text) => text === '' || text.startsWith('/'), mountPointForm),
+  ),
 };
 
 /** config.toml, with every default but that of `root`, which depends on who runs. */
@@ -131,6 +137,7 @@ export const configSchema = table({
     }),
     {},
   ),
+  store: v.optional(table({ mount_point: v.optional(settings.mount_point, '') }), {}),
   metrics: v.optional(table({ address: v.optional(listenAddress(), '') }), {}),
   registry: v.optional(
     table({

@@ -4,7 +4,7 @@ import type { Config } from '../config/config.js';
 import type { Negotiated } from '../fuse/codec.js';
 import { serveConnection } from '../fuse/kernel-server.js';
 import { errnoOf, LazylayerError } from '../errors.js';
-import type { FuseHost, FuseServer } from '../fuse/server.js';
+import type { FuseHost, FuseServer, StoreHost } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { ReadSource } from '../layer/chunk-fetcher.js';
 import type { Layer } from '../layer/layer.js';
@@ -20,10 +20,14 @@ export async function startFuse(
     resume: Negotiated | undefined;
     tracer: Tracer;
     programs?: ProgramsAhead;
+    /** Of an additional layer store. It tells of its own failures. */
+    store?: StoreHost & Required<Pick<FuseHost, 'resolve'>>;
     onError: (what: string, error: unknown) => void;
   },
 ): Promise<FuseServer> {
   const { fuse: mountpoint, pool } = layoutOf(config.root);
+  const { store } = options;
+  const told = new WeakSet<object>();
   const host: FuseHost = {
     read: async (slot, inode, offset, length, signal) => {
       const traced = options.tracer.read(slot, inode, offset, length);
@@ -49,7 +53,21 @@ export async function startFuse(
         throw readError(error);
       }
     },
-    onError: (error, read) => options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error),
+    ...(store !== undefined && {
+      store,
+      resolve: async (path: readonly string[], signal: AbortSignal) => {
+        try {
+          await store.resolve(path, signal);
+        } catch (error) {
+          if (error instanceof LazylayerError) told.add(error);
+          throw error;
+        }
+      },
+    }),
+    onError: (error, read) => {
+      if (!(error instanceof LazylayerError && told.has(error)))
+        options.onError(read === undefined ? 'fuse' : `read ${JSON.stringify(read)}`, error);
+    },
   };
   const start = async (): Promise<FuseServer> => {
     const serve = { pool, ...served.initial() };

@@ -1,10 +1,10 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, realpath, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { Config } from '../config/config.js';
-import { LazylayerError } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 import type { Negotiated } from '../fuse/codec.js';
 import { openConnection } from '../fuse/mount.js';
 import { releaseStale } from '../mount/stale.js';
@@ -48,7 +48,7 @@ export class Holder {
 
   /** `persistent`: offers containerd's snapshots too, and does not end when nothing is mounted. */
   constructor(
-    private readonly config: Config,
+    private config: Config,
     private readonly persistent: boolean,
   ) {
     this.#layout = layoutOf(config.root);
@@ -61,14 +61,43 @@ export class Holder {
     this.#lock = lockRoot(root);
     for (const target of await releaseStale(this.#layout.fuse, mounts))
       this.#log.warn({ target }, 'took away a mount that a dead daemon had left');
+    await this.#findStore();
     for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
     try {
-      if (this.config.fuse.backend === 'kernel') this.#fuse = (await openConnection(fuse)).fd;
+      if (this.config.fuse.backend === 'kernel')
+        this.#fuse = (await openConnection(fuse, { readOnly: !this.#stores })).fd;
       return { ended: this.#supervise(await this.#startServing()) };
     } catch (error) {
       await this.#close(1);
       if (this.#ending) return { ended: Promise.resolve(0) };
       throw error;
+    }
+  }
+
+  /** Whether there is an additional layer store: its clients make files and remove directories to say what they use. */
+  get #stores(): boolean {
+    return this.persistent && this.config.store.mount_point !== '';
+  }
+
+  /** The mount table knows mount points by their real paths. */
+  async #findStore(): Promise<void> {
+    if (!this.#stores) return;
+    const { store, fuse } = this.config;
+    if (fuse.backend !== 'kernel')
+      throw new LazylayerError(
+        'FAILED_PRECONDITION',
+        `[store] mount_point: the layer store needs the backend "kernel", found ${JSON.stringify(fuse.backend)}`,
+      );
+    try {
+      this.config = { ...this.config, store: { ...store, mount_point: await realpath(store.mount_point) } };
+    } catch (cause) {
+      throw new LazylayerError(
+        codeOf(cause),
+        `${store.mount_point}: expected a directory to mount the layer store at`,
+        {
+          cause,
+        },
+      );
     }
   }
 

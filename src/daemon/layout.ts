@@ -11,6 +11,7 @@ export function layoutOf(root: string) {
     mounts: join(root, 'mounts'),
     uppers: join(root, 'uppers'),
     empty: join(root, 'empty'),
+    store: join(root, 'store'),
     snapshotter: join(root, 'snapshotter'),
   };
 }

@@ -14,7 +14,9 @@ import { startFuse } from './fuse.js';
 import { layoutOf } from './layout.js';
 import { createLogger } from './log.js';
 import type { ServeOrder, ServeReport } from './protocol.js';
+import type { AdditionalLayerStore, AdditionalLayerStoreOptions } from '../store/store.js';
 import type { SnapshotsOptions } from './snapshots.js';
+import { bindStore, unbindStore } from './store-mount.js';
 import { Tracer } from './tracer.js';
 
 const report = (message: ServeReport) => {
@@ -31,6 +33,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const metrics = persistent && config.metrics.address !== '' ? await openMetrics(config.metrics.address) : undefined;
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
 
+  let store: AdditionalLayerStore | undefined;
   const tracer = new Tracer();
   const workspace = await Workspace.open(config, {
     warm: true,
@@ -40,6 +43,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       log.debug(fields, event);
     },
     onError: fault,
+    onEvict: ({ reference }) => store?.evicted(reference),
   });
   const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
   const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;
@@ -63,8 +67,27 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     persistent && config.snapshotter.address !== ''
       ? await restoreSnapshots({ config, workspace, served, programs, log, watch: metrics?.watch })
       : undefined;
+  const storePoint = persistent ? config.store.mount_point : '';
+  if (storePoint !== '') {
+    store = await openStore({
+      workspace,
+      served,
+      uses: layout.store,
+      resumed: resume !== undefined,
+      prefetch: config.fetch.prefetch,
+      background: config.fetch.background,
+      onAnswer: ({ reference, digest, refusal }) => {
+        metrics?.storeAnswered(refusal?.code);
+        if (refusal === undefined) log.info({ reference, digest }, 'layer served from the store');
+        else log.warn({ reference, digest, reason: describeError(refusal.error) }, 'layer left to the client');
+      },
+      onError: fault,
+    });
+    await store.restore();
+  }
   const fuse = await startFuse(config, served, {
     resume,
+    store,
     tracer,
     programs,
     onError: (what, error) => {
@@ -92,6 +115,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     cachePrune: (options) => workspace.cache.prune(options),
   });
   metrics?.observe({ workspace, fuse, served, mounts });
+  if (storePoint !== '') await bindStore(layout.fuse, storePoint);
   await snapshots?.offer();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));
   // Whoever starts a persistent daemon again finds the root free.
@@ -101,16 +125,23 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   report({ kind: 'ready', negotiated: fuse.negotiated });
 
   const idle = persistent ? undefined : setTimeout(() => order.whenIdle(), firstMountMs);
-  const why = await order.given(() => endIfIdle(mounts, layout.fuse));
+  let unmounted = false;
+  const why = await order.given(async () => {
+    const outcome = await endIfIdle(mounts, layout.fuse);
+    unmounted = outcome === 'ended';
+    return outcome;
+  });
   // The kernel keeps the connection while files are open on a mount that was taken away lazily: they are served to their end.
   await Promise.race([fuse.ended, order.told]);
   log.info({ why }, 'ending');
   clearTimeout(idle);
   const hungUp = closeControl(control);
   await snapshots?.[Symbol.asyncDispose]();
+  if (storePoint !== '') await unbindStore(storePoint);
+  await store?.[Symbol.asyncDispose]();
   await served[Symbol.asyncDispose]();
   await mounts[Symbol.asyncDispose]();
-  await unmount(layout.fuse, { lazy: true });
+  if (!unmounted) await unmount(layout.fuse, { lazy: true });
   await fuse[Symbol.asyncDispose]();
   await workspace[Symbol.asyncDispose]();
   await metrics?.[Symbol.asyncDispose]();
@@ -127,6 +158,12 @@ async function openMetrics(address: string) {
 async function restoreSnapshots(options: SnapshotsOptions) {
   const { Snapshots } = await import('./snapshots.js');
   return Snapshots.restore(options);
+}
+
+/** Loaded only where it is wanted. */
+async function openStore(options: AdditionalLayerStoreOptions): Promise<AdditionalLayerStore> {
+  const { AdditionalLayerStore } = await import('../store/store.js');
+  return new AdditionalLayerStore(options);
 }
 
 /** Takes the FUSE mount out of sight if nothing is mounted on it. */

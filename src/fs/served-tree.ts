@@ -13,6 +13,8 @@ export interface ReferenceLayer {
   /** Layer digest, or the digest of its TOC: the name of the directory. */
   readonly digest: string;
   readonly slot: number;
+  /** Bytes of the files `info` and `blob` beside `diff`; neither is there without it. */
+  readonly files?: { readonly info: number; readonly blob: number };
 }
 
 /** References as users write them, with their layers. */
@@ -27,7 +29,8 @@ export interface ServedTreeOptions {
   readonly changed?: (directory: number) => void;
 }
 
-const LAYERS = 'l';
+/** The directory of all layers. */
+export const LAYERS = 'l';
 /** Bytes of a name. */
 export const NAME_MAX = 255;
 
@@ -36,6 +39,8 @@ export const NAME_MAX = 255;
  *
  *     l/<slot>/                          the root of one layer
  *     <base64 reference>/<digest>/diff   a symlink to ../../l/<slot>
+ *     <base64 reference>/<digest>/info   what the layer is, in JSON; of layers that the additional layer store has
+ *     <base64 reference>/<digest>/blob   the layer as it is in the registry; likewise
  *     pool                               a symlink
  *
  * Nodes are (slot, inode) pairs. Those of layers never change, those of the upper tree do. An operation on a slot that has no
@@ -47,15 +52,15 @@ export class ServedTree {
   readonly #slots: (NodeOperations | undefined)[];
   /** Of every layer, awake or not, by slot. */
   readonly #statistics = new Map<number, Statistics>();
-  readonly #references = new Set<string>();
-  readonly #resolves: boolean;
+  /** See `ServedTreeOptions`. */
+  readonly resolves: boolean;
 
   constructor(options: ServedTreeOptions = {}) {
     this.#upper = new UpperTree(options.changed ?? (() => undefined));
     this.#slots = [this.#upper];
     this.#layers = this.#upper.addDirectory(UPPER_ROOT, LAYERS);
-    this.#resolves = options.resolves ?? false;
-    if (this.#resolves) this.#upper.deferUnknown(UPPER_ROOT);
+    this.resolves = options.resolves ?? false;
+    if (this.resolves) this.#upper.deferUnknown(UPPER_ROOT);
     if (options.pool !== undefined) this.#upper.addSymlink(UPPER_ROOT, 'pool', options.pool);
   }
 
@@ -96,43 +101,42 @@ export class ServedTree {
   }
 
   /**
-   * Replaces the store view. Left out: a reference whose base64 has a `/`, which no file name can hold; clients look such a name
-   * up as several, and never find it in any store.
+   * Shows these layers of a reference, and no others; undefined takes it away. Left out: a reference whose base64 has a `/`, which no
+   * file name can hold; clients look such a name up as several, and never find it in any store.
    */
-  setReferences(references: References): void {
-    const wanted = new Map<string, readonly ReferenceLayer[]>();
-    for (const { reference, layers } of references) {
-      const name = Buffer.from(reference).toString('base64');
-      if (!name.includes('/')) wanted.set(name, layers);
-    }
-    for (const name of this.#references)
-      if (!wanted.has(name)) {
-        this.#upper.remove(UPPER_ROOT, name);
-        this.#references.delete(name);
-      }
-    for (const [name, layers] of wanted) {
-      this.#references.add(name);
-      const directory = this.#upper.addDirectory(UPPER_ROOT, name);
-      if (this.#resolves) this.#upper.deferUnknown(directory);
-      this.#setLayers(directory, layers);
-    }
+  setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): void {
+    const name = Buffer.from(reference).toString('base64');
+    if (name.includes('/')) return;
+    if (layers === undefined) return this.#upper.remove(UPPER_ROOT, name);
+    const directory = this.#upper.addDirectory(UPPER_ROOT, name);
+    if (this.resolves) this.#upper.deferUnknown(directory);
+    this.#setLayers(directory, layers);
   }
 
   #setLayers(directory: number, layers: readonly ReferenceLayer[]): void {
-    const slots = new Map(layers.map((l) => [l.digest, l.slot]));
-    for (const digest of this.#upper.names(directory)) if (!slots.has(digest)) this.#upper.remove(directory, digest);
-    for (const [digest, slot] of slots) {
+    const wanted = new Map(layers.map((l) => [l.digest, l]));
+    for (const digest of this.#upper.names(directory)) if (!wanted.has(digest)) this.#upper.remove(directory, digest);
+    for (const [digest, { slot, files }] of wanted) {
       const layer = this.#upper.addDirectory(directory, digest);
+      if (this.resolves) this.#upper.deferUnknown(layer);
       const target = `../../${LAYERS}/${slot}`;
       const diff = this.#upper.child(layer, 'diff');
       if (diff === undefined || String(this.#upper.readlink(diff)) !== target)
         this.#upper.addSymlink(layer, 'diff', target);
+      for (const name of ['info', 'blob'] as const) this.#setFile(layer, name, files?.[name], target);
     }
   }
 
-  /** Names from the root to a directory of the upper tree. */
-  pathOf(directory: number): string[] {
-    return this.#upper.pathOf(directory);
+  #setFile(layer: number, name: string, size: number | undefined, identity: string): void {
+    const file = this.#upper.child(layer, name);
+    if (size === undefined) return this.#upper.remove(layer, name);
+    if (file === undefined || this.#upper.sizeOf(file) !== size)
+      this.#upper.addFile(layer, name, size, `${identity}\0${size}`);
+  }
+
+  /** Names from the root to a directory or a file of the upper tree. */
+  pathOf(inode: number): string[] {
+    return this.#upper.pathOf(inode);
   }
 
   lookup(slot: number, directory: number, bytes: Uint8Array, start: number, end: number): number {

@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import { hash } from 'node:crypto';
-import { S_IFDIR, S_IFLNK } from '../toc/tree.js';
+import { S_IFDIR, S_IFLNK, S_IFREG } from '../toc/tree.js';
 import { DEFERRED, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, DirectoryEntry, NodeOperations } from './nodes.js';
 
@@ -35,16 +35,28 @@ interface Symlink {
   readonly mtime: bigint;
 }
 
+/** A file whose bytes the main thread has, by its path. */
+interface File {
+  readonly type: typeof S_IFREG;
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly mtime: bigint;
+}
+
+type UpperNode = Directory | Symlink | File;
+
 const dot = Buffer.from('.');
 const dotDot = Buffer.from('..');
 const nothing = new Uint8Array(0);
+const modes = { [S_IFDIR]: S_IFDIR | 0o755, [S_IFLNK]: S_IFLNK | 0o777, [S_IFREG]: S_IFREG | 0o444 } as const;
 
 /**
- * A small tree of directories and symlinks in memory that changes while it is served, and whose directories can hold nodes of
+ * A small tree of directories, symlinks and files in memory that changes while it is served, and whose directories can hold nodes of
  * other slots. A node's inode comes from its path, so that after a restart the same path is the same node.
  */
 export class UpperTree implements NodeOperations {
-  readonly #nodes = new Map<number, Directory | Symlink>();
+  readonly #nodes = new Map<number, UpperNode>();
   readonly #changed: (directory: number) => void;
 
   /** `changed` hears of every directory whose entries changed. */
@@ -70,6 +82,15 @@ export class UpperTree implements NodeOperations {
     this.remove(parent, name);
     const path = `${this.#directory(parent).path}/${name}`;
     return this.#add(parent, name, `${path}\0${target}`, { type: S_IFLNK, target: Buffer.from(target), mtime: now() });
+  }
+
+  /**
+   * Makes a file, in place of what had the name. Its reads are DEFERRED. The kernel keeps content: `identity` differs where the bytes may.
+   */
+  addFile(parent: number, name: string, size: number, identity: string): void {
+    this.remove(parent, name);
+    const path = `${this.#directory(parent).path}/${name}`;
+    this.#add(parent, name, `${path}\0${identity}`, { type: S_IFREG, path, size, mtime: now() });
   }
 
   /** Puts a directory of another slot under a name, in place of what had the name. */
@@ -98,14 +119,22 @@ export class UpperTree implements NodeOperations {
     this.#directory(directory).resolves = true;
   }
 
-  /** Names from the root to a directory. */
-  pathOf(directory: number): string[] {
-    return this.#directory(directory).path.split('/').slice(1);
+  /** Names from the root to a directory or a file. */
+  pathOf(inode: number): string[] {
+    const node = this.#nodes.get(inode);
+    if (node === undefined || node.type === S_IFLNK) throw new RangeError(`upper tree: inode ${inode} has no path`);
+    return node.path.split('/').slice(1);
   }
 
   /** The node under a name, or undefined. */
   child(parent: number, name: string): number | undefined {
     return this.#directory(parent).byName.get(name)?.node;
+  }
+
+  /** Bytes of a file; undefined for anything else. */
+  sizeOf(inode: number): number | undefined {
+    const node = this.#nodes.get(inode);
+    return node?.type === S_IFREG ? node.size : undefined;
   }
 
   names(parent: number): string[] {
@@ -124,13 +153,13 @@ export class UpperTree implements NodeOperations {
     const node = this.#nodes.get(inode);
     if (node === undefined) return -ESTALE;
     into.node = nodeNumber(UPPER, inode);
-    into.mode = node.type === S_IFDIR ? S_IFDIR | 0o755 : S_IFLNK | 0o777;
+    into.mode = modes[node.type];
     // One link says "not counted" of a directory: tools that count subdirectories by it must look for themselves.
     into.nlink = 1;
     into.uid = 0;
     into.gid = 0;
     into.rdev = 0;
-    into.size = node.type === S_IFDIR ? 0 : node.target.byteLength;
+    into.size = node.type === S_IFDIR ? 0 : node.type === S_IFREG ? node.size : node.target.byteLength;
     into.mtime = Number(node.mtime / 1_000_000_000n);
     into.mtimeNsec = Number(node.mtime % 1_000_000_000n);
     return 0;
@@ -175,9 +204,10 @@ export class UpperTree implements NodeOperations {
     return this.#nodes.has(inode) ? nothing : -ESTALE;
   }
 
-  read(inode: number): number {
+  read(inode: number, offset: number): number {
     const node = this.#nodes.get(inode);
     if (node === undefined) return -ESTALE;
+    if (node.type === S_IFREG) return offset < node.size ? DEFERRED : 0;
     return node.type === S_IFDIR ? -EISDIR : -EINVAL;
   }
 
@@ -187,7 +217,7 @@ export class UpperTree implements NodeOperations {
     return node;
   }
 
-  #add(parent: number, name: string, identity: string, node: Directory | Symlink): number {
+  #add(parent: number, name: string, identity: string, node: UpperNode): number {
     const inode = this.#freeInode(identity);
     this.#nodes.set(inode, node);
     this.#enter(parent, name, inode, node.type);

@@ -155,6 +155,11 @@ export function uniqueOf(uniqueLow: number, uniqueHigh: number): number {
   return (uniqueHigh & 0x7fff_ffff) * 2 ** 32 + uniqueLow;
 }
 
+/** Whether the kernel sends the request again, since it had no answer by the process before. */
+export function isResent(uniqueHigh: number): boolean {
+  return uniqueHigh >>> 31 === 1;
+}
+
 /*
  * fuse_attr, by words
  *    0 ino   2 size   4 blocks (512 bytes)   6 atime   8 mtime   10 ctime

@@ -1,9 +1,9 @@
 import { readFileSync, writevSync } from 'node:fs';
 import { constants } from 'node:os';
 import { errnoOf, VerificationError } from '../errors.js';
-import { isGone, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
+import { isGone, isResent, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
 import type { FuseHost } from './server.js';
-import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredWake } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredUse, DeferredWake } from './session.js';
 
 interface Waiting {
   readonly request: DeferredRequest;
@@ -43,7 +43,10 @@ export class DeferredRequests {
     if (this.#closed) return;
     this.#reads++;
     const work = async (signal: AbortSignal) => {
-      const bytes = await this.#host.read(read.slot, read.inode, read.offset, read.size, signal);
+      const { slot, inode, offset, size, path } = read;
+      const bytes = await (path === undefined
+        ? this.#host.read(slot, inode, offset, size, signal)
+        : this.#host.store!.read(path, offset, size, signal));
       // The kernel would take fewer bytes for the end of the file, and show zeros in their place.
       if (bytes.byteLength !== read.size)
         throw new VerificationError('bytes of a file', `${read.size} bytes`, `${bytes.byteLength} bytes`);
@@ -59,6 +62,14 @@ export class DeferredRequests {
     if (this.#closed) return;
     const work = async (signal: AbortSignal) => this.#host.resolve?.(lookup.path, signal);
     await this.#wait(lookup, work, undefined, (errno) => this.#answer(lookup, errno));
+  }
+
+  async use(use: DeferredUse): Promise<void> {
+    if (this.#closed) return;
+    const { change, path, uniqueLow, uniqueHigh } = use;
+    const request = { id: uniqueOf(uniqueLow, uniqueHigh), again: isResent(uniqueHigh) };
+    const work = async () => this.#host.store?.[change](path, request);
+    await this.#wait(use, work, undefined, (errno) => this.#answer(use, errno));
   }
 
   async wake(wake: DeferredWake): Promise<void> {

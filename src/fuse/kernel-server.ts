@@ -2,7 +2,7 @@ import { Worker } from 'node:worker_threads';
 import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import { MAX_SLOT } from '../fs/nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer } from '../fs/served-tree.js';
 import { checkByteOrder, type Negotiated } from './codec.js';
 import { DeferredRequests } from './deferred-requests.js';
 import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
@@ -104,8 +104,8 @@ class KernelServer implements FuseServer {
     return this.#call((id) => ({ type: 'detach', id, slot }));
   }
 
-  setReferences(references: References): Promise<void> {
-    return this.#call((id) => ({ type: 'references', id, references }));
+  setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
+    return this.#call((id) => ({ type: 'reference', id, reference, layers }));
   }
 
   trace(ring: ReadRing | undefined): Promise<void> {
@@ -138,6 +138,9 @@ class KernelServer implements FuseServer {
         break;
       case 'lookup':
         void this.#deferred.lookup(message.lookup);
+        break;
+      case 'use':
+        void this.#deferred.use(message.use);
         break;
       case 'wake':
         void this.#deferred.wake(message.wake);

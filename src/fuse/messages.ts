@@ -1,8 +1,8 @@
 import type { ErrorCode } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
-import type { DeferredLookup, DeferredRead, DeferredWake } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session.js';
 
 /** A layer as another thread can have it. */
 export interface SharedLayer {
@@ -38,9 +38,14 @@ export type ToWorker =
   | { readonly type: 'attach'; readonly id: number; readonly layer: SharedLayer }
   | { readonly type: 'sleep'; readonly id: number; readonly layer: SleepingLayer }
   | { readonly type: 'detach'; readonly id: number; readonly slot: number }
+  | {
+      readonly type: 'reference';
+      readonly id: number;
+      readonly reference: string;
+      readonly layers: readonly ReferenceLayer[] | undefined;
+    }
   /** Without a ring, reads are told of no more. */
   | { readonly type: 'trace'; readonly id: number; readonly ring: SharedArrayBuffer | undefined }
-  | { readonly type: 'references'; readonly id: number; readonly references: References }
   | { readonly type: 'look-again'; readonly low: number; readonly high: number; readonly errno: number }
   | { readonly type: 'close' };
 
@@ -48,6 +53,7 @@ export type ToWorker =
 export type ToMain =
   | { readonly type: 'read'; readonly read: DeferredRead }
   | { readonly type: 'lookup'; readonly lookup: DeferredLookup }
+  | { readonly type: 'use'; readonly use: DeferredUse }
   | { readonly type: 'wake'; readonly wake: DeferredWake }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }

@@ -1,7 +1,7 @@
 import { realpath } from 'node:fs/promises';
 import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
-import { ServedTree, type References } from '../fs/served-tree.js';
+import { ServedTree, type ReferenceLayer } from '../fs/served-tree.js';
 import { UPPER } from '../fs/nodes.js';
 import { listMounts } from '../util/mountinfo.js';
 import { FOREVER } from './codec.js';
@@ -55,7 +55,7 @@ class NativeServer implements FuseServer {
     this.#tree = new ServedTree({ pool: options.pool, resolves: host.resolve !== undefined });
     for (const view of options.layers ?? []) this.#attach(view);
     for (const layer of options.asleep ?? []) this.#sleep(layer);
-    this.#tree.setReferences(options.references ?? []);
+    for (const { reference, layers } of options.references ?? []) this.#tree.setReference(reference, layers);
     this.ended = new Promise((resolve) => (this.#end = resolve));
     const inodes = (slot: number, inode: number) => this.#inode(slot, inode);
     const operations = nativeOperations(this.#tree, host, inodes, this.#traces);
@@ -89,8 +89,8 @@ class NativeServer implements FuseServer {
     this.#tree.detach(slot);
   }
 
-  async setReferences(references: References): Promise<void> {
-    this.#tree.setReferences(references);
+  async setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
+    this.#tree.setReference(reference, layers);
   }
 
   async trace(ring: ReadRing | undefined): Promise<void> {

@@ -1,7 +1,7 @@
 import test from 'ava';
 import type { Digest } from '../digest/digest.js';
 import { LazylayerError } from '../errors.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ServedLayers } from './served.js';
@@ -11,7 +11,7 @@ import type { FuseServer } from './server.js';
 function scene() {
   const said: string[] = [];
   const touched = new Set<number>();
-  const references: References[] = [];
+  const references = new Map<string, readonly ReferenceLayer[]>();
   /** Called before a step of this name; what it throws or waits for happens to the step. */
   const before = new Map<string, () => Promise<void> | void>();
   const step = async (what: string) => {
@@ -49,7 +49,10 @@ function scene() {
     sleep: ({ slot }: { slot: number }) => step(`sleep ${slot}`),
     detach: (slot: number) => step(`detach ${slot}`),
     touched: (slot: number) => touched.delete(slot),
-    setReferences: async (store: References) => void references.push(store),
+    setReference: async (reference: string, layers: readonly ReferenceLayer[] | undefined) => {
+      if (layers === undefined) references.delete(reference);
+      else references.set(reference, layers);
+    },
   } as unknown as FuseServer;
   const errors: unknown[] = [];
   const served = new ServedLayers({ onError: (_what, error) => errors.push(error) });
@@ -85,7 +88,7 @@ test('what is shown of a reference grows with each add and goes with as many rem
   const { served, fuse, known, references } = scene();
   served.bind(fuse);
   const shown = () =>
-    references.at(-1)!.map(({ reference, layers }) => `${reference} ${layers.map(({ slot }) => slot).join()}`);
+    [...references].map(([reference, layers]) => `${reference} ${layers.map(({ slot }) => slot).join()}`);
   await served.add('a', [known(1)]);
   await served.add('a', [known(2)]);
   await served.add('a', [known(1), known(1)]);

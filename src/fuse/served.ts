@@ -1,7 +1,7 @@
 import type { Digest } from '../digest/digest.js';
 import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { collectSoon } from '../util/collect.js';
@@ -20,14 +20,21 @@ export interface ServedLayersOptions {
 /** What tells one layer of a reference. */
 type Shown = Pick<KnownLayer, 'digest' | 'slot'>;
 
+/** What the mount shows of a reference. */
+interface ServedReference {
+  /** Layers of `add`, by slot. */
+  readonly added: Map<number, { readonly digest: Digest; uses: number }>;
+  /** Of the additional layer store; undefined where it does not have the reference. */
+  stored?: readonly ReferenceLayer[];
+}
+
 /**
  * Which layers the one FUSE mount shows, counted: a layer that several images share is there once, until the last lets go. A layer
  * that nobody asks for anything sleeps; whatever needs it goes through `using`.
  */
 export class ServedLayers implements AsyncDisposable {
   readonly #layers = new Map<number, ServedLayer>();
-  /** By reference and slot. */
-  readonly #references = new Map<string, Map<number, { readonly digest: Digest; uses: number }>>();
+  readonly #references = new Map<string, ServedReference>();
   readonly #options: ServedLayersOptions;
   #fuse: FuseServer | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -45,7 +52,7 @@ export class ServedLayers implements AsyncDisposable {
     return {
       layers: all.flatMap(({ view }) => view ?? []),
       asleep: all.filter(({ view }) => view === undefined).map(({ sleeping }) => sleeping),
-      references: this.#store(),
+      references: [...this.#references.keys()].map((reference) => ({ reference, layers: this.#layersOf(reference)! })),
     };
   }
 
@@ -66,13 +73,12 @@ export class ServedLayers implements AsyncDisposable {
    * the others sleep until something of them is asked for. Whatever comes of it, `remove` is its opposite.
    */
   async add(reference: string, layers: readonly KnownLayer[], open: readonly Layer[] = []): Promise<void> {
-    const ofReference = this.#references.get(reference) ?? new Map<number, { digest: Digest; uses: number }>();
-    this.#references.set(reference, ofReference);
+    const { added } = this.#reference(reference);
     const bySlot = new Map<number, Layer[]>();
     for (const layer of open) bySlot.set(layer.slot, [...(bySlot.get(layer.slot) ?? []), layer]);
     const shown = layers.map((known) => {
-      const use = ofReference.get(known.slot) ?? { digest: known.digest, uses: 0 };
-      ofReference.set(known.slot, use);
+      const use = added.get(known.slot) ?? { digest: known.digest, uses: 0 };
+      added.set(known.slot, use);
       use.uses++;
       const opened = bySlot.get(known.slot)?.pop();
       let served = this.#layers.get(known.slot);
@@ -89,18 +95,17 @@ export class ServedLayers implements AsyncDisposable {
     const outcomes = await Promise.allSettled(shown);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
-    if (this.#fuse !== undefined) await this.#fuse.setReferences(this.#store());
+    await this.#fuse?.setReference(reference, this.#layersOf(reference));
   }
 
   /** The opposite of one `add`, or of a part of it. */
   async remove(reference: string, layers: readonly Shown[]): Promise<void> {
-    const ofReference = this.#references.get(reference);
+    const { added } = this.#reference(reference);
     for (const { slot } of layers) {
-      const use = ofReference?.get(slot);
-      if (use !== undefined && --use.uses === 0) ofReference!.delete(slot);
+      const use = added.get(slot);
+      if (use !== undefined && --use.uses === 0) added.delete(slot);
     }
-    if (ofReference?.size === 0) this.#references.delete(reference);
-    await this.#fuse?.setReferences(this.#store()).catch(ignoreEnded);
+    await this.#showReference(reference);
     for (const { slot } of layers) {
       const served = this.#layers.get(slot);
       if (served === undefined || --served.uses > 0) continue;
@@ -109,6 +114,15 @@ export class ServedLayers implements AsyncDisposable {
       this.#badChunks += served.totals.badChunks;
     }
     collectSoon();
+  }
+
+  /**
+   * What the additional layer store shows of a reference beside the layers of `add`, which its own are added by too; undefined where it
+   * has it no more.
+   */
+  async show(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void> {
+    this.#reference(reference).stored = layers;
+    await this.#showReference(reference);
   }
 
   /** Wakes the layer in a slot: resolves when requests for it are answered. @throws NOT_FOUND; what opening it throws */
@@ -181,11 +195,26 @@ export class ServedLayers implements AsyncDisposable {
     return served;
   }
 
-  #store(): References {
-    return [...this.#references].map(([reference, layers]) => ({
-      reference,
-      layers: [...layers].map(([slot, { digest }]) => ({ digest, slot })),
-    }));
+  #reference(reference: string): ServedReference {
+    const known = this.#references.get(reference) ?? { added: new Map<number, { digest: Digest; uses: number }>() };
+    this.#references.set(reference, known);
+    return known;
+  }
+
+  async #showReference(reference: string): Promise<void> {
+    const { added, stored } = this.#reference(reference);
+    if (added.size === 0 && stored === undefined) this.#references.delete(reference);
+    await this.#fuse?.setReference(reference, this.#layersOf(reference)).catch(ignoreEnded);
+  }
+
+  /** The store knows more of a layer than that it is there. */
+  #layersOf(reference: string): readonly ReferenceLayer[] | undefined {
+    const known = this.#references.get(reference);
+    if (known === undefined) return undefined;
+    const layers = new Map<string, ReferenceLayer>();
+    for (const [slot, { digest }] of known.added) layers.set(digest, { digest, slot });
+    for (const layer of known.stored ?? []) layers.set(layer.digest, layer);
+    return [...layers.values()];
   }
 
   /** No layer falls asleep from now on. What is shown stays shown. */

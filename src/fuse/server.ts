@@ -1,5 +1,5 @@
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
-import type { References } from '../fs/served-tree.js';
+import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
 import type { ReadRing } from './read-ring.js';
 
@@ -11,11 +11,13 @@ export interface FuseHost {
    */
   read(slot: number, inode: number, offset: number, length: number, signal: AbortSignal): Promise<Uint8Array>;
   /**
-   * A name was looked up that the store view does not have: a reference (base64) in the root, or a layer in a reference's
-   * directory. Once this resolves it is looked up again, so what it adds with `setReferences` is found; what is still missing is
-   * ENOENT. What it throws becomes the errno. Without it, unknown names are ENOENT at once.
+   * A name was looked up that the store view does not have: a reference (base64) in the root, a layer in a reference's directory, or
+   * a name in a layer's. Once this resolves it is looked up again, so what it adds with `setReference` is found; what is still
+   * missing is ENOENT. What it throws becomes the errno. Without it, unknown names are ENOENT at once, and nothing can be used.
    */
   resolve?(path: readonly string[], signal: AbortSignal): Promise<void>;
+  /** Of an additional layer store; of the kernel backend. */
+  readonly store?: StoreHost;
   /**
    * Something of a layer that sleeps was asked for. Once this resolves the request is looked at again, so the layer must be attached
    * by then. What it throws becomes the errno; the next request asks again. Without it, layers may not sleep.
@@ -23,6 +25,26 @@ export interface FuseHost {
   wake?(slot: number, signal: AbortSignal): Promise<void>;
   /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
   onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;
+}
+
+/**
+ * What stands behind the files `info` and `blob` and the uses of layers. Paths are names from the root on: reference (base64), digest of
+ * the layer, file. What a method throws becomes the errno.
+ */
+export interface StoreHost {
+  /** Exactly `length` bytes of `info` or `blob` of a layer, all of them within the file. */
+  read(path: readonly string[], offset: number, length: number, signal: AbortSignal): Promise<Uint8Array>;
+  /** Somebody begins to use the layer. Resolves once that is on disk. */
+  use(path: readonly string[], request: UseRequest): Promise<void>;
+  /** The opposite of one `use`. */
+  release(path: readonly string[], request: UseRequest): Promise<void>;
+}
+
+/** What tells a request of the kernel from others of its connection. */
+export interface UseRequest {
+  readonly id: number;
+  /** An earlier process may have done what it asks for, but did not answer it. */
+  readonly again: boolean;
 }
 
 export interface ServeOptions {
@@ -55,7 +77,8 @@ export interface FuseServer extends AsyncDisposable {
   touched(slot: number): boolean;
   /** Resolves once nothing reads the layer's cache file any more. */
   detach(slot: number): Promise<void>;
-  setReferences(references: References): Promise<void>;
+  /** What is shown of a reference from now on; undefined takes it away. */
+  setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void>;
   /** Has each READ that the cache answers put in a ring, or none any more. Resolves once the ring before is let go of. */
   trace(ring: ReadRing | undefined): Promise<void>;
   /** Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. */

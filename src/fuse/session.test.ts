@@ -6,7 +6,14 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import { Count, Session, type DeferredLookup, type DeferredRead, type DeferredWake } from './session.js';
+import {
+  Count,
+  Session,
+  type DeferredLookup,
+  type DeferredUse,
+  type DeferredRead,
+  type DeferredWake,
+} from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
@@ -34,6 +41,7 @@ function start(resolves = false) {
   const replies: Reply[] = [];
   const deferred: DeferredRead[] = [];
   const lookups: DeferredLookup[] = [];
+  const uses: DeferredUse[] = [];
   const wakes: DeferredWake[] = [];
   const interrupts: number[][] = [];
   const negotiated: Negotiated[] = [];
@@ -50,6 +58,7 @@ function start(resolves = false) {
       },
       deferRead: (read) => void deferred.push(read),
       deferLookup: (lookup) => void lookups.push(lookup),
+      deferUse: (use) => void uses.push(use),
       deferWake: (wake) => void wakes.push(wake),
       interrupt: (low, high) => void interrupts.push([low, high]),
       negotiated: (n) => void negotiated.push(n),
@@ -247,7 +256,7 @@ test('LOOKUP of a name that may come to be: asked for, then looked up again', (t
   const base64 = Buffer.from('r/a:1').toString('base64');
   t.is(send(Opcode.LOOKUP, 1, `${base64}\0`, 0x8000_0000_0000_000cn), undefined);
   t.deepEqual(lookups.pop(), { uniqueLow: 12, uniqueHigh: 0x8000_0000, pid: 77, path: [base64] });
-  tree.setReferences([{ reference: 'r/a:1', layers: [] }]);
+  tree.setReference('r/a:1', []);
   session.lookAgain(12, 0x8000_0000, 0);
   const { error, unique, body } = replies.pop()!;
   t.deepEqual([error, unique], [0, 0x8000_0000_0000_000cn]);

@@ -26,6 +26,15 @@ export interface DeferredRead extends DeferredRequest {
   readonly offset: number;
   /** Bytes, all of them within the file. */
   readonly size: number;
+  /** Of a file above the layers: names from the root on. */
+  readonly path?: readonly string[];
+}
+
+/** Whoever has containers of a layer says that it begins or ends to use it. The session replies ENOENT once it is told to look again. */
+export interface DeferredUse extends DeferredRequest {
+  readonly change: 'use' | 'release';
+  /** Names of the layer's directory from the root on. */
+  readonly path: readonly string[];
 }
 
 /** A LOOKUP of a name that the main thread may yet make: the session replies once it is told to look again. */
@@ -43,7 +52,7 @@ export interface DeferredWake extends DeferredRequest {
 interface Parked {
   readonly message: Message;
   readonly length: number;
-  /** It waits for a name; else for a layer. */
+  /** It waits for a name, or for a use to be counted; else for a layer. */
   readonly named: boolean;
 }
 
@@ -53,6 +62,8 @@ export interface SessionOutput {
   deferRead(read: DeferredRead): void;
   /** Wants `lookAgain` in return. */
   deferLookup(lookup: DeferredLookup): void;
+  /** Wants `lookAgain` in return. */
+  deferUse(use: DeferredUse): void;
   /** Wants `lookAgain` in return. */
   deferWake(wake: DeferredWake): void;
   /** A signal came for the thread that waits for this request. */
@@ -90,7 +101,7 @@ export class Session {
   #length = 0;
   #uniqueLow = 0;
   #uniqueHigh = 0;
-  /** Whoever makes names was asked for this one already. */
+  /** Whoever makes names, or counts uses, was asked for this one already. */
   #named = false;
 
   /** `touched` is set to 1 at the slot of each request; what lies beyond its end is not noted. */
@@ -154,18 +165,21 @@ export class Session {
         return this.#init(message, length);
       case Opcode.DESTROY:
         return this.#done(0);
+      case Opcode.MKNOD:
+      case Opcode.CREATE:
+        // 16 bytes of flags and modes come before the name, for both.
+        return this.#use(message, length, slot, inode, 'use', codec.IN_HEADER + 16);
+      case Opcode.RMDIR:
+        return this.#use(message, length, slot, inode, 'release', codec.IN_HEADER);
       case Opcode.SETATTR:
       case Opcode.SYMLINK:
-      case Opcode.MKNOD:
       case Opcode.MKDIR:
       case Opcode.UNLINK:
-      case Opcode.RMDIR:
       case Opcode.RENAME:
       case Opcode.LINK:
       case Opcode.WRITE:
       case Opcode.SETXATTR:
       case Opcode.REMOVEXATTR:
-      case Opcode.CREATE:
       case Opcode.FALLOCATE:
       case Opcode.RENAME2:
       case Opcode.TMPFILE:
@@ -229,6 +243,26 @@ export class Session {
     this.#output.deferLookup({ ...this.#identity(), path });
   }
 
+  /** Making `use` in a layer's directory, or removing that directory, is a message to the store; nothing else can be made or removed. */
+  #use(
+    message: Message,
+    length: number,
+    slot: number,
+    inode: number,
+    change: DeferredUse['change'],
+    start: number,
+  ): void {
+    if (slot !== UPPER || !this.#tree.resolves) return this.#fail(EROFS);
+    const end = length > start ? this.#nameEnd(message, start, length) : -1;
+    if (end < 0) return this.#fail(EINVAL);
+    if (this.#named) return this.#fail(ENOENT);
+    const path = [...this.#tree.pathOf(inode), message.bytes.toString('latin1', start, end)];
+    if (change === 'use' && path.pop() !== 'use') return this.#fail(EROFS);
+    if (path.length !== 2) return this.#fail(EROFS);
+    this.#park(true);
+    this.#output.deferUse({ ...this.#identity(), change, path });
+  }
+
   /**
    * Answers a request that was deferred: with an errno, or by what the tree has now. A name that is still not there is ENOENT; a
    * layer that sleeps again is asked for again.
@@ -287,6 +321,7 @@ export class Session {
       inode,
       offset,
       size: Math.min(words[14], BODY, this.#attributes.size - offset),
+      ...(slot === UPPER && { path: this.#tree.pathOf(inode) }),
     });
   }
 

@@ -52,6 +52,7 @@ const session = new Session(
     write,
     deferRead: (read) => say({ type: 'read', read }),
     deferLookup: (lookup) => say({ type: 'lookup', lookup }),
+    deferUse: (use) => say({ type: 'use', use }),
     deferWake: (wake) => say({ type: 'wake', wake }),
     interrupt: (low, high) => say({ type: 'interrupt', low, high }),
     negotiated: (agreed) => {
@@ -81,7 +82,7 @@ function unanswered(error: unknown, uniqueLow: number, uniqueHigh: number): void
 
 setup.layers.forEach(attach);
 setup.asleep.forEach((layer) => tree.sleep(layer));
-tree.setReferences(setup.references);
+setup.references.forEach(({ reference, layers }) => tree.setReference(reference, layers));
 
 const device = watchDevice(setup.fd, request.bytes, {
   message: (length) => {
@@ -125,7 +126,7 @@ port.on('message', (message: ToWorker) => {
       collectSoon();
     } else if (message.type === 'detach') tree.detach(message.slot);
     else if (message.type === 'trace') session.ring = message.ring && new ReadRing(message.ring);
-    else tree.setReferences(message.references);
+    else tree.setReference(message.reference, message.layers);
     say({ type: 'done', id: message.id });
   } catch (error) {
     say({ type: 'done', id: message.id, error: { code: codeOf(error), message: describeError(error) } });

@@ -48,7 +48,7 @@ function layer(files: readonly Specified[], rate = 100 * MIB) {
     ahead,
     inodeOf,
     /** The window for a file, which is known from now on. */
-    read(name: string): [string, string] {
+    read: (name: string): [string, string] => {
       const { first, end } = tree.chunksOf(inodeOf(name), 0, Infinity);
       const span = ahead.window(first, end);
       for (let chunk = span.first; chunk < span.end; chunk++) known.add(chunk);

@@ -32,6 +32,11 @@ export class Metrics implements AsyncDisposable {
     'Layers that a client asked to serve lazily: prepared or refused, and for refused ones by what class of error.',
     ['outcome', 'reason'],
   );
+  readonly #stored = this.#counter(
+    'lazylayer_store_layers_total',
+    'Layers that a client asked the layer store for: served or left to the client, and for those by what class of error.',
+    ['outcome', 'reason'],
+  );
   readonly #requests = this.#counter(
     'lazylayer_registry_requests_total',
     'Requests to registries, by class of status.',
@@ -111,6 +116,12 @@ export class Metrics implements AsyncDisposable {
 
   readFailed(error: unknown): void {
     this.#failedReads.inc({ reason: reasonOf(codeOf(error)) });
+  }
+
+  /** A layer was asked for in the layer store; with the code of what kept it from being served. */
+  storeAnswered(refused: ErrorCode | undefined): void {
+    if (refused === undefined) this.#stored.inc({ outcome: 'served', reason: '' });
+    else this.#stored.inc({ outcome: 'refused', reason: reasonOf(refused) });
   }
 
   /** The same layers, with what comes of asking for them counted. */

@@ -19,9 +19,11 @@ export async function releaseStale(fuse: string, records: string): Promise<strin
     }
     await rm(join(records, name), { recursive: true, force: true });
   }
-  while ((await listMounts()).some((m) => m.target === fuse)) {
-    await unmount(fuse, { lazy: true });
-    released.push(fuse);
+  // The layer store shows the same mount at other places, made later: those go first, since nothing tells of them without it.
+  const devices = new Set((await listMounts()).filter((m) => m.target === fuse).map((m) => m.device));
+  for (const { target } of (await listMounts()).filter((m) => devices.has(m.device)).reverse()) {
+    await unmount(target, { lazy: true });
+    released.push(target);
   }
   return released;
 }

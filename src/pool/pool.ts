@@ -177,6 +177,11 @@ export class RefPool implements AsyncDisposable {
     );
   }
 
+  /** How often a reference is in use by a key. */
+  uses(reference: string, key = '', platform?: string): number {
+    return this.#uses.keys(directoryName({ reference, platform })).get(key) ?? 0;
+  }
+
   /** Counts one use, by a key of the caller's choice, and gives the reference's total. What is in use is never evicted. */
   use(reference: string, key = '', platform?: string): number {
     const name: PoolName = { reference, platform };
@@ -193,6 +198,11 @@ export class RefPool implements AsyncDisposable {
     const known = this.#known.get(id);
     if (left === 0 && known !== undefined) this.#settle(known);
     return left ?? this.#uses.total(id);
+  }
+
+  /** Whether manifest and config of a reference are kept. */
+  has(reference: string, platform?: string): boolean {
+    return this.#known.has(directoryName({ reference, platform }));
   }
 
   /** The entries on disk, in no particular order. */

@@ -148,7 +148,7 @@ export class LazyLayers implements RemoteLayers {
     const { served } = this.#options;
     let held = this.#held.get(layer.digest);
     if (held === undefined) {
-      const wakes = { ...layer, open: () => this.#wake(layer.digest) };
+      const wakes = { ...layer, open: () => this.#wake(layer) };
       held = {
         layer,
         reference,
@@ -173,12 +173,11 @@ export class LazyLayers implements RemoteLayers {
     }
   }
 
-  /** A layer that is wanted again goes on to fetch what it has not got yet. */
-  async #wake(digest: Digest): Promise<Layer> {
-    const held = this.#held.get(digest);
-    if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served any more`);
-    const opened = await held.layer.open();
-    this.#fetchAhead(held);
+  /** A layer that a snapshot has and that is wanted again goes on to fetch what it has not got yet. Others may show it after us. */
+  async #wake(layer: KnownLayer): Promise<Layer> {
+    const opened = await layer.open();
+    const held = this.#held.get(layer.digest);
+    if (held !== undefined) this.#fetchAhead(held);
     return opened;
   }
 

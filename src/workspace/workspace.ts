@@ -13,7 +13,7 @@ import type { Layer } from '../layer/layer.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { LayerBlob, LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
-import { RefPool, type LoadOptions, type PoolContent } from '../pool/pool.js';
+import { RefPool, type LoadOptions, type PoolContent, type PoolName } from '../pool/pool.js';
 import { Registry } from '../registry/client.js';
 import { join } from 'node:path';
 import { imageOf, layerOf, withUrls, type Image, type ImageLayer } from './image.js';
@@ -28,6 +28,8 @@ const maxExternalTocBytes = 256 * 1024 * 1024;
 export interface WorkspaceHooks {
   readonly onEvent?: (event: string, fields: object) => void;
   readonly onError?: (what: string, error: unknown) => void;
+  /** A reference's manifest and config are no longer kept. */
+  readonly onEvict?: (name: PoolName) => void;
 }
 
 /** A layer that cannot be lazy is being downloaded; bytes of the blob, compressed. */
@@ -50,6 +52,8 @@ export interface ImageOptions {
   readonly platform?: string;
   /** How its layers are going to be opened at once; absent where they are not. */
   readonly layers?: ExpectedLayers;
+  /** False: what is known of a tag is the answer, without asking for it again. */
+  readonly revalidate?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -114,6 +118,7 @@ export class Workspace implements AsyncDisposable {
         if (hooks.warm === true && options.onManifest !== undefined) layers.warm();
         return resolve(registry, reference, options);
       },
+      onEvict: hooks.onEvict,
     });
     const layers = new LayerStore({
       cache,
@@ -130,11 +135,11 @@ export class Workspace implements AsyncDisposable {
    * options: requests for them go out before all of the image is there.
    */
   async image(text: string, options: ImageOptions = {}): Promise<Image> {
-    const { platform, signal, layers } = options;
+    const { platform, signal, layers, revalidate = true } = options;
     const name = parseReference(text);
     const reference = formatReference(name);
     const onManifest = layers && ((manifest: Manifest) => this.#expect(name, manifest.layers, layers));
-    const known = await this.pool.get(reference, { platform, revalidate: true, onManifest, signal });
+    const known = await this.pool.get(reference, { platform, revalidate, onManifest, signal });
     const warning =
       known.stale === undefined
         ? undefined
@@ -146,8 +151,9 @@ export class Workspace implements AsyncDisposable {
   }
 
   /**
-   * The image of a reference that has a certain layer: as it is known where that fits, else asked for again, since a tag may have
-   * moved. With the manifest's digest, that manifest and no other. With `layers`, this one and those above it are about to be opened.
+   * The image of a reference that has a certain layer, by the digest of its blob or of its TOC: as it is known where that fits, else
+   * asked for again, since a tag may have moved. With the manifest's digest, that manifest and no other. With `layers`, this one and
+   * those above it are about to be opened.
    * @throws NOT_FOUND
    */
   async imageWithLayer(
@@ -171,7 +177,9 @@ export class Workspace implements AsyncDisposable {
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
         mediaType: known.descriptor.mediaType,
       });
-      const index = image.manifest.layers.findIndex((l) => l.digest === layer);
+      const index = image.manifest.layers.findIndex(
+        (l) => l.digest === layer || annotationTocDigest(l.annotations) === layer,
+      );
       if (index >= 0) return { image, index };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);

@@ -1,0 +1,117 @@
+import { open as openFile, readdir, readFile, readlink, rmdir, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { digestOf } from '../src/digest/digester.js';
+import { manifestOf } from './support/docker-registry.js';
+import { PodmanScene } from './support/podman.js';
+import { stageFor, type Stage } from './support/stage.js';
+import { outcomeOf } from './support/tools.js';
+
+const stage = stageFor(test);
+
+interface Place extends Stage {
+  readonly store: PodmanScene;
+  /** Of a reference in the store. */
+  readonly directory: (name: string) => string;
+}
+
+/** No client but this test: what a client sees of the store's files, and what it is told. */
+async function open(t: ExecutionContext): Promise<Place> {
+  const staged = await stage(t, 'background = false\nprefetch = false\n');
+  const store = await PodmanScene.open(t, staged.scene, staged.proxy.host);
+  await store.start();
+  const directory = (name: string) => join(store.mountPoint, Buffer.from(staged.image(name)).toString('base64'));
+  return { ...staged, store, directory };
+}
+
+// Never synchronously: the registry's proxy runs in this very process.
+const errnoOf = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'none',
+    (error: NodeJS.ErrnoException) => error.code ?? String(error),
+  );
+const make = (path: string) => errnoOf(openFile(path, 'wx').then((file) => file.close()));
+const use = (layer: string) => make(join(layer, 'use'));
+const giveBack = (layer: string) => errnoOf(rmdir(layer));
+const look = (layer: string) => errnoOf(readFile(join(layer, 'info')));
+
+async function usesOf({ scene }: Place): Promise<Record<string, number>> {
+  const saved = JSON.parse(await readFile(join(scene.root, 'pool', 'uses'), 'utf8').catch(() => '[]')) as {
+    keys: Record<string, number>;
+  }[];
+  return saved[0]?.keys ?? {};
+}
+
+const layersOf = async ({ proxy }: Place, name: string) => (await manifestOf(proxy.host, name)).layers;
+
+test.serial('diff, info and blob by both digests; pool; names that are none; what cannot be served', async (t) => {
+  const place = await open(t);
+  const { directory, store } = place;
+  const [, , small] = await layersOf(place, 'lazy');
+  const toc = small.annotations!['containerd.io/snapshot/stargz/toc.digest'];
+  for (const digest of [small.digest, toc]) {
+    const layer = join(directory('lazy'), digest);
+    t.regex(await readlink(join(layer, 'diff')), /^\.\.\/\.\.\/l\/\d+$/);
+    t.true((await stat(`${layer}/diff/`)).isDirectory());
+    const info = JSON.parse(await readFile(join(layer, 'info'), 'utf8')) as Record<string, unknown>;
+    t.is(info['compressed-diff-digest'], small.digest);
+    t.is(info['toc-digest'], toc);
+    t.is(info['compressed-size'], small.size);
+    t.is(String(digestOf(await readFile(join(layer, 'blob')))), small.digest);
+    t.deepEqual((await readdir(layer)).sort(), ['blob', 'diff', 'info']);
+    t.is(await errnoOf(readFile(join(layer, 'use'))), 'ENOENT');
+    t.is(await make(join(layer, 'other')), 'EROFS');
+  }
+  t.true((await readdir(join(store.mountPoint, 'pool'))).some((name) => name.startsWith('metadata--sha256-')));
+
+  const none = `sha256:${'0'.repeat(64)}`;
+  t.is(await look(join(store.mountPoint, 'no base64')), 'EINVAL');
+  t.is(await look(join(directory('lazy'), 'sha256:x')), 'EINVAL');
+  t.is(await look(join(directory('lazy'), none)), 'EIO');
+  t.is(await look(directory('absent')), 'EIO');
+  t.is(await giveBack(directory('lazy')), 'EROFS');
+  t.is(await store.stop(), 0);
+});
+
+test.serial('uses are counted, side by side too, and given back; nothing can be written', async (t) => {
+  const place = await open(t);
+  const { directory } = place;
+  const [first, second] = await layersOf(place, 'lazy');
+  const layer = join(directory('lazy'), first.digest);
+  const toc = join(directory('lazy'), first.annotations!['containerd.io/snapshot/stargz/toc.digest']);
+  t.is(await use(layer), 'ENOENT');
+  t.is(await use(toc), 'ENOENT');
+  t.deepEqual(await usesOf(place), { [`store:${first.digest}`]: 2 }, 'on disk when the client goes on');
+  // Twenty processes at once.
+  const each = (script: string) =>
+    outcomeOf('sh', ['-c', `for i in 1 2 3 4 5 6 7 8 9 10; do (${script}) 2>/dev/null & done; wait`]);
+  const other = join(directory('lazy'), second.digest);
+  await Promise.all([each(`: >"${layer}/use"`), each(`: >"${other}/use"`)]);
+  t.deepEqual(await usesOf(place), { [`store:${first.digest}`]: 12, [`store:${second.digest}`]: 10 });
+  await Promise.all([each(`rmdir "${layer}"`), each(`rmdir "${other}"`)]);
+  t.deepEqual(await usesOf(place), { [`store:${first.digest}`]: 2 });
+  t.is(await giveBack(layer), 'ENOENT');
+  t.is(await giveBack(toc), 'ENOENT');
+  t.is(await giveBack(toc), 'ENOENT', 'one too many');
+  t.deepEqual(await usesOf(place), {});
+  t.true((await stat(`${layer}/diff/`)).isDirectory(), 'the pool keeps it a while');
+
+  const file = join(layer, 'diff', 'etc', 'passwd');
+  for (const path of [file, join(place.scene.root, 'fuse', await readlinkFrom(layer), 'etc', 'passwd')])
+    await t.throwsAsync(writeFile(path, 'x'), { code: 'EROFS' });
+  t.true((await readFile(file, 'utf8')).startsWith('root:'));
+});
+
+const readlinkFrom = async (layer: string) => (await readlink(join(layer, 'diff'))).slice('../../'.length);
+
+test.serial('a mount point that is not there, and a backend without a store, are refused by name', async (t) => {
+  const { scene } = await stage(t, '[fuse]\nbackend = "fuse-native"\n');
+  const absent = await scene.lazylayer('store', [join(scene.directory, 'absent')]);
+  t.is(absent.status, 1);
+  t.regex(absent.stderr, /backend "kernel"/);
+  await writeFile(scene.config, '');
+  const refused = await scene.lazylayer('store', [join(scene.directory, 'absent')]);
+  t.is(refused.status, 1);
+  t.regex(refused.stderr, /absent: expected a directory/);
+  t.deepEqual(await scene.mounted(), []);
+});

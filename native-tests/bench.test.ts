@@ -32,7 +32,10 @@ async function scratch(t: ExecutionContext): Promise<string> {
 
 async function bench(directory: string, ...args: string[]): Promise<string> {
   const env = { ...process.env, TMPDIR: directory };
-  const { status, stdout, stderr } = await outcomeOf(process.execPath, [program, 'bench', ...args], { env });
+  const { status, stdout, stderr } = await outcomeOf(process.execPath, [program, 'bench', ...args], {
+    env,
+    timeout: 240_000,
+  });
   if (status !== 0) throw new Error(`bench ${args.join(' ')} ended with ${status}: ${stderr}`);
   return stdout.toString();
 }
@@ -108,6 +111,39 @@ test.serial('bench start: ready with a line, by a bare mount; a failure tells wh
   await nothingLeft(t, directory);
   const failure = await t.throwsAsync(bench(directory, ...start, 'sh', '-c', 'echo no such thing >&2; exit 3'));
   t.regex(failure.message, /the workload ended with 3: no such thing/);
+  await nothingLeft(t, directory);
+});
+
+test.serial('bench start: a full pull and lazily, through Podman', async (t) => {
+  t.timeout(300_000);
+  const directory = await scratch(t);
+  const args = ['start', '--json', '-n', '1', '--engine', 'podman', '--full', `${host}/plain:1`, `${host}/lazy:1`];
+  const { columns } = JSON.parse(await bench(directory, ...args, '--', 'cat', '/etc/debian_version')) as StartReport;
+  const [full, lazy] = columns.map(({ runs }) => runs[0]);
+  for (const { phases, totalMs, output } of [full, lazy]) {
+    t.regex(output, /^12\./);
+    const sum = Object.values(phases).reduce((all, ms) => all + ms, 0);
+    t.true(Math.abs(sum - totalMs) < 1e-3, `${sum} of ${totalMs}`);
+  }
+  t.is(full.memory, undefined);
+  t.true(lazy.memory! > 10e6);
+  t.deepEqual(lazy.notes, []);
+  t.true(full.bytes > 20e6 && lazy.bytes < full.bytes / 2, `${full.bytes}, ${lazy.bytes}`);
+  t.true(lazy.requests.some(({ agent, range }) => agent === 'lazylayer' && range !== undefined));
+  await nothingLeft(t, directory);
+});
+
+test.serial('bench start: through Podman, what cannot be lazy is told; a server is ended', async (t) => {
+  t.timeout(300_000);
+  const directory = await scratch(t);
+  const args = ['start', '--json', '-n', '1', '--engine', 'podman', '--full', `${host}/sibling:1`];
+  const ready = ['--ready-line', '^listen', `${host}/mixed:1`, '--', 'sh', '-c', 'echo listening; sleep 1112'];
+  const { columns } = JSON.parse(await bench(directory, ...args, ...ready)) as StartReport;
+  const [full, mixed] = columns.map(({ runs }) => runs[0]);
+  t.is(full.output, 'listening\n');
+  t.deepEqual(full.notes, []);
+  t.true(mixed.notes.length > 0 && mixed.notes.every((note) => note.startsWith('a layer is not lazy: ')));
+  t.deepEqual(await processesWith('sleep', '1112'), []);
   await nothingLeft(t, directory);
 });
 

@@ -106,6 +106,18 @@ test.serial('programs that the server starts do not inherit the connection', asy
   t.notRegex(String(await server.call('children')), /\/dev\/fuse/);
 });
 
+test.serial('the thread that answers the kernel is more urgent than all others of its process', async (t) => {
+  const { server } = await started(t);
+  const tasks = await readdir(`/proc/${server.process.pid}/task`);
+  const nice = async (task: string) => {
+    const stat = await readFile(`/proc/${server.process.pid}/task/${task}/stat`, 'latin1');
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]);
+  };
+  const values = await Promise.all(tasks.map(nice));
+  const own = await nice(String(server.process.pid));
+  t.is(values.filter((value) => value < own).length, 1);
+});
+
 test.serial('forgotten nodes are the same nodes afterwards', async (t) => {
   const { at } = await started(t);
   const before = await lstat(at('hard'), { bigint: true });

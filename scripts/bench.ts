@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startDockerRegistry } from '../native-tests/support/docker-registry.js';
@@ -9,20 +9,36 @@ import { ProxyHandle } from '../src/bench/proxy.js';
 import { describeMachine } from '../src/bench/report.js';
 import { startChart } from '../src/bench/start/chart.js';
 import { ContainerdEngine } from '../src/bench/start/containerd.js';
-import type { Candidate } from '../src/bench/start/engine.js';
+import type { Candidate, Engine, Lazylayer, StartOptions } from '../src/bench/start/engine.js';
 import { startPage } from '../src/bench/start/html.js';
+import { PodmanEngine } from '../src/bench/start/podman.js';
 import type { StartReport } from '../src/bench/start/report.js';
-import { benchStart } from '../src/bench/start/start.js';
+import { benchStart, type CandidateRuns } from '../src/bench/start/start.js';
+import { tracePage } from '../src/bench/trace/page.js';
+import { traceReport, type TraceReport } from '../src/bench/trace/report.js';
+import { traceStart } from '../src/bench/trace/trace.js';
 import { formatFs, formatStart } from '../src/cli/bench-table.js';
+import { formatTrace } from '../src/cli/trace-table.js';
 import { benchCases, type BenchCase } from './lib/bench-cases.js';
 import { benchImages, repositoryOf, type Form } from './lib/bench-images.js';
 import { benchOverlay, overlayRatios } from './lib/bench-overlay.js';
-import { benchmarksPage, type CaseResult } from './lib/bench-page.js';
+import { benchmarksPage, chartOf } from './lib/bench-page.js';
+import {
+  columnFigures,
+  engines,
+  merge,
+  readResults,
+  writeResults,
+  type EngineName,
+  type FileFigures,
+  type Results,
+  type StartFigures,
+} from './lib/bench-results.js';
 
 /*
- * Cold starts of four workloads through containerd, over an imitated network: pulled whole by overlayfs, lazily from the image as it was
- * converted, and from one that was optimized for the command. Then the files of such an image, through overlayfs over lazy layers and over
- * unpacked ones.
+ * Cold starts of four workloads through containerd, and of two of them through Podman, over an imitated network: pulled whole, lazily from
+ * the image as it was converted, and from one that was optimized for the command; one more lazy start of each is traced. Then the files
+ * of such an image, through overlayfs over lazy layers and over unpacked ones.
  */
 
 const columns = {
@@ -31,6 +47,40 @@ const columns = {
   optimized: { form: 'optimized', name: 'lazylayer, optimized', kind: 'lazy' },
 } as const satisfies Record<string, { form: Form; name: string; kind: 'full' | 'lazy' }>;
 type Column = keyof typeof columns;
+const allColumns = Object.keys(columns) as Column[];
+
+/** Cases that go through Podman where none were chosen: a full pull of the large images takes most of the time. */
+const podmanCases: readonly string[] = ['python', 'numpy'];
+const stallMs = 20;
+
+interface Setting {
+  readonly values: Values;
+  readonly runs: number;
+  readonly lazylayer: Lazylayer;
+  readonly proxy: ProxyHandle;
+  readonly only: readonly Column[];
+  readonly signal: AbortSignal;
+  readonly say: (text: string) => void;
+}
+
+type Values = ReturnType<typeof parseFlags>;
+
+function parseFlags() {
+  return parseArgs({
+    options: {
+      case: { type: 'string', multiple: true },
+      only: { type: 'string', multiple: true },
+      engine: { type: 'string', multiple: true },
+      runs: { type: 'string', default: '3' },
+      network: { type: 'string', default: '40ms,200mbit' },
+      config: { type: 'string' },
+      program: { type: 'string', default: program },
+      json: { type: 'string' },
+      html: { type: 'string' },
+      write: { type: 'boolean' },
+    },
+  }).values;
+}
 
 /** Choices of one flag, which may be given several times and with commas. */
 function chosen<T extends string>(flag: string, given: readonly string[] | undefined, all: readonly T[]): T[] {
@@ -41,83 +91,128 @@ function chosen<T extends string>(flag: string, given: readonly string[] | undef
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      case: { type: 'string', multiple: true },
-      only: { type: 'string', multiple: true },
-      runs: { type: 'string', default: '3' },
-      network: { type: 'string', default: '40ms,200mbit' },
-      config: { type: 'string' },
-      program: { type: 'string', default: program },
-      json: { type: 'string' },
-      html: { type: 'string' },
-      write: { type: 'boolean' },
-    },
-  });
+  const values = parseFlags();
   const parts = chosen('case', values.case, [...benchCases.map(({ name }) => name), 'files']);
-  const only = chosen('only', values.only, Object.keys(columns) as Column[]);
+  const only = chosen('only', values.only, allColumns);
+  const through = chosen('engine', values.engine, engines);
   const runs = Number(values.runs);
   if (!Number.isInteger(runs) || runs < 1)
     throw new Error(`--runs: expected a whole number from 1, found ${values.runs}`);
-  const whole = parts.length > benchCases.length && only.length === Object.keys(columns).length;
-  if (values.write === true && !whole)
-    throw new Error('--write: the page is of all cases and columns, leave --case and --only out');
+  if (values.write === true && only.length < allColumns.length)
+    throw new Error('--write: ratios are of columns that took turns, leave --only out');
   const network = parseNetwork(values.network);
   if (process.getuid?.() !== 0) throw new Error('containers and mounts need root: run scripts/bench as root');
-  const say = (text: string) => process.stderr.write(`bench: ${text}\n`);
+  const begun = performance.now();
+  const say = (text: string) => {
+    const seconds = Math.round((performance.now() - begun) / 1000);
+    process.stderr.write(`bench, ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}: ${text}\n`);
+  };
   const interrupted = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.on(name, () => interrupted.abort(new Error('interrupted')));
   await using cleanup = new Teardown();
   const { storage } = await benchImages(say);
   const registry = await startDockerRegistry(cleanup, storage, { readOnly: true });
-  const proxy = await ProxyHandle.start({ host: '127.0.0.1', port: registry.port }, network);
-  cleanup.teardown(() => proxy[Symbol.asyncDispose]());
-  const engine = new ContainerdEngine({ command: [process.execPath, values.program], config: values.config });
-  const results: CaseResult[] = [];
-  for (const of of benchCases.filter(({ name }) => parts.includes(name))) {
-    const found = await benchStart({
-      engine,
-      proxy,
-      candidates: only.map((column) => candidateOf(of, column, proxy.port)),
-      runs,
-      command: of.command,
-      ready: { kind: 'exit' },
-      signal: interrupted.signal,
-      onRun: (i, { name }) => say(`${of.title}, run ${i} of ${runs}: ${name}`),
-    });
-    for (const { name, runs } of found)
-      for (const { output, notes } of runs) {
-        if (!output.split('\n').includes(of.says)) throw new Error(`${of.title}, ${name}: it said ${output}`);
-        for (const note of notes) say(`${of.title}, ${name}: ${note}`);
-      }
-    const report: StartReport = {
-      title: of.title,
-      command: of.command,
-      network: values.network,
-      engine: 'containerd',
-      date: new Date().toISOString(),
-      machine: describeMachine(),
-      columns: found,
-    };
-    results.push({ of, report });
-    process.stdout.write(`${of.title}\n${formatStart(found)}\n`);
-    if (values.html !== undefined) await writeFile(join(values.html, `${of.name}.html`), startPage(report));
+  const proxy = cleanup.use(await ProxyHandle.start({ host: '127.0.0.1', port: registry.port }, network));
+  const lazylayer: Lazylayer = { command: [process.execPath, values.program], config: values.config };
+  const setting: Setting = { values, runs, lazylayer, proxy, only, signal: interrupted.signal, say };
+  if (values.html !== undefined) await mkdir(values.html, { recursive: true });
+  const reports: StartReport[] = [];
+  const save = async (results: Results) => {
+    if (values.write === true) await write(results);
+  };
+  for (const engine of through)
+    for (const of of benchCases) {
+      if (!parts.includes(of.name)) continue;
+      if (engine === 'podman' && values.case === undefined && !podmanCases.includes(of.name)) continue;
+      const { report, figures } = await benchCase(setting, engine, of);
+      reports.push(report);
+      await save({ starts: [figures] });
+    }
+  let files: FileFigures | undefined;
+  if (parts.includes('files')) {
+    const image = `${registry.host}/${repositoryOf('lazy', { name: 'numpy', image: 'numpy' })}:1`;
+    const podman = through.includes('podman');
+    const trees = await benchOverlay({ cleanup, image, runs, podman, lazylayer, signal: interrupted.signal, say });
+    process.stdout.write(formatFs(trees));
+    files = { date: new Date().toISOString(), machine: describeMachine(), runs, ratios: overlayRatios(trees) };
+    await save({ starts: [], files });
   }
-  const files = parts.includes('files')
-    ? await benchOverlay(cleanup, `${registry.host}/lazy/numpy:1`, runs, interrupted.signal, say)
-    : undefined;
-  if (files !== undefined) process.stdout.write(formatFs(files));
   if (values.json !== undefined)
-    await writeFile(
-      values.json,
-      `${JSON.stringify({ starts: results.map(({ report }) => report), files }, undefined, 1)}\n`,
-    );
-  if (values.write === true) {
-    const docs = join(projectRoot, 'docs');
-    for (const { of, report } of results) await writeFile(join(docs, `benchmarks-${of.name}.svg`), startChart(report));
-    await writeFile(join(docs, 'benchmarks.md'), benchmarksPage(results, files && overlayRatios(files)));
+    await writeFile(values.json, `${JSON.stringify({ starts: reports, files }, undefined, 1)}\n`);
+  say('done');
+}
+
+async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase) {
+  const { values, runs, lazylayer, proxy, only, signal, say } = setting;
+  const engine: Engine = new { containerd: ContainerdEngine, podman: PodmanEngine }[engineName](lazylayer);
+  const title = `${of.title}, ${engineName}`;
+  const options: StartOptions = { command: of.command, ready: { kind: 'exit' }, signal };
+  const candidates = only.map((column) => candidateOf(of, column, proxy.port));
+  const found = await benchStart({
+    ...options,
+    engine,
+    proxy,
+    candidates,
+    runs,
+    onRun: (i, { name }) => say(`${title}, run ${i} of ${runs}: ${name}`),
+  });
+  checkRuns(title, of, found, say);
+  const facts = {
+    command: of.command,
+    network: values.network,
+    engine: engineName,
+    date: new Date().toISOString(),
+    machine: describeMachine(),
+  };
+  const report: StartReport = { ...facts, title: of.title, columns: found };
+  process.stdout.write(`${title}\n${formatStart(found)}\n`);
+  const page = async (name: string, text: string) => {
+    if (values.html !== undefined) await writeFile(join(values.html, `${engineName}-${of.name}${name}.html`), text);
+  };
+  await page('', startPage(report));
+  const traced = new Map<string, TraceReport>();
+  if (engineName === 'containerd')
+    for (const candidate of candidates.filter(({ way }) => way.kind === 'lazy')) {
+      say(`${title}, traced: ${candidate.name}`);
+      const { trace, moments, notes } = await traceStart(engine, candidate, options);
+      const told = traceReport(trace, moments, stallMs, { ...facts, image: candidate.image, notes });
+      traced.set(candidate.name, told);
+      process.stdout.write(`${title}, ${candidate.name}\n${formatTrace(told)}\n`);
+      await page(`-trace-${candidate.name.replace(/\W+/g, '-')}`, tracePage(told));
+    }
+  const { date, machine, network } = facts;
+  const figures: StartFigures = {
+    engine: engineName,
+    name: of.name,
+    date,
+    machine,
+    network,
+    columns: found.map((column) => columnFigures(column, traced.get(column.name))),
+  };
+  return { report, figures };
+}
+
+/** A start that did not say what it must counts as none. */
+function checkRuns(title: string, of: BenchCase, found: readonly CandidateRuns[], say: (text: string) => void): void {
+  for (const { name, runs } of found)
+    for (const { output, notes } of runs) {
+      if (!output.split('\n').includes(of.says)) throw new Error(`${title}, ${name}: it said ${output}`);
+      for (const note of notes) say(`${title}, ${name}: ${note}`);
+    }
+}
+
+/** Puts figures among those of the page, after each case: what was measured is kept, whatever comes then. */
+async function write(results: Results): Promise<void> {
+  const docs = join(projectRoot, 'docs');
+  const path = join(docs, 'benchmarks.json');
+  const all = merge(await readResults(path), results);
+  await writeResults(path, all);
+  for (const { engine, name, network, columns } of results.starts) {
+    const { title } = benchCases.find((one) => one.name === name)!;
+    await writeFile(join(docs, chartOf({ engine, name })), startChart({ title, engine, network, columns }));
   }
+  await writeFile(join(docs, 'benchmarks.md'), benchmarksPage(all));
 }
 
 function candidateOf(of: BenchCase, column: Column, port: number): Candidate {

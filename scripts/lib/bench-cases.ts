@@ -49,6 +49,9 @@ export const recipes: readonly Recipe[] = [
   },
 ];
 
+/** Bytes that may be fetched, in compressed bytes of what the command reads. */
+export const wantedBytes = 1.5;
+
 export const benchCases: readonly BenchCase[] = [
   {
     name: 'python',

@@ -4,7 +4,7 @@ import { Scene } from '../../native-tests/support/scene.js';
 import { run } from '../../native-tests/support/tools.js';
 import { dropCaches } from '../../src/bench/caches.js';
 import { serveImage, type BenchPart } from './bench-part.js';
-import { convertTar } from './convert.js';
+import { convertTar, type ConvertedLayer } from './convert.js';
 import { memoryOf, milliseconds, type Verdict } from './measure.js';
 
 const home = '/var/tmp/lazylayer-fixtures';
@@ -31,18 +31,25 @@ async function debianTar(say: (text: string) => void): Promise<string> {
   return path;
 }
 
-/** The whole of an image that nobody has read before, against a plain download of its blobs; and what it costs in memory. */
-export async function benchImage(part: BenchPart): Promise<Verdict[]> {
-  const { directory, runs, measurements, say } = part;
+/** That tree as an image of three eStargz layers, in a registry of its own. */
+export async function serveDebian(part: BenchPart): Promise<{ host: string; layers: readonly ConvertedLayer[] }> {
+  const { directory, say } = part;
   const tar = await debianTar(say);
   say('converting it to three eStargz layers');
   const places = ['usr/lib/', 'usr/share/'];
   const paths = [0, 1, 2].map((i) => join(directory, `layer${i}.esgz`));
   const layerOf = (name: string) => places.findIndex((place) => name.startsWith(place)) + 1;
-  const converted = await convertTar(['cat', tar], paths, { level: 6, layerOf });
-  const registry = await serveImage(part, converted);
-  const content = converted.reduce((sum, layer) => sum + layer.result.uncompressedSize, 0);
-  const blobs = converted.map((layer) => `http://${registry.host}/v2/bench/blobs/${layer.result.digest}`);
+  const layers = await convertTar(['cat', tar], paths, { level: 6, layerOf });
+  const { host } = await serveImage(part, layers);
+  return { host, layers };
+}
+
+/** The whole of an image that nobody has read before, against a plain download of its blobs; and what it costs in memory. */
+export async function benchImage(part: BenchPart): Promise<Verdict[]> {
+  const { runs, measurements, say } = part;
+  const { host, layers } = await serveDebian(part);
+  const content = layers.reduce((sum, layer) => sum + layer.result.uncompressedSize, 0);
+  const blobs = layers.map((layer) => `http://${host}/v2/bench/blobs/${layer.result.digest}`);
   for (let i = 1; i <= runs; i++) {
     say(`run ${i} of ${runs}: ${Math.round(content / 1e6)} MB`);
     await dropCaches(3);
@@ -51,7 +58,7 @@ export async function benchImage(part: BenchPart): Promise<Verdict[]> {
         await run('sh', ['-c', 'curl -sSf "$0" | gunzip -q | sha256sum', url], { timeout: 300_000 });
     });
     measurements.add('whole image, never read before', 'curl | gunzip | sha256sum', 'ms', pull);
-    for (const backend of ['kernel', 'fuse-native']) await readThroughMount(part, `${registry.host}/bench:1`, backend);
+    for (const backend of ['kernel', 'fuse-native']) await readThroughMount(part, `${host}/bench:1`, backend);
   }
   const value =
     measurements.median('whole image, never read before', 'kernel') /

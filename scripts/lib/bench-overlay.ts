@@ -4,7 +4,11 @@ import { startContainerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
+import type { Lazylayer } from '../../src/bench/start/engine.js';
+import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
+import { PodmanStorage } from '../../src/bench/start/podman-storage.js';
 import { median } from '../../src/bench/statistics.js';
+import { parseReference } from '../../src/image/reference.js';
 
 /** Ratios to overlayfs on local disk that are wanted, page cache dropped and everything in lazylayer's cache. */
 export const wantedOverlay: Readonly<Partial<Record<FsPart, number>>> = {
@@ -16,29 +20,57 @@ export const wantedOverlay: Readonly<Partial<Record<FsPart, number>>> = {
 
 export interface OverlayRatio {
   readonly part: FsPart;
+  /** Who mounted the lazy layers. */
+  readonly by: string;
   readonly localMs: number;
   readonly lazyMs: number;
   readonly ratio: number;
-  readonly wanted: number | undefined;
+  readonly wanted?: number;
 }
 
-/** An image unpacked by containerd into overlayfs, and the same over lazy layers whose every chunk is cached. */
-export async function benchOverlay(
-  cleanup: Teardown,
-  image: string,
-  runs: number,
-  signal: AbortSignal,
-  say: (text: string) => void,
-): Promise<FsRuns[]> {
+export interface OverlayOptions {
+  readonly cleanup: Teardown;
+  readonly image: string;
+  readonly runs: number;
+  readonly podman: boolean;
+  readonly lazylayer: Lazylayer;
+  readonly signal: AbortSignal;
+  readonly say: (text: string) => void;
+}
+
+/**
+ * An image unpacked by containerd into overlayfs first, then the same over lazy layers whose every chunk is cached: mounted by hand, and,
+ * if wanted, by Podman.
+ */
+export async function benchOverlay(options: OverlayOptions): Promise<FsRuns[]> {
+  const { cleanup, runs, signal, say } = options;
   const scene = await Scene.open(cleanup);
+  const local = await mountLocal(options, scene);
+  const target = await mountByHand(options, scene);
+  const byPodman = options.podman ? [await mountByPodman(options, scene)] : [];
+  return benchFs({
+    directories: [local, target, ...byPodman],
+    runs,
+    dropCaches: true,
+    signal,
+    onRun: (i, what) => say(`files, run ${i} of ${runs}: ${what}`),
+  });
+}
+
+async function mountLocal({ cleanup, image, say }: OverlayOptions, scene: Scene): Promise<string> {
+  say(`files: unpacking ${image}`);
   const containerd = await startContainerd(cleanup);
   const local = join(scene.directory, 'overlayfs');
   await mkdir(local);
   await containerd.ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', image);
   await containerd.ctr('images', 'mount', '--snapshotter', 'overlayfs', image, local);
   cleanup.teardown(async () => void (await run('umount', [local])));
+  return local;
+}
+
+async function mountByHand({ cleanup, image, say }: OverlayOptions, scene: Scene): Promise<string> {
   const target = await scene.mountPoint('lazylayer');
-  say(`fetching all of ${image}`);
+  say(`files: fetching all of ${image}`);
   await scene.mount(image, target);
   const whole = async () => {
     const [info] = await scene.ps();
@@ -50,21 +82,34 @@ export async function benchOverlay(
   await scene.daemonGone();
   await scene.mount(image, target, '--no-background-fetch');
   cleanup.teardown(() => scene.umount(target));
-  return benchFs({
-    directories: [local, target],
-    runs,
-    dropCaches: true,
-    signal,
-    onRun: (i, what) => say(`${i}: ${what}`),
-  });
+  return target;
 }
 
+async function mountByPodman({ cleanup, image, lazylayer, signal, say }: OverlayOptions, scene: Scene) {
+  const directory = join(scene.directory, 'podman');
+  const layers = join(directory, 'layers');
+  await mkdir(layers, { recursive: true });
+  cleanup.use(await LazyDaemon.start(lazylayer, directory, ['store', layers], signal));
+  const storage = cleanup.use(await PodmanStorage.make(directory, parseReference(image).host, layers, signal));
+  say(`files: fetching all of ${image} for Podman`);
+  await storage.run(['pull', '--quiet', image], signal);
+  const target = (await storage.run(['image', 'mount', image], signal)).trim();
+  cleanup.teardown(async () => void (await storage.run(['image', 'umount', image])));
+  // All is read once: then it is cached.
+  await run('sh', ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', target], { timeout: 600_000 });
+  return target;
+}
+
+const mounters = ['lazylayer mount', 'Podman'];
+
 /** Medians of what was measured with the page cache dropped. */
-export function overlayRatios([local, lazy]: readonly FsRuns[]): OverlayRatio[] {
+export function overlayRatios([local, ...lazies]: readonly FsRuns[]): OverlayRatio[] {
   const cold = ({ figures }: FsRuns, part: FsPart) =>
     median(figures.filter((figure) => figure.part === part && figure.state === 'cold').map(({ ms }) => ms));
-  return (Object.keys(fsParts) as FsPart[]).map((part) => {
-    const [localMs, lazyMs] = [cold(local, part), cold(lazy, part)];
-    return { part, localMs, lazyMs, ratio: lazyMs / localMs, wanted: wantedOverlay[part] };
-  });
+  return (Object.keys(fsParts) as FsPart[]).flatMap((part) =>
+    lazies.map((lazy, i) => {
+      const [localMs, lazyMs] = [cold(local, part), cold(lazy, part)];
+      return { part, by: mounters[i], localMs, lazyMs, ratio: lazyMs / localMs, wanted: wantedOverlay[part] };
+    }),
+  );
 }

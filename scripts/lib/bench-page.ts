@@ -1,102 +1,164 @@
 import { formatMachine } from '../../src/bench/report.js';
 import { fsParts } from '../../src/bench/fs/fs.js';
 import { seconds } from '../../src/bench/start/chart.js';
-import { medianPhases, medianTotal, type StartReport } from '../../src/bench/start/report.js';
+import { phases } from '../../src/bench/start/engine.js';
+import { medianPhases, medianTotal } from '../../src/bench/start/report.js';
 import { median, summarize } from '../../src/bench/statistics.js';
-import type { BenchCase } from './bench-cases.js';
-import type { OverlayRatio } from './bench-overlay.js';
-
-export interface CaseResult {
-  readonly of: BenchCase;
-  readonly report: StartReport;
-}
+import { benchCases, wantedBytes, type BenchCase } from './bench-cases.js';
+import { engines, type EngineName, type FileFigures, type Results, type StartFigures } from './bench-results.js';
 
 const row = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+const verdict = (value: number, wanted: number) => (value <= wanted ? 'met' : '**missed**');
+
+export const chartOf = ({ engine, name }: Pick<StartFigures, 'engine' | 'name'>) =>
+  `benchmarks-${engine === 'containerd' ? '' : `${engine}-`}${name}.svg`;
+
+const throughWhat: Readonly<Record<EngineName, string>> = {
+  containerd:
+    "In a container of Debian's containerd and runc: pulled whole by the overlayfs snapshotter (`ctr`), and lazily through `lazylayer serve` (`ctr-remote images rpull`).",
+  podman:
+    "In a container of Debian's Podman and runc: pulled whole into its overlay storage, and lazily with layers from `lazylayer store`.",
+};
 
 /** docs/benchmarks.md: what was measured, on what, and how it compares with what is wanted. */
-export function benchmarksPage(results: readonly CaseResult[], overlay: readonly OverlayRatio[] | undefined): string {
-  const { date, machine, network, columns } = results[0].report;
-  const lines = [
+export function benchmarksPage(results: Results): string {
+  const { starts, files } = results;
+  const taken = [...starts, ...(files === undefined ? [] : [files])];
+  const machines = [...new Set(taken.map(({ date, machine }) => `${date.slice(0, 10)}, on ${formatMachine(machine)}`))];
+  return [
     '# Benchmarks',
     '',
-    `Written by \`scripts/bench\`, ${date.slice(0, 10)}, on ${formatMachine(machine)}.`,
+    'Written by `scripts/bench --write`; the figures are in [benchmarks.json](benchmarks.json). Taken',
+    '',
+    ...machines.map((machine) => `- ${machine}.`),
+    '',
+    'What is wanted is told beside what was found, met or missed. A start alone: `lazylayer bench start --network 40ms,200mbit IMAGE -- COMMAND`; what it waits for: `lazylayer trace`; files alone: `lazylayer bench fs --drop-caches DIR DIR`.',
     '',
     '## Cold starts',
     '',
-    `From the pull to the last output of the command, in a container of Debian's containerd and runc, with nothing of the image on the machine: ` +
-      `medians of ${columns[0].runs.length} over an imitated network of ${network} (round trip, rate), and the ratio to the full pull of the same runs.`,
+    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests and bytes are those up to the last output, those of the engine itself included.`,
     '',
-    ...results.map(({ of: { name, title } }) => `![${title}](benchmarks-${name}.svg)`),
-    '',
-    row([
-      'case',
-      'column',
-      'pull',
-      'create',
-      'run',
-      'ready',
-      'total',
-      'from',
-      'to',
-      'ratio',
-      'wanted',
-      'requests',
-      'bytes',
-      'memory',
-    ]),
-    row(['---', '---', ...Array.from({ length: 12 }, () => '---:')]),
-    ...results.flatMap(rowsOf),
-    '',
+    ...engines.flatMap((engine) => startsOf(engine, inOrder(starts.filter((figures) => figures.engine === engine)))),
     'The commands:',
     '',
-    ...results.map(({ of: { title, command } }) => `- ${title}: \`${command.join(' ')}\``),
+    ...benchCases.map(({ title, command }) => `- ${title}: \`${command.join(' ')}\``),
     '',
-    'Images are made from Debian packages (`scripts/lib/bench-cases.ts`), as eStargz by `ctr-remote images convert`, and "optimized" by ' +
-      '`ctr-remote images optimize` with the same command. Requests and bytes are those up to the last output, those of containerd itself included.',
-    '',
-  ];
-  if (overlay !== undefined)
-    lines.push(
-      '## Files',
-      '',
-      "overlayfs over lazy layers whose every chunk is in lazylayer's cache, against overlayfs on local disk, with the page cache dropped.",
-      '',
-      row(['what', 'local', 'lazy', 'ratio', 'wanted']),
-      row(['---', '---:', '---:', '---:', '---:']),
-      ...overlay.map(({ part, localMs, lazyMs, ratio, wanted }) =>
-        row([
-          fsParts[part],
-          `${localMs.toFixed(1)} ms`,
-          `${lazyMs.toFixed(1)} ms`,
-          ratio.toFixed(2),
-          wanted === undefined ? '' : `≤ ${wanted}`,
-        ]),
-      ),
-      '',
-    );
-  return lines.join('\n');
+    ...bytesOf(inOrder(starts.filter(({ engine }) => engine === 'containerd'))),
+    ...(files === undefined ? [] : filesOf(files)),
+  ].join('\n');
 }
 
-function rowsOf({ of, report: { columns } }: CaseResult): string[] {
+type Case = readonly [BenchCase, StartFigures];
+
+/** As the cases are listed; what is of no case any more is left out. */
+const inOrder = (starts: readonly StartFigures[]): Case[] =>
+  benchCases.flatMap((of) => starts.filter(({ name }) => name === of.name).map((figures) => [of, figures] as const));
+
+function startsOf(engine: EngineName, cases: readonly Case[]): string[] {
+  if (cases.length === 0) return [];
+  const heads = [
+    'case',
+    'column',
+    ...phases,
+    'total',
+    'from',
+    'to',
+    'ratio',
+    'wanted',
+    '',
+    'requests',
+    'bytes',
+    'memory',
+  ];
+  return [
+    `### ${engine}`,
+    '',
+    throughWhat[engine],
+    '',
+    ...cases.map(([{ title }, figures]) => `![${title}](${chartOf(figures)})`),
+    '',
+    row(heads),
+    row(heads.map((_, i) => (i < 2 ? '---' : '---:'))),
+    ...cases.flatMap(([of, figures]) => rowsOf(of, figures)),
+    '',
+  ];
+}
+
+function rowsOf(of: BenchCase, { engine, columns }: StartFigures): string[] {
   const first = medianTotal(columns[0]);
-  const wanted = [undefined, of.wanted.lazy, of.wanted.optimized];
+  // What is wanted is so of containerd.
+  const { lazy, optimized } = (engine === 'containerd' ? of.wanted : {}) as Partial<BenchCase['wanted']>;
+  const wanted = [undefined, lazy, optimized];
   const requests = [undefined, of.wantedRequests?.lazy, of.wantedRequests?.optimized];
   return columns.map((column, i) => {
     const { name, runs } = column;
     const total = summarize(runs.map(({ totalMs }) => totalMs));
     const memory = runs.map((run) => run.memory).filter((bytes) => bytes !== undefined);
-    const asked = median(runs.map((run) => run.requests.length));
+    const asked = median(runs.map((run) => run.requests));
+    const ratio = total.median / first;
     return row([
-      i === 0 ? of.title : '',
+      i === 0 ? `${of.title} (${runs.length} times)` : '',
       name,
       ...Object.values(medianPhases(column)).map(seconds),
       ...[total.median, total.min, total.max].map(seconds),
-      (total.median / first).toFixed(3),
+      ratio.toFixed(3),
       wanted[i] === undefined ? '' : `≤ ${wanted[i]}`,
-      requests[i] === undefined ? String(asked) : `${asked} (wanted ≤ ${requests[i]})`,
+      wanted[i] === undefined ? '' : verdict(ratio, wanted[i]),
+      requests[i] === undefined ? String(asked) : `${asked} (≤ ${requests[i]}: ${verdict(asked, requests[i])})`,
       megabytes(median(runs.map((run) => run.bytes))),
       memory.length === 0 ? '' : megabytes(median(memory)),
     ]);
   });
+}
+
+/** What was fetched for what was read, by one more start of each column that was traced. */
+function bytesOf(cases: readonly Case[]): string[] {
+  const rows = cases.flatMap(([{ title }, { columns }]) =>
+    columns.flatMap(({ name, traced }) => {
+      if (traced === undefined) return [];
+      const { readBytes, neededBytes, fetchedBytes, stalls, waitedMs } = traced;
+      const ratio = fetchedBytes / neededBytes;
+      const sizes = [readBytes, neededBytes, fetchedBytes].map(megabytes);
+      const waited = [String(stalls), seconds(waitedMs)];
+      return [
+        row([title, name, ...sizes, ratio.toFixed(2), `≤ ${wantedBytes}`, verdict(ratio, wantedBytes), ...waited]),
+      ];
+    }),
+  );
+  if (rows.length === 0) return [];
+  const heads = ['case', 'column', 'read', 'of that, compressed', 'fetched', 'ratio', 'wanted', '', 'stalls', 'waited'];
+  return [
+    '### Bytes',
+    '',
+    'One more start of each, traced as by `lazylayer trace --engine containerd`: what was read of files, what that is compressed, what was fetched up to the last output, reads that took 20 ms and more, and how long one was under way.',
+    '',
+    row(heads),
+    row(heads.map((_, i) => (i < 2 ? '---' : '---:'))),
+    ...rows,
+    '',
+  ];
+}
+
+function filesOf({ runs, ratios }: FileFigures): string[] {
+  return [
+    '## Files',
+    '',
+    `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by \`lazylayer mount\` and by Podman over \`lazylayer store\`, against overlayfs on local disk.`,
+    '',
+    row(['what', 'mounted by', 'local', 'lazy', 'ratio', 'wanted', '']),
+    row(['---', '---', '---:', '---:', '---:', '---:', '---:']),
+    ...ratios.map(({ part, by, localMs, lazyMs, ratio, wanted }) =>
+      row([
+        fsParts[part],
+        by,
+        `${localMs.toFixed(1)} ms`,
+        `${lazyMs.toFixed(1)} ms`,
+        ratio.toFixed(2),
+        wanted === undefined ? '' : `≤ ${wanted}`,
+        wanted === undefined ? '' : verdict(ratio, wanted),
+      ]),
+    ),
+    '',
+  ];
 }

@@ -31,8 +31,8 @@ export class Words<V> {
     }
   }
 
-  find(bytes: Uint8Array, start = 0, end = bytes.length): V | undefined {
-    const found = this.#byHash.get(hashOf(bytes, start, end));
+  find(bytes: Uint8Array, start = 0, end = bytes.length, hash = hashOf(bytes, start, end)): V | undefined {
+    const found = this.#byHash.get(hash);
     if (found?.word.length !== end - start) return undefined;
     for (let i = 0; i < found.word.length; i++) if (found.word[i] !== bytes[start + i]) return undefined;
     return found.value;
@@ -40,7 +40,7 @@ export class Words<V> {
 }
 
 function hashOf(bytes: Uint8Array, start: number, end: number): number {
-  let hash = end - start;
+  let hash = 0;
   for (let i = start; i < end; i++) hash = (Math.imul(hash, 31) + bytes[i]) | 0;
   return hash;
 }
@@ -106,10 +106,19 @@ export class JsonCursor {
   /** What `words` has for the string, or undefined; no memory is taken for it. */
   word<V>(words: Words<V>): V | undefined {
     const start = this.#open();
-    const end = this.#close(start);
-    if (end < 0) return words.find(this.#escaped(start));
-    this.at = end + 1;
-    return words.find(this.bytes, start, end);
+    const { bytes } = this;
+    let hash = 0; // as `hashOf` has it, in the one pass that finds the end
+    for (let i = start; i < bytes.length; i++) {
+      const c = bytes[i];
+      if (c === QUOTE) {
+        this.at = i + 1;
+        return words.find(bytes, start, i, hash);
+      }
+      if (c === BACKSLASH) return words.find(this.#escaped(start));
+      if (c < 0x20) this.fail('a string without control characters', i);
+      hash = (Math.imul(hash, 31) + c) | 0;
+    }
+    return this.fail('the end of a string', bytes.length);
   }
 
   /**
@@ -145,6 +154,13 @@ export class JsonCursor {
       if (c < 0x20) this.fail('a string without control characters', i);
     }
     return this.fail('the end of a string', bytes.length);
+  }
+
+  #skipString(): void {
+    const start = this.#open();
+    const end = this.#close(start);
+    if (end < 0) this.#escaped(start);
+    else this.at = end + 1;
   }
 
   #escaped(start: number): Buffer {
@@ -241,11 +257,11 @@ export class JsonCursor {
   skip(depth = 0): void {
     if (depth > MAX_DEPTH) this.fail(`nesting of at most ${MAX_DEPTH}`);
     const c = this.peek();
-    if (c === QUOTE) this.string();
+    if (c === QUOTE) this.#skipString();
     else if (c === 0x7b) {
       this.at++;
       for (let first = true; this.more(first, 0x7d); first = false) {
-        this.string();
+        this.#skipString();
         this.expect(0x3a);
         this.skip(depth + 1);
       }

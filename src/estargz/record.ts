@@ -75,7 +75,7 @@ const setters = new Words<Setter>(
     innerOffset: (r, json) => (r.innerOffset = integer(json, U32)),
     chunkOffset: (r, json) => (r.chunkOffset = integer(json)),
     chunkSize: (r, json) => (r.chunkSize = integer(json)),
-    chunkDigest: (r, json) => (r.chunkDigest = sha256(json)),
+    chunkDigest: (r, json) => (r.chunkDigest = sha256(json, r.digest)),
   }),
 );
 
@@ -119,23 +119,34 @@ export function parseRecord(json: JsonCursor): TocRecord {
   return record;
 }
 
-/** `sha256:` and 64 hex digits as raw bytes; undefined for an empty text. */
-function sha256(json: JsonCursor): Uint8Array | undefined {
-  const raw = json.parsed(rawSha256, 'sha256: and 64 lower-case hex digits', 71);
-  return raw === NO_BYTES ? undefined : raw;
+const EXPECTED_SHA256 = 'sha256: and 64 lower-case hex digits';
+/** What the last `rawSha256` read. */
+const scratch = Buffer.alloc(32);
+
+/** `sha256:` and 64 hex digits as raw bytes; undefined for an empty text. `likely` is given again where it has the same. */
+function sha256(json: JsonCursor, likely?: Uint8Array): Uint8Array | undefined {
+  const bytes = json.parsed(rawSha256, EXPECTED_SHA256, 71);
+  if (bytes === 0) return undefined;
+  if (likely !== undefined && isScratch(likely)) return likely;
+  return Buffer.from(scratch);
 }
 
-function rawSha256(text: Uint8Array, start: number, end: number): Uint8Array | undefined {
-  if (start === end) return NO_BYTES;
+function isScratch(bytes: Uint8Array): boolean {
+  for (let i = 0; i < 32; i++) if (bytes[i] !== scratch[i]) return false;
+  return true;
+}
+
+/** Gives the bytes that it put in `scratch`; undefined where the text is none. */
+function rawSha256(text: Uint8Array, start: number, end: number): number | undefined {
+  if (start === end) return 0;
   if (end - start !== 71) return undefined;
   for (let i = 0; i < 7; i++) if (text[start + i] !== PREFIX[i]) return undefined;
-  const raw = Buffer.allocUnsafe(32);
   for (let i = 0, at = start + 7; i < 32; i++, at += 2) {
     const byte = (nibble[text[at]] << 4) | nibble[text[at + 1]];
     if (byte < 0) return undefined;
-    raw[i] = byte;
+    scratch[i] = byte;
   }
-  return raw;
+  return 32;
 }
 
 /** An absent time is 1970. */

@@ -7,6 +7,7 @@ import { nodeNumber, UPPER } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
 import { collectSoon } from '../util/collect.js';
+import { ThreadNice } from '../util/thread-nice.js';
 import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
 import { watchDevice } from './device.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
@@ -19,6 +20,11 @@ import { Session } from './session.js';
  */
 
 const port = parentPort!;
+/*
+ * Programs wait for each of its answers, and none takes long. Among equals it would wait, in its turn, for a whole time slice of every thread
+ * that inflates or digests: some milliseconds for an answer of microseconds.
+ */
+new ThreadNice().set(-10);
 const setup = workerData as WorkerSetup;
 /** Requests of a read-only filesystem fit in 8 KiB; the kernel refuses a smaller buffer. */
 const request = new Message(16 * 1024);

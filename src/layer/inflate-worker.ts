@@ -1,6 +1,7 @@
 import { parentPort } from 'node:worker_threads';
 import { Presence } from '../cache/presence.js';
 import { Tree } from '../toc/tree.js';
+import { ThreadNice } from '../util/thread-nice.js';
 import { ChunkWriter, type ChunkTarget } from './chunk-writer.js';
 import type { FromWorker, ToWorker } from './inflater.js';
 
@@ -10,6 +11,10 @@ const SCRATCH_BYTES = 4 * 1024 * 1024 + 64 * 1024;
 const port = parentPort!;
 const writer = new ChunkWriter(SCRATCH_BYTES);
 const targets = new Map<number, ChunkTarget>();
+
+const nice = new ThreadNice();
+/** Work that nobody waits for leaves the processor to whoever reads what is there. Who is not root could not take that back. */
+const BACKGROUND_NICE = process.geteuid?.() === 0 ? 10 : 0;
 
 port.on('message', (message: ToWorker) => {
   switch (message.type) {
@@ -23,6 +28,7 @@ port.on('message', (message: ToWorker) => {
       return;
     case 'batch': {
       const { job, first, end, base, length } = message;
+      nice.set(message.background ? BACKGROUND_NICE : 0);
       const input = new Uint8Array(message.input, 0, length);
       const result = writer.write(targets.get(message.id)!, { first, end, base, input });
       const answer: FromWorker = { job, result };

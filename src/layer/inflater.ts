@@ -14,6 +14,8 @@ export type ToWorker =
       base: number;
       length: number;
       input: SharedArrayBuffer;
+      /** Nobody waits for it. */
+      background: boolean;
     };
 
 export interface FromWorker {
@@ -24,6 +26,7 @@ export interface FromWorker {
 interface Job {
   readonly target: ChunkTarget;
   readonly batch: Batch;
+  readonly priority: number;
   readonly resolve: (result: BatchResult) => void;
   readonly reject: (error: Error) => void;
 }
@@ -57,7 +60,7 @@ export class Inflater implements AsyncDisposable {
       return (this.#inline ??= new ChunkWriter(INLINE_BYTES)).write(target, batch);
     if (this.#closed) throw new LazylayerError('ABORTED', 'the fetcher is closed');
     return new Promise((resolve, reject) => {
-      this.#queues[priority].push({ target, batch, resolve, reject });
+      this.#queues[priority].push({ target, batch, priority, resolve, reject });
       this.#feed();
     });
   }
@@ -94,6 +97,7 @@ export class Inflater implements AsyncDisposable {
         base,
         length: input.byteLength,
         input: input.buffer as SharedArrayBuffer,
+        background: job.priority === this.#queues.length - 1,
       });
     }
   }

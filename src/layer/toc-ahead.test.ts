@@ -37,15 +37,29 @@ test('what the disk has, and what could not be lazy, is not asked for', async (t
   t.is(other.blob.asked.length, 1);
 });
 
-test('a request ahead that failed is made again; bytes that came wrong are refused', async (t) => {
+test('a request ahead that fails is made again by who opens the layer later, and told to who waits for it', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
   blob.beforePiece = () => Promise.reject(new Error('the line is dead'));
   bench.store.expect([source]);
+  await new Promise((resolve) => setImmediate(resolve));
   blob.beforePiece = () => {};
   await (await bench.store.open(source))[Symbol.asyncDispose]();
   t.is(blob.asked.length, 2);
 
+  const other = await estargzLayer([{ name: 'b', bytes }]);
+  let fail!: (error: Error) => void;
+  other.blob.beforePiece = () => new Promise((_resolve, reject) => (fail = reject));
+  bench.store.expect([other.source]);
+  const opening = t.throwsAsync(bench.store.open(other.source), { message: 'the line is dead' });
+  await bench.store.open(source).then((layer) => layer[Symbol.asyncDispose]());
+  fail(new Error('the line is dead'));
+  await opening;
+  t.is(other.blob.asked.length, 1);
+});
+
+test('bytes that came ahead are verified like any other', async (t) => {
+  await using bench = await LayerBench.create();
   const other = await estargzLayer([{ name: 'a', bytes: bytes.subarray(1) }]);
   const forged = await estargzLayer([{ name: 'a', bytes: bytes.subarray(2) }]);
   const sound = other.blob.bytes;

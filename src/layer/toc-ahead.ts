@@ -16,7 +16,7 @@ interface Tail {
 
 /**
  * Ends of blobs, where TOCs lie, asked for while an image is still being resolved. They are bytes and nothing more: whoever opens the
- * layer verifies what it makes of them, and asks again for what did not come.
+ * layer verifies what it makes of them.
  */
 export class TocsAhead {
   readonly #tails = new Map<Digest, Tail>();
@@ -30,9 +30,13 @@ export class TocsAhead {
     const bytes = reader
       .read(start, reader.size - start, { signal: abort.signal, reason: 'toc' })
       .finally(() => reader[Symbol.asyncDispose]());
-    bytes.catch(() => {}); // the layer's opener asks again, and tells what comes of that
     const timer = setTimeout(() => this.drop(digest), WAIT_MS).unref();
-    this.#tails.set(digest, { start, bytes, abort, timer });
+    const tail: Tail = { start, bytes, abort, timer };
+    this.#tails.set(digest, tail);
+    bytes.catch(() => {
+      // Whoever opens the layer from now on asks anew; who waits already is told.
+      if (this.#tails.get(digest) === tail) this.drop(digest);
+    });
   }
 
   /** The reader, but with what was asked for ahead, which is used up by that. */
@@ -51,9 +55,6 @@ export class TocsAhead {
         signal?.addEventListener('abort', left, { once: true });
         try {
           return await leaveOnAbort(tail.bytes, signal);
-        } catch {
-          signal?.throwIfAborted();
-          return await reader.read(offset, length, options);
         } finally {
           signal?.removeEventListener('abort', left);
         }

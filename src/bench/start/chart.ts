@@ -1,6 +1,6 @@
 import { stackedBars } from '../svg.js';
 import { phases, type Phase } from './engine.js';
-import { medianPhases, medianTotal, type StartReport } from './report.js';
+import { medianPhases, medianTotal, type StartReport, type TimedColumn } from './report.js';
 
 export const phaseColours: Readonly<Record<Phase, string>> = {
   pull: '#0969da',
@@ -11,8 +11,10 @@ export const phaseColours: Readonly<Record<Phase, string>> = {
 
 export const seconds = (ms: number): string => `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
 
+type Charted = Pick<StartReport, 'title' | 'network' | 'engine'> & { readonly columns: readonly TimedColumn[] };
+
 /** The medians of the phases, stacked, a bar for each column of the report. */
-export function startChart(report: StartReport): string {
+export function startChart(report: Charted): string {
   const first = medianTotal(report.columns[0]);
   const bars = report.columns.map((column) => {
     const total = medianTotal(column);

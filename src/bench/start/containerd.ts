@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,8 +10,6 @@ import { EventListener } from './containerd-events.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
 import { LazyDaemon } from './lazylayer.js';
 import { Workload } from './workload.js';
-
-const container = 'bench';
 
 /** Containers in a containerd of their own: empty root, state and socket for each run. */
 export class ContainerdEngine implements Engine {
@@ -37,6 +36,8 @@ export class ContainerdEngine implements Engine {
 
 class ContainerdPlace implements Place {
   readonly #parts = new Teardown();
+  /** runc and cgroups know containers by their names alone, whichever containerd they are of. */
+  readonly #container = `bench-${randomBytes(6).toString('hex')}`;
   #lazy: LazyDaemon | undefined;
   #events!: EventListener;
   #workload: Workload | undefined;
@@ -80,12 +81,12 @@ class ContainerdPlace implements Place {
     await runCommand(file, args, { signal });
     const pull = realClock.now();
     const network = ready.kind === 'port' ? ['--net-host'] : [];
-    const run = ['run', '--rm', '--snapshotter', snapshotter, ...network, candidate.image, container, ...command];
+    const run = ['run', '--rm', '--snapshotter', snapshotter, ...network, candidate.image, this.#container, ...command];
     const workload = (this.#workload = new Workload('ctr', ['--address', socket, ...run]));
     const readyAt = await workload.ready(ready, signal);
     // Told by containerd itself, and read only now: nothing is in the way of the start.
-    const create = await events.until('/containers/create', signal, container);
-    const started = await events.until('/tasks/start', signal, container);
+    const create = await events.until('/containers/create', signal, this.#container);
+    const started = await events.until('/tasks/start', signal, this.#container);
     const moments = { begin, pull, create: create.time, run: started.time, ready: readyAt };
     return { moments, output: workload.output };
   }
@@ -94,7 +95,7 @@ class ContainerdPlace implements Place {
     if (this.#workload?.over === false) {
       // Told to `ctr`, which hands it on to the container and takes that away.
       const gone = this.#workload.end('SIGTERM');
-      const killed = sleep(1000).then(() => this.ctr(['tasks', 'kill', '--signal', 'SIGKILL', container]));
+      const killed = sleep(1000).then(() => this.ctr(['tasks', 'kill', '--signal', 'SIGKILL', this.#container]));
       await Promise.all([gone, killed.catch(() => {})]);
     }
     if (this.candidate.way.kind === 'other') await this.ctr(['images', 'rm', '--sync', this.candidate.image]);

@@ -1,15 +1,13 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LazylayerError } from '../../errors.js';
 import { parseReference } from '../../image/reference.js';
-import { runCommand } from '../../util/command.js';
-import { listMounts } from '../../util/mountinfo.js';
 import { Teardown } from '../../util/teardown.js';
-import { unmount } from '../../util/unmount.js';
 import { realClock } from '../clock.js';
 import { readPrograms, requirePrograms } from '../processes.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
 import { LazyDaemon } from './lazylayer.js';
+import { PodmanStorage } from './podman-storage.js';
 import { Workload } from './workload.js';
 
 const container = 'bench';
@@ -42,17 +40,14 @@ export class PodmanEngine implements Engine {
 
 class PodmanPlace implements Place {
   readonly #parts = new Teardown();
-  readonly #storage: string;
   #lazy: LazyDaemon | undefined;
-  #env: Readonly<Record<string, string>> = {};
+  #storage!: PodmanStorage;
   #workload: Workload | undefined;
 
   constructor(
     private readonly candidate: Candidate,
     private readonly directory: string,
-  ) {
-    this.#storage = join(directory, 'containers');
-  }
+  ) {}
 
   get root(): string | undefined {
     return this.#lazy?.root;
@@ -65,64 +60,32 @@ class PodmanPlace implements Place {
       await mkdir(layers);
       this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, ['store', layers], signal));
     }
-    this.#env = await this.#configure(layers);
-    this.#parts.teardown(() => this.#release());
+    const { host } = parseReference(candidate.image);
+    this.#storage = this.#parts.use(await PodmanStorage.make(directory, host, layers, signal));
     await readPrograms('podman', 'conmon', 'runc');
-    // Makes the storage.
-    await this.#podman(['images'], signal);
-  }
-
-  /** @returns the variables by which Podman finds its configuration */
-  async #configure(layers: string | undefined): Promise<Record<string, string>> {
-    const file = async (name: string, lines: readonly string[]) => {
-      const path = join(this.directory, name);
-      await writeFile(path, `${lines.join('\n')}\n`);
-      return path;
-    };
-    const storage = this.#storage;
-    return {
-      CONTAINERS_STORAGE_CONF: await file('storage.conf', [
-        '[storage]',
-        'driver = "overlay"',
-        `graphroot = "${storage}/root"`,
-        `runroot = "${storage}/run"`,
-        ...(layers === undefined ? [] : ['[storage.options]', `additionallayerstores = ["${layers}:ref"]`]),
-      ]),
-      CONTAINERS_CONF: await file('containers.conf', [
-        '[containers]',
-        'netns = "host"',
-        // More than this process may have, Podman cannot give.
-        'default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]',
-        '[engine]',
-        'runtime = "runc"',
-        'cgroup_manager = "cgroupfs"',
-        'events_logger = "file"',
-        `tmp_dir = "${storage}/tmp"`,
-      ]),
-      CONTAINERS_REGISTRIES_CONF: await file('registries.conf', [
-        '[[registry]]',
-        `location = "${parseReference(this.candidate.image).host}"`,
-        'insecure = true',
-      ]),
-    };
   }
 
   async start({ command, ready, signal }: StartOptions): Promise<Started> {
     const { image } = this.candidate;
     const begin = realClock.now();
-    await this.#podman(['pull', '--quiet', image], signal);
+    await this.#storage.run(['pull', '--quiet', image], signal);
     const pull = realClock.now();
     const args = ['run', '--pull', 'never', '--name', container, image, ...command];
-    const workload = (this.#workload = new Workload('podman', args, { ...process.env, ...this.#env }));
+    const workload = (this.#workload = new Workload('podman', args, { ...process.env, ...this.#storage.env }));
     const readyAt = await workload.ready(ready, signal);
-    const times = await this.#podman(['inspect', '--format', '{{json .Created}} {{json .State.StartedAt}}', container]);
+    const times = await this.#storage.run([
+      'inspect',
+      '--format',
+      '{{json .Created}} {{json .State.StartedAt}}',
+      container,
+    ]);
     const [create, run] = times.split(' ').map((time) => Date.parse(JSON.parse(time) as string));
     return { moments: { begin, pull, create, run, ready: readyAt }, output: workload.output };
   }
 
   async stop(): Promise<void> {
     if (this.#workload?.over !== false) return;
-    await this.#podman(['kill', container]).catch(() => {}); // it may be about to end
+    await this.#storage.run(['kill', container]).catch(() => {}); // it may be about to end
     await this.#workload.end('SIGTERM');
   }
 
@@ -137,16 +100,5 @@ class PodmanPlace implements Place {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
     await this.#parts[Symbol.asyncDispose]();
-  }
-
-  /** Podman mounts its storage on itself, and leaves that. */
-  async #release(): Promise<void> {
-    await this.#podman(['rm', '--all', '--force', '--time', '0']);
-    const left = (await listMounts()).filter(({ target }) => target.startsWith(`${this.#storage}/`));
-    for (const { target } of left.reverse()) await unmount(target, { lazy: true });
-  }
-
-  async #podman(args: readonly string[], signal?: AbortSignal): Promise<string> {
-    return runCommand('podman', args, { env: this.#env, signal });
   }
 }

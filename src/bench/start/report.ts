@@ -22,9 +22,15 @@ export function middleRun(runs: readonly StartRun[]): StartRun {
   return sorted[(sorted.length - 1) >> 1];
 }
 
-export const medianTotal = ({ runs }: CandidateRuns): number => median(runs.map((run) => run.totalMs));
+/** A column's name with what its runs took. */
+export interface TimedColumn {
+  readonly name: string;
+  readonly runs: readonly Pick<StartRun, 'phases' | 'totalMs'>[];
+}
 
-export const medianPhases = ({ runs }: CandidateRuns): Record<Phase, number> =>
+export const medianTotal = ({ runs }: TimedColumn): number => median(runs.map((run) => run.totalMs));
+
+export const medianPhases = ({ runs }: TimedColumn): Record<Phase, number> =>
   Object.fromEntries(phases.map((phase) => [phase, median(runs.map((run) => run.phases[phase]))])) as Record<
     Phase,
     number

@@ -1,0 +1,46 @@
+import { closeSync, openSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { getPriority, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { Presence } from '../cache/presence.js';
+import { readEstargzTree } from '../estargz/open.js';
+import { estargzLayer, randomness } from '../testing/layer-fixture.js';
+import { Inflater } from './inflater.js';
+import { BACKGROUND, DEMAND } from './scheduler.js';
+
+/** How many threads of this process are this nice (proc_pid_stat(5), field 19). */
+async function threads(nice: number): Promise<number> {
+  let count = 0;
+  for (const task of await readdir('/proc/self/task')) {
+    const stat = await readFile(`/proc/self/task/${task}/stat`, 'latin1').catch(() => '');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' '); // from field 3 on
+    if (Number(fields[16]) === nice) count++;
+  }
+  return count;
+}
+
+test('work that nobody waits for makes way, as long as it is that, and comes to its place', async (t) => {
+  const { blob, source } = await estargzLayer([{ name: 'f', bytes: randomness(7).bytes(50_000) }]);
+  const { tree } = await readEstargzTree(source.reader(), source);
+  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-inflater-'));
+  t.teardown(() => rm(directory, { recursive: true }));
+  const fd = openSync(join(directory, 'data'), 'w+');
+  t.teardown(() => closeSync(fd));
+  const input = new Uint8Array(new SharedArrayBuffer(blob.bytes.byteLength));
+  input.set(blob.bytes);
+  // As nice as a thread that makes way.
+  const nice = Math.min(19, getPriority() + 10);
+  const before = await threads(nice);
+  await using inflater = new Inflater();
+  for (const priority of [BACKGROUND, DEMAND, BACKGROUND] as const) {
+    const presence = new Presence(new SharedArrayBuffer(Presence.bytes(tree.counts.chunks)));
+    const batch = { first: 0, end: tree.counts.chunks, input, base: 0 };
+    const result = await inflater.run({ tree, presence, fd, trusting: false }, batch, priority, false);
+    t.deepEqual([result.failed, result.unwritten], [[], []]);
+    t.true(presence.hasAll(0, tree.counts.chunks));
+    // Only root can take back what it gave up, so nobody else gives it up.
+    const makesWay = priority === BACKGROUND && process.geteuid?.() === 0;
+    t.is((await threads(nice)) - before, makesWay ? 1 : 0);
+  }
+});

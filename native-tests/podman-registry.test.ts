@@ -1,5 +1,5 @@
-import { mkdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import test from 'ava';
 import { digestOf } from '../src/digest/digester.js';
@@ -7,6 +7,7 @@ import { manifestOf, startDockerRegistry } from './support/docker-registry.js';
 import type { OciManifest } from './support/oci-layout.js';
 import { PodmanScene } from './support/podman.js';
 import { CountingProxy } from './support/proxy.js';
+import { program } from './support/scene.js';
 import { stageFor } from './support/stage.js';
 import { outcomeOf, run } from './support/tools.js';
 
@@ -39,6 +40,45 @@ test.serial('behind a login: the daemon finds what podman login left, and tells 
   for (const secret of [password, Buffer.from(`reader:${password}`).toString('base64')])
     t.false(store.said().includes(secret));
 });
+
+test.serial(
+  'a login that only the client has comes by its helper; what is gone from memory is not on disk',
+  async (t) => {
+    const { scene, fixtures } = await stage(t, 'background = false\n');
+    const login = { user: 'reader', password };
+    const registry = await startDockerRegistry(t, fixtures.storage, { readOnly: true, login });
+    const store = await PodmanScene.open(t, scene, registry.host);
+    await store.start('--log-level', 'trace');
+    const reference = `${registry.host}/sibling:1`;
+    const directory = join(store.mountPoint, Buffer.from(reference).toString('base64'));
+    const helper = join(scene.directory, 'helper');
+    const main = join(dirname(program), 'store-credential-main.js');
+    await writeFile(helper, `#!/bin/sh\nexec ${process.execPath} ${main}\n`, { mode: 0o755 });
+    // Without arguments, as clients do.
+    const hand = (logins: object) =>
+      outcomeOf(helper, [], { env: { ...store.env, LAZYLAYER_ROOT: scene.root }, input: JSON.stringify(logins) });
+
+    await t.throwsAsync(readdir(directory), { code: 'EIO' });
+    t.like(await hand({ [`${registry.host}/lazy:1`]: { username: 'reader', password } }), { status: 0, stderr: '' });
+    await t.throwsAsync(readdir(directory), { code: 'EIO' }, 'that was for another repository');
+    t.like(await hand({ [reference]: { username: 'reader', password } }), { status: 0, stderr: '' });
+    t.deepEqual(await readdir(directory), []);
+    const refused = await hand({ [reference]: { username: 'reader', password: [password] } });
+    t.is(refused.status, 2);
+    t.false(refused.stderr.includes(password));
+    t.is(await store.stop(), 0);
+    const nobody = await hand({ [reference]: { username: 'reader', password } });
+    t.is(nobody.status, 1);
+    t.regex(nobody.stderr, /no daemon has/);
+
+    const said = store.said() + refused.stderr + nobody.stderr;
+    t.regex(said, /"status":200/, 'requests are in the log');
+    const kept = await outcomeOf('grep', ['-rlF', password, scene.root]);
+    t.is(kept.stdout.toString(), '', 'nothing of it is on disk');
+    for (const secret of [password, Buffer.from(`reader:${password}`).toString('base64')])
+      t.false(said.includes(secret));
+  },
+);
 
 test.serial('a lazy image is pushed to another registry: anybody pulls from there what it was', async (t) => {
   const { scene, proxy, image } = await stage(t, 'background = false\n');

@@ -1,4 +1,5 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startDockerRegistry } from '../native-tests/support/docker-registry.js';
@@ -19,6 +20,7 @@ import { traceReport, type TraceReport } from '../src/bench/trace/report.js';
 import { traceStart } from '../src/bench/trace/trace.js';
 import { formatFs, formatStart } from '../src/cli/bench-table.js';
 import { formatTrace } from '../src/cli/trace-table.js';
+import { benchBusy } from './lib/bench-busy.js';
 import { benchCases, type BenchCase } from './lib/bench-cases.js';
 import { benchImages, repositoryOf, type Form } from './lib/bench-images.js';
 import { benchOverlay, overlayRatios } from './lib/bench-overlay.js';
@@ -34,6 +36,7 @@ import {
   type Results,
   type StartFigures,
 } from './lib/bench-results.js';
+import { Measurements } from './lib/measure.js';
 
 /*
  * Cold starts of four workloads through containerd, and of two of them through Podman, over an imitated network: pulled whole, lazily from
@@ -135,7 +138,25 @@ async function main(): Promise<void> {
     const podman = through.includes('podman');
     const trees = await benchOverlay({ cleanup, image, runs, podman, lazylayer, signal: interrupted.signal, say });
     process.stdout.write(formatFs(trees));
-    files = { date: new Date().toISOString(), machine: describeMachine(), runs, ratios: overlayRatios(trees) };
+    const place = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
+    cleanup.teardown(() => rm(place, { recursive: true, force: true }));
+    const tell = (text: string) => say(`files, cached reads beside a fetch: ${text}`);
+    const verdicts = await benchBusy({
+      cleanup,
+      directory: place,
+      runs: 1,
+      measurements: new Measurements(),
+      say: tell,
+    });
+    for (const { claim, value, bound } of verdicts)
+      process.stdout.write(`${claim}: ${value.toFixed(2)}, wanted ${bound}\n`);
+    files = {
+      date: new Date().toISOString(),
+      machine: describeMachine(),
+      runs,
+      ratios: overlayRatios(trees),
+      verdicts,
+    };
     await save({ starts: [], files });
   }
   if (values.json !== undefined)

@@ -1,6 +1,7 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
+import { configurePodman } from '../../src/bench/start/podman-storage.js';
 import { program, type Scene } from './scene.js';
 import { eventually, outcomeOf, requirePrograms, run, startDaemon, type Daemon, type Outcome } from './tools.js';
 
@@ -27,36 +28,10 @@ export class PodmanScene {
     const storage = join(scene.directory, 'containers');
     const conf = join(scene.directory, 'conf');
     await mkdir(conf);
-    const file = async (name: string, lines: readonly string[]) => {
-      await writeFile(join(conf, name), lines.join('\n') + '\n');
-      return join(conf, name);
-    };
     const env = {
       ...process.env,
       XDG_RUNTIME_DIR: storage,
-      CONTAINERS_STORAGE_CONF: await file('storage.conf', [
-        '[storage]',
-        'driver = "overlay"',
-        `graphroot = "${join(storage, 'root')}"`,
-        `runroot = "${join(storage, 'run')}"`,
-        '[storage.options]',
-        `additionallayerstores = ["${mountPoint}:ref"]`,
-      ]),
-      CONTAINERS_CONF: await file('containers.conf', [
-        '[containers]',
-        'netns = "host"',
-        'default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]',
-        '[engine]',
-        'runtime = "runc"',
-        'cgroup_manager = "cgroupfs"',
-        'events_logger = "file"',
-        `tmp_dir = "${join(storage, 'tmp')}"`,
-      ]),
-      CONTAINERS_REGISTRIES_CONF: await file('registries.conf', [
-        '[[registry]]',
-        `location = "${registry}"`,
-        'insecure = true',
-      ]),
+      ...(await configurePodman(conf, { storage, transient: storage, registry, layers: mountPoint })),
     };
     const podman = new PodmanScene(t, scene, mountPoint, storage, env);
     // Podman mounts its storage on itself, and leaves that.
@@ -69,11 +44,14 @@ export class PodmanScene {
     const { root, config } = this.scene;
     const args = [program, 'store', '--root', root, '--config', config, ...flags, this.mountPoint];
     const daemon = (this.#daemon = startDaemon(this.t, process.execPath, args, { env: this.env }));
-    const serves = async () => {
-      if (daemon.child.exitCode !== null) throw new Error(`lazylayer store ended: ${daemon.said()}`);
-      return this.said().includes('"msg":"serving"') ? true : undefined;
-    };
-    await eventually('lazylayer store serves', serves, patience);
+    const { child } = daemon;
+    const status = () => child.exitCode ?? child.signalCode ?? undefined;
+    const outcome = await eventually(
+      'lazylayer store serves or ends',
+      async () => (daemon.said().includes('"msg":"serving"') ? 'serves' : status()),
+      patience,
+    );
+    if (outcome !== 'serves') throw new Error(`lazylayer store ended (${outcome}): ${daemon.said()}`);
   }
 
   /** By SIGTERM. Gives the exit status. */

@@ -119,7 +119,10 @@ export class Scene {
     if (holder !== undefined) end(holder, 'SIGTERM');
     // A daemon that is told to end takes its mounts along; what a failed test left hanging goes by force.
     await this.daemonGone().catch(() => this.killAll().catch(() => undefined));
-    for (const target of (await this.mounted()).reverse()) await run('umount', ['-f', '-l', target]);
+    const mounted = await this.mounted();
+    // What is mounted below another goes along with it.
+    for (const target of mounted.filter((t) => !mounted.some((above) => t.startsWith(`${above}/`))).reverse())
+      await run('umount', ['-f', '-l', target]);
     await rm(this.directory, { recursive: true, force: true, maxRetries: 3 });
     const left = await this.mounted();
     if (left.length > 0) throw new Error(`mounts left behind: ${left.join(', ')}`);

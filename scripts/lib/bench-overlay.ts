@@ -89,15 +89,24 @@ async function mountByPodman({ cleanup, image, lazylayer, signal, say }: Overlay
   const directory = join(scene.directory, 'podman');
   const layers = join(directory, 'layers');
   await mkdir(layers, { recursive: true });
-  cleanup.use(await LazyDaemon.start(lazylayer, directory, ['store', layers], signal));
-  const storage = cleanup.use(await PodmanStorage.make(directory, parseReference(image).host, layers, signal));
-  say(`files: fetching all of ${image} for Podman`);
-  await storage.run(['pull', '--quiet', image], signal);
-  const target = (await storage.run(['image', 'mount', image], signal)).trim();
-  cleanup.teardown(async () => void (await storage.run(['image', 'umount', image])));
-  // All is read once: then it is cached.
-  await run('sh', ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', target], { timeout: 600_000 });
-  return target;
+  const start = () => LazyDaemon.start(lazylayer, directory, ['store', layers], signal);
+  const fetching = await start();
+  const storage = await PodmanStorage.make(directory, parseReference(image).host, layers, signal);
+  const mount = async () => (await storage.run(['image', 'mount', image], signal)).trim();
+  const umount = async () => void (await storage.run(['image', 'umount', image]));
+  try {
+    say(`files: fetching all of ${image} for Podman`);
+    await storage.run(['pull', '--quiet', image], signal);
+    const all = ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', await mount()];
+    await run('sh', all, { timeout: 600_000 });
+    await umount();
+  } finally {
+    await fetching[Symbol.asyncDispose]();
+  }
+  cleanup.use(await start());
+  cleanup.use(storage);
+  cleanup.teardown(umount);
+  return mount();
 }
 
 const mounters = ['lazylayer mount', 'Podman'];

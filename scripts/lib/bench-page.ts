@@ -140,7 +140,7 @@ function bytesOf(cases: readonly Case[]): string[] {
   ];
 }
 
-function filesOf({ runs, ratios }: FileFigures): string[] {
+function filesOf({ runs, ratios, verdicts }: FileFigures): string[] {
   return [
     '## Files',
     '',
@@ -158,6 +158,11 @@ function filesOf({ runs, ratios }: FileFigures): string[] {
         wanted === undefined ? '' : `≤ ${wanted}`,
         wanted === undefined ? '' : verdict(ratio, wanted),
       ]),
+    ),
+    '',
+    ...verdicts.map(
+      ({ claim, value, bound, holds }) =>
+        `- ${claim}: ${value.toFixed(2)}, wanted ${bound}: ${holds ? 'met' : '**missed**'}`,
     ),
     '',
   ];

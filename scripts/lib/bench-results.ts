@@ -4,6 +4,7 @@ import type { Machine } from '../../src/bench/report.js';
 import type { CandidateRuns, StartRun } from '../../src/bench/start/start.js';
 import type { TraceReport } from '../../src/bench/trace/report.js';
 import type { OverlayRatio } from './bench-overlay.js';
+import type { Verdict } from './measure.js';
 
 export const engines = ['containerd', 'podman'] as const;
 export type EngineName = (typeof engines)[number];
@@ -41,6 +42,7 @@ export interface StartFigures extends Taken {
 export interface FileFigures extends Taken {
   readonly runs: number;
   readonly ratios: readonly OverlayRatio[];
+  readonly verdicts: readonly Verdict[];
 }
 
 /** All figures of docs/benchmarks.md, from one run of the script or from several. */

@@ -1,6 +1,8 @@
 import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { containerdConfig, type ContainerdVersion } from './containerd-config.js';
+import { podmanConfig } from './podman-config.js';
 import { configFile, configOf, examples, type Cli } from './context.js';
 
 interface JsonFlag {
@@ -10,8 +12,8 @@ interface JsonFlag {
 export function addConfig(program: Command, cli: Cli): void {
   const config = program
     .command('config')
-    .summary("write or check the configuration, or write containerd's")
-    .description("Writes or checks config.toml, or writes what containerd's has to say.");
+    .summary("write or check the configuration, or write its clients'")
+    .description("Writes or checks config.toml, or writes what containerd's or Podman's configuration has to say.");
   config
     .command('default')
     .summary('write the default configuration')
@@ -80,6 +82,28 @@ export function addConfig(program: Command, cli: Cli): void {
     )
     .action(async (flags: JsonFlag & { containerdVersion: ContainerdVersion }, command: Command) => {
       const text = containerdConfig(await configOf(command), flags.containerdVersion);
+      if (flags.json) await cli.terminal.json({ text });
+      else await cli.terminal.write(text);
+    });
+  config
+    .command('podman')
+    .summary('write what Podman, Buildah and CRI-O have to be told')
+    .description(
+      'Writes the part of storage.conf that makes Podman, Buildah and CRI-O look for layers in the layer store before they pull them.',
+    )
+    .argument('[mountpoint]', 'where the layer store is (default: store.mount_point)')
+    .option('--json', 'an object with the text')
+    .addHelpText(
+      'after',
+      examples(
+        ['lazylayer config podman', 'as the configuration says'],
+        ['lazylayer config podman /var/lib/lazylayer-store', 'for `lazylayer store` of that directory'],
+      ),
+    )
+    .action(async (mountpoint: string | undefined, flags: JsonFlag, command: Command) => {
+      const storeMountPoint = mountpoint === undefined ? undefined : resolve(mountpoint);
+      const { defaultConfig } = await import('../config/config.js');
+      const text = podmanConfig(await configOf(command, { storeMountPoint }), defaultConfig().root);
       if (flags.json) await cli.terminal.json({ text });
       else await cli.terminal.write(text);
     });

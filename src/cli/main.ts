@@ -1,8 +1,4 @@
 #!/usr/bin/env node
-import { Interrupts } from './interrupts.js';
-import { createProgram, runProgram } from './program.js';
-import { Terminal } from './terminal.js';
+import { runMain } from './run-main.js';
 
-using interrupts = new Interrupts();
-const cli = { terminal: new Terminal(), interrupts };
-process.exitCode = await runProgram(createProgram(cli), process.argv.slice(2), cli);
+await runMain(process.argv.slice(2));

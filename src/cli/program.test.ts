@@ -18,7 +18,19 @@ async function run(args: readonly string[]) {
   return { status, out: read(streams.out), err: read(streams.err) };
 }
 
-const verbs = ['mount', 'umount', 'ps', 'serve', 'ls', 'cat', 'inspect', 'explain', 'trace'];
+const verbs = [
+  'mount',
+  'umount',
+  'ps',
+  'serve',
+  'store',
+  'store-credential',
+  'ls',
+  'cat',
+  'inspect',
+  'explain',
+  'trace',
+];
 const pairs = [
   ['bench', 'start'],
   ['bench', 'fs'],
@@ -27,6 +39,7 @@ const pairs = [
   ['config', 'default'],
   ['config', 'check'],
   ['config', 'containerd'],
+  ['config', 'podman'],
 ];
 
 for (const words of [...verbs.map((verb) => [verb]), ...pairs])
@@ -36,7 +49,7 @@ for (const words of [...verbs.map((verb) => [verb]), ...pairs])
     t.true(out.startsWith(`Usage: lazylayer ${words.join(' ')}`), out);
     t.regex(out, /^Examples:\n {2}lazylayer /m);
     t.regex(out, /--root <dir>/);
-    if (!['mount', 'umount', 'serve', 'cat'].includes(words[0])) t.regex(out, /--json/);
+    if (!['mount', 'umount', 'serve', 'store', 'store-credential', 'cat'].includes(words[0])) t.regex(out, /--json/);
     for (const line of out.split('\n')) t.true(line.length <= 120, line);
   });
 

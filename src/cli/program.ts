@@ -14,6 +14,7 @@ import { addMount } from './mount.js';
 import { addPs } from './ps.js';
 import { addServe } from './serve.js';
 import { addStore } from './store.js';
+import { addStoreCredential } from './store-credential.js';
 import { OutputClosed } from './terminal.js';
 import { addTrace } from './trace.js';
 import { addUmount } from './umount.js';
@@ -54,6 +55,7 @@ export function createProgram(cli: Cli): Command {
     addPs,
     addServe,
     addStore,
+    addStoreCredential,
     addLs,
     addCat,
     addInspect,

@@ -35,6 +35,7 @@ async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}
       list: async () => [],
       gone: unexpected,
       trace: unexpected,
+      giveCredentials: unexpected,
       cacheUsage: unexpected,
       cachePrune: unexpected,
       ...handler,

@@ -8,6 +8,7 @@ import type { CacheUsage } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import type { Given } from '../registry/auth/given.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { fromWire } from './control.js';
 import { layoutOf } from './layout.js';
@@ -96,6 +97,11 @@ export class DaemonClient {
 
   async cachePrune(options: { all: boolean; keepBytes?: number }): Promise<{ layers: number; bytes: number }> {
     return (await this.#call('POST', '/cache/prune', { body: options })) as { layers: number; bytes: number };
+  }
+
+  /** Logins by reference, for the daemon's own requests. */
+  async giveCredentials(given: Given): Promise<void> {
+    await this.#call('POST', '/credentials', { body: given });
   }
 
   async #call(method: Method, path: string, ask: Ask = {}): Promise<unknown> {

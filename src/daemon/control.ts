@@ -17,6 +17,8 @@ export interface ControlHandler {
   gone(target: string, signal: AbortSignal): Promise<void>;
   /** Remembers what is read and asked for until `until` resolves, and gives it; see `Tracer`. */
   trace(until: Promise<unknown>, onBegin: (time: number) => void): Promise<Trace>;
+  /** Logins by reference, for requests to registries. */
+  giveCredentials(given: unknown): void;
   cacheUsage(): Promise<CacheUsage>;
   cachePrune(options: { all: boolean; keepBytes?: number }): Promise<{ layers: number; bytes: number }>;
 }
@@ -66,6 +68,9 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
       return sendJson(response, {});
     case 'POST /trace':
       return trace(request, response, handler, signal);
+    case 'POST /credentials':
+      handler.giveCredentials(await readJson(request));
+      return sendJson(response, {});
     case 'GET /cache':
       return sendJson(response, await handler.cacheUsage());
     case 'POST /cache/prune':

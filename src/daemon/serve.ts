@@ -5,6 +5,7 @@ import { ProgramsAhead } from '../ahead/programs.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
+import { checkGiven, GivenCredentials } from '../registry/auth/given.js';
 import { ServedLayers } from '../fuse/served.js';
 import type { RequestRecord } from '../registry/exchange.js';
 import { Workspace } from '../workspace/workspace.js';
@@ -35,7 +36,9 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
 
   let store: AdditionalLayerStore | undefined;
   const tracer = new Tracer();
+  const given = new GivenCredentials();
   const workspace = await Workspace.open(config, {
+    credentials: async (host, repository) => given.find(host, repository),
     warm: true,
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
@@ -111,6 +114,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
     trace: (until, onBegin) => tracer.record(served, until, onBegin),
+    giveCredentials: (logins) => given.give(checkGiven(logins)),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });

@@ -32,9 +32,8 @@ export async function bindStore(fuse: string, mountPoint: string): Promise<void>
   await mount('-o', 'remount,bind,ro', layers);
 }
 
-/** Out of sight now; containers that have layers from there keep them as long as they are served. */
+/** With the bind of the layers, out of sight now; containers that have layers from there keep them as long as they are served. */
 export async function unbindStore(mountPoint: string): Promise<void> {
-  await unmount(layersOf(mountPoint), { lazy: true });
   await unmount(mountPoint, { lazy: true });
 }
 

@@ -1,3 +1,4 @@
+import { Worker } from 'node:worker_threads';
 import test from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { FormatError, VerificationError } from '../errors.js';
@@ -31,6 +32,22 @@ async function until(condition: () => boolean): Promise<void> {
   }
   throw new Error('it never came to pass');
 }
+
+test.serial('a thread that dies takes only its own TOC with it', async (t) => {
+  await using threads = new TocThreads({ threads: 1 });
+  const toc = await fetched(1);
+  const sound = Object.getOwnPropertyDescriptor(Worker.prototype, 'postMessage')!;
+  const mend = () => void Object.defineProperty(Worker.prototype, 'postMessage', sound);
+  t.teardown(mend);
+  Worker.prototype.postMessage = function () {
+    mend();
+    void this.terminate();
+  };
+  const lost = t.throwsAsync(threads.tree(toc), { code: 'INTERNAL', message: /ended before its work was done/ });
+  const next = threads.tree(toc);
+  await lost;
+  t.is((await next).counts.inodes, 910);
+});
 
 test('a thread makes the same tree, of many at once each its own, and leaves the bytes alone', async (t) => {
   await using threads = new TocThreads({ threads: 2 });

@@ -21,7 +21,9 @@ export async function releaseStale(fuse: string, records: string): Promise<strin
   }
   // The layer store shows the same mount at other places, made later: those go first, since nothing tells of them without it.
   const devices = new Set((await listMounts()).filter((m) => m.target === fuse).map((m) => m.device));
-  for (const { target } of (await listMounts()).filter((m) => devices.has(m.device)).reverse()) {
+  const stale = (await listMounts()).filter((m) => devices.has(m.device)).map(({ target }) => target);
+  for (const target of stale.filter((t) => !stale.some((above) => t.startsWith(`${above}/`))).reverse()) {
+    // What is mounted below it goes along. By itself it could not: no name in a mount that nobody serves can be looked up.
     await unmount(target, { lazy: true });
     released.push(target);
   }

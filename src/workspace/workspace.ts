@@ -14,7 +14,7 @@ import type { KnownLayer } from '../layer/known.js';
 import type { LayerBlob, LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
 import { RefPool, type LoadOptions, type PoolContent, type PoolName } from '../pool/pool.js';
-import { Registry } from '../registry/client.js';
+import { Registry, type RegistryOptions } from '../registry/client.js';
 import { join } from 'node:path';
 import { imageOf, layerOf, withUrls, type Image, type ImageLayer } from './image.js';
 
@@ -26,6 +26,8 @@ const maxExternalTocBytes = 256 * 1024 * 1024;
 
 /** What a workspace tells besides results. Nothing of it ends an operation. */
 export interface WorkspaceHooks {
+  /** Logins that go before those of the credential files. */
+  readonly credentials?: RegistryOptions['credentials'];
   readonly onEvent?: (event: string, fields: object) => void;
   readonly onError?: (what: string, error: unknown) => void;
   /** A reference's manifest and config are no longer kept. */
@@ -88,6 +90,7 @@ export class Workspace implements AsyncDisposable {
     const registry = new Registry({
       hosts: config.registry.hosts,
       certsDirs: config.registry.certs_dir,
+      credentials: hooks.credentials,
       timeouts: {
         connectMs: fetch.connect_timeout_sec * 1000,
         headersMs: fetch.headers_timeout_sec * 1000,

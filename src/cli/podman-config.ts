@@ -1,0 +1,28 @@
+import type { Config } from '../config/config.js';
+import { LazylayerError } from '../errors.js';
+
+/**
+ * What containers-storage has to be told to look for layers here, as TOML for storage.conf: the same for Podman, Buildah and CRI-O.
+ * @throws FAILED_PRECONDITION where the configuration shows no store
+ */
+export function podmanConfig({ root, store: { mount_point } }: Config, defaultRoot: string): string {
+  if (mount_point === '')
+    throw new LazylayerError(
+      'FAILED_PRECONDITION',
+      'the configuration shows no layer store: name its mount point, or set it as store.mount_point',
+    );
+  return [
+    '# For /etc/containers/storage.conf, which Podman, Buildah and CRI-O read. Start `lazylayer store`, or `lazylayer serve`, before them.',
+    '[storage]',
+    'driver = "overlay"',
+    '',
+    '[storage.options]',
+    `additionallayerstores = [${JSON.stringify(`${mount_point}:ref`)}]`,
+    '',
+    '# Logins are found where `podman login` puts them for root. Clients since Podman 5.2 also hand over those that they were given otherwise,',
+    "# such as Kubernetes' pull secrets, by this line at the top of /etc/containers/registries.conf:",
+    '#     additional-layer-store-auth-helper = "lazylayer-store-credential"',
+    ...(root === defaultRoot ? [] : [`# with LAZYLAYER_ROOT=${root} in the environment of the client.`]),
+    '',
+  ].join('\n');
+}

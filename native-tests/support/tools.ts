@@ -150,7 +150,8 @@ export async function eventually<T>(what: string, check: () => Promise<T | undef
     }
     await sleep(25);
   } while (Date.now() < end);
-  throw new Error(`${what}: not so after ${timeout} ms`, { cause: last });
+  const why = last === undefined ? '' : `: ${String(last)}`;
+  throw new Error(`${what}: not so after ${timeout} ms${why}`, { cause: last });
 }
 
 /** A TCP port on loopback that was free a moment ago, for programs that cannot pick one themselves. */

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
@@ -28,7 +28,10 @@ export async function configurePodman(
     await writeFile(path, `${lines.join('\n')}\n`);
     return path;
   };
+  await mkdir(storage, { recursive: true });
   return {
+    // A pull that is ended leaves its files.
+    TMPDIR: storage,
     CONTAINERS_STORAGE_CONF: await file('storage.conf', [
       '[storage]',
       'driver = "overlay"',

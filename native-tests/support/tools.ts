@@ -150,7 +150,7 @@ export async function eventually<T>(what: string, check: () => Promise<T | undef
     }
     await sleep(25);
   } while (Date.now() < end);
-  const why = last === undefined ? '' : `: ${String(last)}`;
+  const why = last instanceof Error ? `: ${last.message}` : '';
   throw new Error(`${what}: not so after ${timeout} ms${why}`, { cause: last });
 }
 

@@ -1,6 +1,7 @@
 import test from 'ava';
 import { setImmediate as turn } from 'node:timers/promises';
 import { MergedTree } from '../fs/merged.js';
+import type { ImageConfig } from '../image/config.js';
 import type { Layer } from '../layer/layer.js';
 import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
@@ -88,6 +89,12 @@ class Image implements AsyncDisposable {
     return paths.sort();
   }
 
+  /** A container of the image starts: its runtime reads who its user is. */
+  async start(config: ImageConfig['config'], first = '/etc/passwd'): Promise<void> {
+    this.programs.expect(this.slots, config);
+    await this.programs.read(...this.place(first));
+  }
+
   get requests(): number {
     return this.blobs.reduce((sum, { asked }) => sum + asked.length, 0);
   }
@@ -107,7 +114,7 @@ const dynamic = ['etc/ld.so.cache', 'etc/passwd', `${LIB}/ld-2.so`, `${LIB}/libc
 
 test('an image that starts: its command, the loader, the libraries, and what every start reads', async (t) => {
   await using image = await Image.open([base, upper]);
-  await image.programs.start(image.slots, { Cmd: ['sh', '-c', 'true'] });
+  await image.start({ Cmd: ['sh', '-c', 'true'] });
   t.deepEqual(await image.present(), ['bin/sh', ...dynamic].sort());
   // Each lies apart: passwd, sh, loader, libc; ld.so.cache.
   t.is(image.requests, 5);
@@ -115,7 +122,7 @@ test('an image that starts: its command, the loader, the libraries, and what eve
 
 test('entrypoint and command, through a script, symlinks, $ORIGIN and layers; what a whiteout hides is not brought', async (t) => {
   await using image = await Image.open([base, upper]);
-  await image.programs.start(image.slots, {
+  await image.start({
     Entrypoint: ['/usr/bin/script'],
     Cmd: ['sh'],
     Env: ['PATH=/nowhere:/bin'],
@@ -149,8 +156,20 @@ test('a program whose beginning is read brings what it names, once', async (t) =
 
 test('where a layer says what a start needs, nothing is guessed', async (t) => {
   await using image = await Image.open([base], { landmarkAfter: 3 });
-  await image.programs.start(image.slots, { Cmd: ['sh'] });
-  t.is(image.requests, 0);
+  await image.start({ Cmd: ['sh'] });
+  t.deepEqual(await image.present(), ['etc/passwd']);
+});
+
+test('an image starts once, with what is read first; one that is only known does not', async (t) => {
+  await using image = await Image.open([base, upper]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place('/etc/passwd'));
+  t.is(image.requests, 1);
+  await image.start({ Cmd: ['sh'] }, '/bin/sh');
+  const { requests } = image;
+  t.is(requests, 5);
+  await image.programs.read(...image.place('/etc/ld.so.cache'));
+  t.is(image.requests, requests);
 });
 
 test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€™s trouble', async (t) => {
@@ -159,9 +178,9 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
     blob.beforePiece = () => {
       throw new Error('nothing');
     };
-  await image.programs.start(image.slots, { Cmd: ['sh'] });
+  await image.start({ Cmd: ['sh'] });
   const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
-  await gone.start(image.slots, { Cmd: ['sh'] });
+  gone.expect(image.slots, { Cmd: ['sh'] });
   await gone.read(...image.place('/bin/sh'));
   t.deepEqual(await image.present().catch(() => []), []);
 });
@@ -172,10 +191,10 @@ test('no command, none that is there, and programs that need each other come to 
     library('usr/lib/libb.so', ['libc.so', 'libb.so']),
     library('usr/lib/libc.so', ['libb.so']),
   ];
-  await using image = await Image.open([circle]);
+  await using image = await Image.open([[...circle, { path: 'first', content: 'x' }]]);
   for (const config of [undefined, {}, { Cmd: [''] }, { Entrypoint: ['/none'], Cmd: ['bin'] }])
-    await image.programs.start(image.slots, config);
-  t.is(image.requests, 0);
-  await image.programs.start(image.slots, { Cmd: ['a'] });
-  t.deepEqual(await image.present(), ['bin/a', 'usr/lib/libb.so', 'usr/lib/libc.so']);
+    await image.start(config, '/first');
+  t.deepEqual(await image.present(), ['first']);
+  await image.start({ Cmd: ['a'] }, '/first');
+  t.deepEqual(await image.present(), ['bin/a', 'first', 'usr/lib/libb.so', 'usr/lib/libc.so']);
 });

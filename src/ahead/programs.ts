@@ -42,15 +42,15 @@ const TRIPLETS: Readonly<Record<number, string>> = {
 };
 
 /**
- * Brings what a program that starts reads next, before it is asked for: of an image that is about to start, what its config names as the
+ * Brings what a program that starts reads next, before it is asked for: of an image that starts, what its config names as the
  * command; of any program, library or script whose beginning somebody reads, the loader, libraries and interpreter that it names in turn.
  * These come one after the other otherwise, a round trip each. All of it is guessing: what cannot be found or fetched is left to
  * whoever reads it.
  */
 export class ProgramsAhead {
   readonly #layers: LayersBySlot;
-  /** Slots of images, the lowest layer first; by themselves, the latest last. */
-  readonly #images = new LRUCache<string, readonly number[]>({ max: MAX_IMAGES });
+  /** By their slots, the latest last. */
+  readonly #images = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
 
@@ -60,29 +60,33 @@ export class ProgramsAhead {
 
   /** An image is there, with the layers in these slots, the lowest first: its programs may be read. */
   know(slots: readonly number[]): void {
-    this.#images.set(slots.join(), slots);
+    this.#images.set(slots.join(), { slots });
   }
 
   /**
-   * An image is about to start, with the layers in these slots, the lowest first. Resolves when all that its command needs is asked for;
-   * never rejects. Where a layer says itself what a start needs, nothing is guessed.
+   * The same, and who reads of it first is about to start its command: a container's runtime, which looks its user up. Where a layer
+   * says itself what a start needs, nothing is guessed.
    */
-  async start(slots: readonly number[], config: ImageConfig['config']): Promise<void> {
-    this.know(slots);
-    await this.#visit(slots, async (visit) => {
-      if (visit.layers.some(({ tree }) => (tree.facts.prefetchBytes ?? 0) > 0)) return;
-      visit.bring(ANY_START);
-      await Promise.all(visit.command(config).map((node) => visit.follow(node)));
-    });
+  expect(slots: readonly number[], config: ImageConfig['config']): void {
+    this.#images.set(slots.join(), { slots, command: config ?? {} });
   }
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
   async read(slot: number, inode: number): Promise<void> {
-    if (this.#seen.has(keyOf(slot, inode))) return;
     // The image that was met last: which of several that share a layer is read cannot be told.
-    for (const slots of this.#images.values())
-      if (slots.includes(slot))
-        return this.#visit(slots, (visit) => visit.follow({ layer: slots.indexOf(slot), inode, parts: [] }));
+    const image = [...this.#images.values()].find(({ slots }) => slots.includes(slot));
+    if (image === undefined) return;
+    const { slots, command } = image;
+    image.command = undefined;
+    if (command === undefined && this.#seen.has(keyOf(slot, inode))) return;
+    await this.#visit(slots, async (visit) => {
+      const nodes: MergedNode[] = [{ layer: slots.indexOf(slot), inode, parts: [] }];
+      if (command !== undefined && !visit.marked) {
+        visit.bring(ANY_START);
+        nodes.push(...visit.command(command));
+      }
+      await Promise.all(nodes.map((node) => visit.follow(node)));
+    });
   }
 
   async #visit(slots: readonly number[], work: (visit: Visit) => Promise<void>): Promise<void> {
@@ -93,6 +97,13 @@ export class ProgramsAhead {
     };
     if (slots.length > 0) await withAll([]).catch(() => {});
   }
+}
+
+interface KnownImage {
+  /** Of its layers, the lowest first. */
+  readonly slots: readonly number[];
+  /** Its config, until its command was brought. */
+  command?: NonNullable<ImageConfig['config']>;
 }
 
 /** One walk from file to file through an image. */
@@ -108,13 +119,18 @@ class Visit {
     this.#tree = new MergedTree(layers);
   }
 
+  /** Whether a layer says itself what a start needs. */
+  get marked(): boolean {
+    return this.layers.some(({ tree }) => (tree.facts.prefetchBytes ?? 0) > 0);
+  }
+
   /** The programs that a config names: the entrypoint, and a command that it may hand over to. */
-  command(config: ImageConfig['config']): MergedNode[] {
-    const path = config?.Env?.find((word) => word.startsWith('PATH='))?.slice('PATH='.length) ?? DEFAULT_PATH;
-    const words = [config?.Entrypoint?.[0], config?.Cmd?.[0]];
+  command(config: NonNullable<ImageConfig['config']>): MergedNode[] {
+    const path = config.Env?.find((word) => word.startsWith('PATH='))?.slice('PATH='.length) ?? DEFAULT_PATH;
+    const words = [config.Entrypoint?.[0], config.Cmd?.[0]];
     return words.flatMap((word) => {
       if (word === undefined || word === '') return [];
-      return this.#program(word, path.split(':'), config?.WorkingDir ?? '/') ?? [];
+      return this.#program(word, path.split(':'), config.WorkingDir ?? '/') ?? [];
     });
   }
 

@@ -78,6 +78,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       uses: layout.store,
       resumed: resume !== undefined,
       prefetch: config.fetch.prefetch,
+      programs,
       background: config.fetch.background,
       onAnswer: ({ reference, digest, refusal }) => {
         metrics?.storeAnswered(refusal?.code);

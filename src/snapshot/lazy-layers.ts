@@ -102,7 +102,7 @@ export class LazyLayers implements RemoteLayers {
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
     await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
-    if (index === image.manifest.layers.length - 1) this.#programsAhead(image);
+    if (index === image.manifest.layers.length - 1) this.#complete(image);
     return {
       lower: join(fuseRoot, 'l', String(layer.slot)),
       usage: { size: tree.buffer.byteLength, inodes: 0 },
@@ -111,10 +111,10 @@ export class LazyLayers implements RemoteLayers {
     };
   }
 
-  /** With its last layer an image is complete: its container is about to start. */
-  #programsAhead({ manifest, config }: Image): void {
+  /** With its last layer an image is complete. */
+  #complete({ manifest, config }: Image): void {
     const slots = manifest.layers.flatMap(({ digest }) => this.#held.get(digest)?.layer.slot ?? []);
-    void this.#options.programs?.start(slots, config.config);
+    this.#options.programs?.expect(slots, config.config);
   }
 
   /** The layer opened ahead, if there is one, else opened now. */

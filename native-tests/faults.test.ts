@@ -47,8 +47,8 @@ function publish(registry: TestRegistry, image: BuiltImage): void {
   registry.putManifest('test', '1', image.manifest.bytes, manifestType);
 }
 
-/** A file whose content is told by its number. */
-const numbered = (seed: number): FileSpec => ({ path: `f${seed}`, size: 200_000, seed });
+/** A file whose content is told by its number, too large to be brought along with its neighbours. */
+const numbered = (seed: number): FileSpec => ({ path: `f${seed}`, size: 400_000, seed });
 const contentOf = (seed: number) => fileOf(numbered(seed)).content;
 
 async function attempt(path: string): Promise<Buffer | string> {

@@ -31,7 +31,7 @@ export class PodmanScene {
     const env = {
       ...process.env,
       XDG_RUNTIME_DIR: storage,
-      ...(await configurePodman(conf, { storage, registry, layers: mountPoint })),
+      ...(await configurePodman(conf, { storage, transient: storage, registry, layers: mountPoint })),
     };
     const podman = new PodmanScene(t, scene, mountPoint, storage, env);
     // Podman mounts its storage on itself, and leaves that.

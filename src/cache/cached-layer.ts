@@ -31,8 +31,8 @@ export interface LayerView {
 }
 
 /**
- * One layer's cache while it is open. Chunks whose bits were saved before an unclean end are suspects: they are held against
- * their digests when they are first needed, and believed only then.
+ * One layer's cache while it is open. After an unclean end, all chunks are suspects: they are held against their digests when they
+ * are first needed, and believed only then.
  */
 export class CachedLayer implements LayerView {
   #suspects: Presence | undefined;
@@ -53,6 +53,8 @@ export class CachedLayer implements LayerView {
     readonly presence: Presence,
     readonly fd: number,
     suspects: Presence | undefined,
+    /** The bits as they were found. */
+    private readonly saved: Presence | undefined,
     private mark: Mark,
   ) {
     this.#suspects = suspects;
@@ -83,9 +85,10 @@ export class CachedLayer implements LayerView {
       const believed = !treeIsNew && mark !== 'found' && whole && saved !== undefined;
       // A layer that was opened and never read leaves a file of holes, and no bitmap.
       const nothing = saved === undefined && blocks === 0;
-      const suspects = believed || nothing ? undefined : (saved ?? full(empty(), chunks));
+      // The last bits before an unclean end were not saved: any chunk may be there.
+      const suspects = believed || nothing ? undefined : full(empty(), chunks);
       const presence = believed ? saved : empty();
-      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, mark);
+      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, saved, mark);
     } catch (error) {
       await closeFd(fd);
       throw error;
@@ -156,13 +159,13 @@ export class CachedLayer implements LayerView {
     await saveBitmap(join(directory, FILES.present), this.#kept(), tree.counts.chunks, tree.facts.source);
   }
 
-  /** The bits to save: suspects that nobody asked for yet stay on record, as the mark stays until they are believed or refuted. */
+  /** The bits to save: after an unclean end, also those that were found, though their chunks are still suspects. */
   #kept(): Presence {
-    const suspects = this.#suspects;
-    if (suspects === undefined) return this.presence;
+    const { saved, presence } = this;
+    if (this.#suspects === undefined || saved === undefined) return presence;
     const chunks = this.tree.counts.chunks;
     const both = new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
-    for (let chunk = 0; chunk < chunks; chunk++) if (suspects.has(chunk) || this.presence.has(chunk)) both.set(chunk);
+    for (let chunk = 0; chunk < chunks; chunk++) if (saved.has(chunk) || presence.has(chunk)) both.set(chunk);
     return both;
   }
 

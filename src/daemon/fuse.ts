@@ -1,4 +1,5 @@
 import { constants } from 'node:os';
+import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { Negotiated } from '../fuse/codec.js';
 import { serveConnection } from '../fuse/kernel-server.js';
@@ -18,6 +19,7 @@ export async function startFuse(
   options: {
     resume: Negotiated | undefined;
     tracer: Tracer;
+    programs?: ProgramsAhead;
     /** Of an additional layer store. It tells of its own failures. */
     store?: StoreHost & Required<Pick<FuseHost, 'resolve'>>;
     onError: (what: string, error: unknown) => void;
@@ -32,7 +34,9 @@ export async function startFuse(
       const onSource = traced && ((source: ReadSource) => void (traced.source = source));
       const work = (layer: Layer) => layer.read(inode, offset, length, { signal, onSource });
       try {
-        const bytes = await served.using(slot, work, signal);
+        const reading = served.using(slot, work, signal);
+        if (offset === 0) void options.programs?.read(slot, inode);
+        const bytes = await reading;
         traced?.end(false);
         return bytes;
       } catch (error) {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ProgramsAhead } from '../ahead/programs.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
 import { unmount } from '../util/unmount.js';
@@ -48,12 +49,14 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onEvict: ({ reference }) => store?.evicted(reference),
   });
   const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
+  const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;
   const order = new EndOrder();
   const mounts = new Mounts({
     workspace,
     served,
     base: layout.fuse,
     prefetch: config.fetch.prefetch,
+    programs,
     records: layout.mounts,
     uppers: layout.uppers,
     empty: layout.empty,
@@ -65,7 +68,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   if (resume !== undefined) await mounts.restore();
   const snapshots =
     persistent && config.snapshotter.address !== ''
-      ? await restoreSnapshots({ config, workspace, served, log, watch: metrics?.watch })
+      ? await restoreSnapshots({ config, workspace, served, programs, log, watch: metrics?.watch })
       : undefined;
   const storePoint = persistent ? config.store.mount_point : '';
   if (storePoint !== '') {
@@ -75,6 +78,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       uses: layout.store,
       resumed: resume !== undefined,
       prefetch: config.fetch.prefetch,
+      programs,
       background: config.fetch.background,
       onAnswer: ({ reference, digest, refusal }) => {
         metrics?.storeAnswered(refusal?.code);
@@ -89,6 +93,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     resume,
     store,
     tracer,
+    programs,
     onError: (what, error) => {
       metrics?.readFailed(error);
       fault(what, error);

@@ -1,3 +1,4 @@
+import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { ServedLayers } from '../fuse/served.js';
 import { LazyLayers } from '../snapshot/lazy-layers.js';
@@ -12,6 +13,7 @@ export interface SnapshotsOptions {
   readonly config: Config;
   readonly workspace: Workspace;
   readonly served: ServedLayers;
+  readonly programs?: ProgramsAhead;
   readonly log: Logger;
   /** Put before the layers, to watch what is asked of them. */
   readonly watch?: (layers: RemoteLayers) => RemoteLayers;
@@ -34,6 +36,7 @@ export class Snapshots {
     const layers = new LazyLayers({
       workspace,
       served,
+      programs: options.programs,
       fuseRoot: fuse,
       prefetch: config.fetch.prefetch,
       prefetchLabel: config.snapshotter.prefetch_label,

@@ -5,6 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
+import { ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -32,11 +33,6 @@ function sourceOf(waits: readonly { readonly range: RangeFetch; readonly joined:
 
 /** Missing chunks that lie closer than this, in compressed bytes, share a request. */
 const GAP_BYTES = 64 * 1024;
-/** Read-ahead from a place that nothing leads up to, and at most; in compressed bytes. */
-const FIRST_WINDOW = 128 * 1024;
-const MAX_WINDOW = 4 * 1024 * 1024;
-/** Chunks that a look back goes over at most. */
-const MAX_LOOK = 2048;
 /** Uncompressed bytes that one look for chunks on disk takes in at most, as it holds the event loop. */
 const REUSE_BYTES = 1024 * 1024;
 /** A chunk that came wrong, or whose range somebody else gave up, is asked for so many times in all. */
@@ -53,6 +49,7 @@ export class ChunkFetcher {
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
   readonly #host: RangeHost;
+  readonly #ahead: ReadAhead;
 
   constructor(
     private readonly cached: CachedLayer,
@@ -63,6 +60,11 @@ export class ChunkFetcher {
   ) {
     const { tree, presence, fd } = cached;
     this.target = { tree, presence, fd, trusting };
+    this.#ahead = new ReadAhead(
+      tree,
+      (chunk) => this.#known(chunk),
+      () => scheduler.rate,
+    );
     this.#host = {
       target: this.target,
       scheduler,
@@ -75,13 +77,13 @@ export class ChunkFetcher {
   }
 
   /**
-   * Resolves when chunks [first, end) are in the cache file. Those that the full disk did not take are in the map that it
-   * resolves to.
+   * Resolves when chunks [first, end) of a file are in the cache file. Those that the full disk did not take are in the map that it
+   * resolves to. For a reader that waits, what is likely to be read next is brought along.
    * @throws VerificationError where a chunk came wrong twice; what the reader throws
    */
   async ensure(
-    first: number,
-    end: number,
+    inode: number,
+    { first, end }: ChunkSpan,
     options?: { priority?: Priority; signal?: AbortSignal; onSource?: (source: ReadSource) => void },
   ): Promise<Map<number, Uint8Array> | undefined> {
     const priority = options?.priority ?? DEMAND;
@@ -94,6 +96,7 @@ export class ChunkFetcher {
         signal?.throwIfAborted();
         this.#closing.signal.throwIfAborted();
         const waits = this.#plan(first, end, held, priority, alone);
+        if (attempt === 1 && priority === DEMAND && waits.length > 0) this.#bringAlong(inode, { first, end });
         if (attempt === 1) options?.onSource?.(sourceOf(waits));
         if (waits.length === 0) return held.size === 0 ? undefined : held;
         const error = await this.#await(waits, held, signal);
@@ -151,14 +154,13 @@ export class ChunkFetcher {
         continue;
       }
       if (this.#reuse(chunk)) continue;
-      ranges = ranges.concat(this.#startRanges(chunk, end, priority, alone));
+      ranges = ranges.concat(this.#startRanges({ first: chunk, end }, priority, alone));
       wait(
         chunk,
         ranges.find((r) => r.covers(chunk))!,
         false,
       );
     }
-    if (!alone && waits.length > 0) this.readAhead(end);
     return waits;
   }
 
@@ -173,44 +175,52 @@ export class ChunkFetcher {
     return !range.cutBefore(firstOfMember(this.target.tree, chunk));
   }
 
-  /** Starts ranges from a missing chunk on: to the last that is asked for, and as far as reading is likely to go on. */
-  #startRanges(chunk: number, wantedEnd: number, priority: Priority, alone: boolean): RangeFetch[] {
+  /** Starts ranges for missing chunks, and for what is likely to be read with them. */
+  #startRanges(wanted: ChunkSpan, priority: Priority, alone: boolean): RangeFetch[] {
     const { tree } = this.target;
-    const start = firstOfMember(tree, chunk);
-    const stop = alone ? endOfMember(tree, chunk, tree.counts.chunks) : this.#windowEnd(start, wantedEnd);
+    const first = firstOfMember(tree, wanted.first);
+    if (alone) return this.#startSpan({ first, end: endOfMember(tree, first, tree.counts.chunks) }, wanted, priority);
+    if (priority !== DEMAND) return this.#startSpan({ first, end: wanted.end }, wanted, priority);
+    return this.#startSpan(this.#ahead.window(first, wanted.end), wanted, priority);
+  }
+
+  /** Starts ranges for what is missing of a span. What nobody asked for yet is no demand. */
+  #startSpan(span: ChunkSpan, wanted: ChunkSpan, priority: Priority): RangeFetch[] {
     const ranges: RangeFetch[] = [];
-    for (let at = start; at < stop;) {
-      const end = this.#extent(at, stop, this.scheduler.maxRange);
-      // What nobody asked for yet is no demand.
-      ranges.push(this.#start(at, end, at < wantedEnd ? priority : (Math.max(priority, PREFETCH) as Priority)));
-      const next = this.#nextToFetch(end, stop);
-      if (next === 'more on disk') break; // enough for one turn: the rest is looked for when it is read
-      at = next;
+    const next = (from: number) => {
+      const found = this.#nextToFetch(from, span.end);
+      if (found !== 'more on disk') return found;
+      // Enough for one turn: the rest is looked for when it is read.
+      return from < wanted.first ? wanted.first : span.end;
+    };
+    for (let at = next(span.first); at < span.end;) {
+      const end = this.#extent(at, span.end, this.scheduler.maxRange);
+      const asked = at < wanted.end && end > wanted.first;
+      ranges.push(this.#start(at, end, asked ? priority : (Math.max(priority, PREFETCH) as Priority)));
+      at = next(end);
     }
     return ranges;
   }
 
-  /** Where reading on from `start` is likely to end: twice as far as what is there leads up to it, as in the kernel's read-ahead. */
-  #windowEnd(start: number, wantedEnd: number): number {
-    const { tree } = this.target;
-    const { chunkOffset, counts } = tree;
-    const offset = chunkOffset[start];
-    const window = Math.max(FIRST_WINDOW, this.#window(start));
-    let end = start;
-    while (end < counts.chunks && (end < wantedEnd || tree.chunkEnd(end) - offset <= window))
-      end = endOfMember(tree, end, counts.chunks);
-    return end;
+  /** For a reader that waits for a part of a file: what is likely to be wanted after it. */
+  #bringAlong(inode: number, { first, end }: ChunkSpan): void {
+    this.readAhead(end);
+    const file = this.#ahead.wholeFile(inode, first);
+    if (file !== undefined) this.bring([file]);
   }
 
-  /** Twice the compressed bytes that are known without a gap up to a chunk, at most MAX_WINDOW. */
-  #window(chunk: number): number {
+  /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
+  bring(spans: readonly ChunkSpan[]): void {
     const { chunkOffset } = this.target.tree;
-    const offset = chunkOffset[chunk];
-    const floor = Math.max(0, chunk - MAX_LOOK);
-    let back = chunk;
-    while (back > floor && offset - chunkOffset[back] < MAX_WINDOW / 2 && this.#known(back - 1) && !this.#apart(back))
-      back--;
-    return back === floor && floor > 0 ? MAX_WINDOW : Math.min(MAX_WINDOW, 2 * (offset - chunkOffset[back]));
+    const joined: { first: number; end: number }[] = [];
+    for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
+      const last = joined.at(-1);
+      if (first >= end) continue;
+      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= GAP_BYTES)
+        last.end = Math.max(last.end, end);
+      else joined.push({ first: firstOfMember(this.target.tree, first), end });
+    }
+    for (const span of joined) this.#startSpan(span, span, PREFETCH);
   }
 
   /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */
@@ -271,21 +281,14 @@ export class ChunkFetcher {
 
   /** Keeps the pipe filled for a reader that has come to `chunk` in order: asks for more once half of what lay ahead is used. */
   readAhead(chunk: number): void {
-    const { tree } = this.target;
-    if (chunk >= tree.counts.chunks) return;
-    const offset = tree.chunkOffset[chunk];
-    const window = this.#window(chunk);
-    if (window <= FIRST_WINDOW * 2) return;
-    let ahead = chunk;
-    while (ahead < tree.counts.chunks && tree.chunkOffset[ahead] - offset < window / 2 && this.#known(ahead)) ahead++;
-    if (ahead >= tree.counts.chunks || tree.chunkOffset[ahead] - offset >= window / 2) return;
-    const start = firstOfMember(tree, ahead);
-    let stop = start;
-    while (stop < tree.counts.chunks && tree.chunkEnd(stop) - offset <= window)
-      stop = endOfMember(tree, stop, tree.counts.chunks);
-    const next = this.#nextToFetch(start, stop);
-    if (next === 'more on disk' || next >= stop) return;
-    this.#start(next, this.#extent(next, stop, this.scheduler.maxRange), PREFETCH);
+    const span = this.#ahead.next(chunk);
+    if (span !== undefined) this.bring([span]);
+  }
+
+  /** The same, for one that says that it reads in order. */
+  readInOrder(chunk: number): void {
+    this.#ahead.inOrder(chunk);
+    this.readAhead(chunk);
   }
 
   /**

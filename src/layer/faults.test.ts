@@ -1,6 +1,8 @@
 import { readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { saveBitmap } from '../cache/bitmap-file.js';
+import { Presence } from '../cache/presence.js';
 import { codeOf } from '../errors.js';
 import { Registry } from '../registry/client.js';
 import type { FaultAction } from '../testing/registry-faults.js';
@@ -100,6 +102,21 @@ test('an unclean end: what was read before is verified again, and what is wrong 
   t.is(blob.asked.length, 1);
   await allRight(t, layer);
   t.is(blob.asked.length, 1);
+});
+
+test('chunks that came after the bits were last saved outlive an unclean end', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files);
+  const directory = await fill(bench, source, t);
+  const saved = new Presence(new SharedArrayBuffer(Presence.bytes(files.length)));
+  saved.set(0);
+  await saveBitmap(join(directory, 'present'), saved, files.length, source.tocDigest!);
+  await writeFile(join(directory, 'open'), '');
+  blob.asked.length = 0;
+  await bench.start();
+  await using layer = await bench.store.open(source);
+  await allRight(t, layer);
+  t.is(blob.asked.length, 0);
 });
 
 test('suspects that nobody read before the next end are suspects still', async (t) => {

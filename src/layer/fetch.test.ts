@@ -96,7 +96,8 @@ test('a reader gets its request out while background work fills its share, and i
     t.true(files[55].bytes.equals(got));
   });
   await until(() => blob.asked.length === 3);
-  t.is(blob.asked[2].offset, place);
+  const [, , asked] = blob.asked;
+  t.true(asked.offset <= place && place < asked.offset + asked.length);
   open();
   await Promise.all([demand, background.then(() => order.push('background'))]);
   t.deepEqual(order, ['demand', 'background']);

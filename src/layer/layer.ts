@@ -7,6 +7,7 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
+import { programSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep } from './sweep.js';
@@ -84,7 +85,7 @@ export class Layer implements AsyncDisposable {
       const { first, end } = tree.chunksOf(inode, offset, stop - offset);
       const place = tree.cacheOffset(inode) + offset;
       if (this.view.presence.hasAll(first, end)) return await this.#pread(place, stop - offset, false);
-      const held = await this.fetcher.ensure(first, end, options);
+      const held = await this.fetcher.ensure(inode, { first, end }, options);
       return await this.#pread(place, stop - offset, true, held);
     } finally {
       this.#leave();
@@ -100,9 +101,20 @@ export class Layer implements AsyncDisposable {
     const end = Math.min(options?.end ?? Infinity, tree.size[inode]);
     for (let at = options?.start ?? 0; at < end; at += PIECE) {
       const piece = await this.read(inode, at, Math.min(PIECE, end - at), options);
-      if (at + PIECE < end && !this.#closed) this.fetcher.readAhead(tree.chunksOf(inode, at + PIECE, 1).first);
+      if (at + PIECE < end && !this.#closed) this.fetcher.readInOrder(tree.chunksOf(inode, at + PIECE, 1).first);
       yield piece;
     }
+  }
+
+  /**
+   * Asks for files that are likely to be read soon, those that lie together by one request: wholly, but of very large ones only the
+   * beginning. Waits for nothing.
+   */
+  bring(inodes: readonly number[]): void {
+    if (this.#closed) return;
+    this.fetcher.bring(
+      inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode)),
+    );
   }
 
   /** Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). */

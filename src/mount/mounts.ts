@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
+import type { ProgramsAhead } from '../ahead/programs.js';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
 import type { KnownLayer, LayerTotals } from '../layer/known.js';
@@ -24,6 +25,8 @@ export interface MountsOptions {
   readonly base: string;
   /** Fetch what the layers' landmarks ask for. */
   readonly prefetch: boolean;
+  /** Brings what programs need that are run from the mounts. */
+  readonly programs?: ProgramsAhead;
   /** Directory of records, one a mount; they tell the next serving process, or the next daemon, what is mounted. */
   readonly records: string;
   /** Directory of temporary uppers. */
@@ -203,11 +206,12 @@ export class Mounts implements AsyncDisposable {
 
   /** Puts the layers into the served tree and starts to fetch what will be read. */
   async #serve(mounted: Mounted, opened: readonly Layer[]): Promise<void> {
-    const { served, workspace, onError } = this.#options;
+    const { served, programs, workspace, onError } = this.#options;
     const { id, image, layers, record, fetching } = mounted;
     this.#mounted.set(record.request.target, mounted);
     workspace.pool.use(image.reference, useKey(id), record.request.platform);
     await served.add(image.reference, layers, opened);
+    programs?.know(layers.map(({ slot }) => slot));
     const { signal } = fetching;
     const ahead = layers.map(({ slot }) => served.ahead(slot));
     workspace.layers

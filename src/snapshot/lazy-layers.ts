@@ -1,11 +1,12 @@
 import { join } from 'node:path';
+import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
-import { layerOf, withUrls } from '../workspace/image.js';
+import { layerOf, withUrls, type Image } from '../workspace/image.js';
 import type { ImageLayer, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
@@ -26,6 +27,8 @@ export interface LazyLayersOptions {
   readonly fuseRoot: string;
   /** Fetch what layers' landmarks ask for. */
   readonly prefetch: boolean;
+  /** Brings what the images' programs need. */
+  readonly programs?: ProgramsAhead;
   /** With it, also what clients' labels ask for, of layers without a landmark. */
   readonly prefetchLabel?: boolean;
   /** Then fetch the rest. */
@@ -99,12 +102,19 @@ export class LazyLayers implements RemoteLayers {
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
     await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
+    if (index === image.manifest.layers.length - 1) this.#complete(image);
     return {
       lower: join(fuseRoot, 'l', String(layer.slot)),
       usage: { size: tree.buffer.byteLength, inodes: 0 },
       root: { mode: tree.mode[ROOT] & 0o7777, uid: tree.uid[ROOT], gid: tree.gid[ROOT] },
       record,
     };
+  }
+
+  /** With its last layer an image is complete. */
+  #complete({ manifest, config }: Image): void {
+    const slots = manifest.layers.flatMap(({ digest }) => this.#held.get(digest)?.layer.slot ?? []);
+    this.#options.programs?.expect(slots, config.config);
   }
 
   /** The layer opened ahead, if there is one, else opened now. */

@@ -1,6 +1,7 @@
 import { annotationTocDigest } from '../estargz/annotations.js';
 import { codeOf, LazylayerError, type ErrorCode } from '../errors.js';
 import type { Digest } from '../digest/digest.js';
+import type { ProgramsAhead } from '../ahead/programs.js';
 import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { StoreHost, UseRequest } from '../fuse/server.js';
@@ -21,6 +22,8 @@ export interface AdditionalLayerStoreOptions {
   readonly uses: string;
   /** The connection to the kernel is that of the last process. */
   readonly resumed: boolean;
+  /** Brings what the images' programs need. */
+  readonly programs?: ProgramsAhead;
   /** Once a layer is used, fetch what its landmark asks for. */
   readonly prefetch: boolean;
   /** Then fetch the rest. */
@@ -109,9 +112,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
       const used = this.#uses.find(reference, (source) => names(source).includes(digest));
       if (used !== undefined) return await this.#show(used);
       const { image, index } = await workspace.imageWithLayer(reference, digest, { signal });
-      const shown = this.#show(layerOf({ ...image, reference }, index));
-      this.#showOthers({ ...image, reference }, index);
-      return await shown;
+      return await this.#showAll({ ...image, reference }, index);
     } catch (error) {
       signal?.throwIfAborted();
       onAnswer?.({ reference, digest, refusal: { code: codeOf(error), error } });
@@ -125,10 +126,17 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     return layers.get(digest) ?? [...layers.values()].find(({ source }) => names(source).includes(digest));
   }
 
-  /** Whoever asks for one of them hears how it went; what cannot be lazy is asked for again then. */
-  #showOthers(image: Image, index: number): void {
-    for (let other = 0; other < image.manifest.layers.length; other++)
-      if (other !== index) this.#show(layerOf(image, other)).catch(() => {});
+  /**
+   * The layer at an index; the others follow. Whoever asks for one of them hears how it went; what cannot be lazy is asked for again
+   * then.
+   */
+  #showAll(image: Image, index: number): Promise<Shown> {
+    const showing = image.manifest.layers.map((_, i) => this.#show(layerOf(image, i)));
+    void Promise.allSettled(showing).then((outcomes) => {
+      const slots = outcomes.flatMap((one) => (one.status === 'fulfilled' ? one.value.layer.slot : []));
+      this.#options.programs?.expect(slots, image.config.config);
+    });
+    return showing[index];
   }
 
   /** `asleep`: the layer as the disk has it, which is not opened now. */

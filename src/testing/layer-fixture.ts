@@ -6,6 +6,7 @@ import { EstargzWriter, type EstargzWriterOptions } from '../estargz/writer.js';
 import { BufferReader } from '../io/readers.js';
 import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
 import type { LayerSource } from '../layer/source.js';
+import { fileOf, type FileSpec } from './image-files.js';
 import { LayerStore, type LayerStoreOptions } from '../layer/store.js';
 
 /** One range that was asked for. */
@@ -66,14 +67,16 @@ export interface FixtureFile {
 
 /** An eStargz layer of these files, in this order, with the files after `landmarkAfter` behind a prefetch landmark. */
 export async function estargzLayer(
-  files: readonly FixtureFile[],
+  files: readonly (FixtureFile | FileSpec)[],
   options?: EstargzWriterOptions & { landmarkAfter?: number },
 ): Promise<{ blob: FakeBlob; source: LayerSource }> {
   const parts: Buffer[] = [];
   const writer = new EstargzWriter((bytes) => void parts.push(Buffer.from(bytes)), options);
-  for (const [i, { name, bytes }] of files.entries()) {
+  for (const [i, file] of files.entries()) {
     if (i === options?.landmarkAfter) await writer.addLandmark('prefetch');
-    await writer.add(tarFile(name, bytes.byteLength), [bytes]);
+    const { entry, content } =
+      'path' in file ? fileOf(file) : { entry: tarFile(file.name, file.bytes.byteLength), content: file.bytes };
+    await writer.add(entry, [content]);
   }
   const { digest, size, diffId, tocDigest } = await writer.finish();
   const blob = new FakeBlob(Buffer.concat(parts));

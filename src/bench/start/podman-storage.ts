@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
@@ -7,6 +7,11 @@ import { unmount } from '../../util/unmount.js';
 export interface PodmanConfiguration {
   /** Directory of images and containers. */
   readonly storage: string;
+  /**
+   * Directory of what does not last, with a path of at most 46 bytes: with a longer one Podman ends its own cleanup of a container, and
+   * whoever waits for that container waits for 20 seconds more.
+   */
+  readonly transient: string;
   /** Is spoken to over plain HTTP. */
   readonly registry: string;
   /** Where an additional layer store is mounted. */
@@ -16,19 +21,22 @@ export interface PodmanConfiguration {
 /** Writes configuration for Podman and Buildah into a directory, and gives the variables by which they find it. */
 export async function configurePodman(
   directory: string,
-  { storage, registry, layers }: PodmanConfiguration,
+  { storage, transient, registry, layers }: PodmanConfiguration,
 ): Promise<Record<string, string>> {
   const file = async (name: string, lines: readonly string[]) => {
     const path = join(directory, name);
     await writeFile(path, `${lines.join('\n')}\n`);
     return path;
   };
+  await mkdir(storage, { recursive: true });
   return {
+    // A pull that is ended leaves its files.
+    TMPDIR: storage,
     CONTAINERS_STORAGE_CONF: await file('storage.conf', [
       '[storage]',
       'driver = "overlay"',
       `graphroot = "${storage}/root"`,
-      `runroot = "${storage}/run"`,
+      `runroot = "${transient}/run"`,
       ...(layers === undefined ? [] : ['[storage.options]', `additionallayerstores = ["${layers}:ref"]`]),
     ]),
     CONTAINERS_CONF: await file('containers.conf', [
@@ -40,7 +48,9 @@ export async function configurePodman(
       'runtime = "runc"',
       'cgroup_manager = "cgroupfs"',
       'events_logger = "file"',
-      `tmp_dir = "${storage}/tmp"`,
+      // Those in shared memory are one set for all storages of a machine.
+      'lock_type = "file"',
+      `tmp_dir = "${transient}/tmp"`,
     ]),
     CONTAINERS_REGISTRIES_CONF: await file('registries.conf', [
       '[[registry]]',
@@ -50,12 +60,13 @@ export async function configurePodman(
   };
 }
 
-/** Podman with a storage and a configuration of its own. Disposing removes its containers and leaves no mount. */
+/** Podman with a storage and a configuration of its own. Disposing removes containers and storage. */
 export class PodmanStorage implements AsyncDisposable {
   private constructor(
     /** Variables by which Podman finds its configuration. */
     readonly env: Readonly<Record<string, string>>,
-    private readonly storage: string,
+    /** All that is its own. */
+    private readonly places: readonly [storage: string, transient: string],
   ) {}
 
   /** Makes an empty storage below a directory: see `configurePodman`. */
@@ -66,13 +77,14 @@ export class PodmanStorage implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<PodmanStorage> {
     const storage = join(directory, 'containers');
-    const env = await configurePodman(directory, { storage, registry, layers });
-    const made = new PodmanStorage(env, storage);
+    const transient = await mkdtemp('/run/lazylayer-');
+    const env = await configurePodman(directory, { storage, transient, registry, layers });
+    const made = new PodmanStorage(env, [storage, transient]);
     try {
       await made.run(['images'], signal);
       return made;
     } catch (error) {
-      await made.#unmount();
+      await made.#remove();
       throw error;
     }
   }
@@ -83,12 +95,14 @@ export class PodmanStorage implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.run(['rm', '--all', '--force', '--time', '0']);
-    await this.#unmount();
+    await this.#remove();
   }
 
   /** Podman mounts its storage on itself, and leaves that. */
-  async #unmount(): Promise<void> {
-    const left = (await listMounts()).filter(({ target }) => target.startsWith(`${this.storage}/`));
-    for (const { target } of left.reverse()) await unmount(target, { lazy: true });
+  async #remove(): Promise<void> {
+    const own = ({ target }: { readonly target: string }) =>
+      this.places.some((place) => target.startsWith(`${place}/`));
+    for (const { target } of (await listMounts()).filter(own).reverse()) await unmount(target, { lazy: true });
+    for (const place of this.places) await rm(place, { recursive: true, force: true, maxRetries: 3 });
   }
 }

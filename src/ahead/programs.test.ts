@@ -1,0 +1,200 @@
+import test from 'ava';
+import { setImmediate as turn } from 'node:timers/promises';
+import { MergedTree } from '../fs/merged.js';
+import type { ImageConfig } from '../image/config.js';
+import type { Layer } from '../layer/layer.js';
+import { elfFile } from '../testing/elf.js';
+import type { FileSpec } from '../testing/image-files.js';
+import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
+import { ProgramsAhead } from './programs.js';
+
+const program = (path: string, content: string | Uint8Array): FileSpec => ({ path, content, mode: 0o755 });
+const random = randomness(9);
+/** Bytes that keep what lies on both sides of them from sharing a request. */
+const apart = (path: string): FileSpec => ({ path, content: random.bytes(600_000) });
+const library = (path: string, needed: readonly string[] = [], runpath?: string): FileSpec => ({
+  path,
+  content: elfFile({ needed, runpath, size: 5000 }),
+});
+
+const LIB = 'usr/lib/x86_64-linux-gnu';
+const loader = '/lib64/ld-linux-x86-64.so.2';
+const base: FileSpec[] = [
+  { path: 'lib64', target: 'usr/lib64' },
+  { path: 'etc/passwd', content: 'root' },
+  apart('a'),
+  { path: `usr/lib64/ld-linux-x86-64.so.2`, target: `/${LIB}/ld-2.so` },
+  library(`${LIB}/ld-2.so`),
+  apart('b'),
+  library(`${LIB}/libc.so.6`, ['ld-linux-x86-64.so.2']),
+  apart('c'),
+  library(`${LIB}/libz.so.1.2`, ['libc.so.6']),
+  { path: `${LIB}/libz.so.1`, target: 'libz.so.1.2' },
+  apart('d'),
+  program('bin/sh', elfFile({ interpreter: loader, needed: ['libc.so.6'], size: 5000 })),
+  apart('e'),
+  library(`${LIB}/libgone.so.1`),
+];
+const upper: FileSpec[] = [
+  { path: 'etc/ld.so.cache', content: 'cache' },
+  apart('f'),
+  program(
+    'usr/bin/tool',
+    elfFile({ interpreter: loader, needed: ['libown.so', 'libgone.so.1'], runpath: '$ORIGIN/../own' }),
+  ),
+  apart('g'),
+  library('usr/own/libown.so', ['libz.so.1', 'libnowhere.so']),
+  apart('h'),
+  program('usr/bin/script', '#!/usr/bin/env -S tool\nwhatever'),
+  { path: `${LIB}/.wh.libgone.so.1`, content: '' },
+];
+
+class Image implements AsyncDisposable {
+  readonly programs: ProgramsAhead;
+  readonly slots: number[];
+
+  private constructor(
+    readonly bench: LayerBench,
+    readonly layers: Layer[],
+    readonly blobs: FakeBlob[],
+  ) {
+    this.slots = layers.map(({ slot }) => slot);
+    this.programs = new ProgramsAhead({ using: (slot, work) => work(layers.find((layer) => layer.slot === slot)!) });
+  }
+
+  static async open(specs: readonly (readonly FileSpec[])[], options?: { landmarkAfter?: number }): Promise<Image> {
+    const bench = await LayerBench.create();
+    const made = await Promise.all(specs.map((files) => estargzLayer(files, options)));
+    const layers = await Promise.all(made.map(({ source }) => bench.store.open(source)));
+    for (const { blob } of made) blob.asked.length = 0;
+    return new Image(
+      bench,
+      layers,
+      made.map(({ blob }) => blob),
+    );
+  }
+
+  /** Paths of regular files that are there, those that keep others apart left out. */
+  async present(): Promise<string[]> {
+    const { scheduler } = this.bench.store;
+    while (scheduler.memoryInUse > 0) await turn();
+    const tree = new MergedTree(this.layers);
+    const paths: string[] = [];
+    for (const { path, node } of tree.walk()) {
+      if (!tree.isRegular(node)) continue;
+      const { view, tree: own } = this.layers[node.layer];
+      const { first, end } = own.chunksOf(node.inode, 0, Infinity);
+      if (end > first && view.presence.hasAll(first, end) && path.byteLength > 1) paths.push(path.toString());
+    }
+    return paths.sort();
+  }
+
+  /** A container of the image starts: its runtime reads who its user is. */
+  async start(config: ImageConfig['config'], first = '/etc/passwd'): Promise<void> {
+    this.programs.expect(this.slots, config);
+    await this.programs.read(...this.place(first));
+  }
+
+  get requests(): number {
+    return this.blobs.reduce((sum, { asked }) => sum + asked.length, 0);
+  }
+
+  place(path: string): [number, number] {
+    const { layer, inode } = new MergedTree(this.layers).resolve(path);
+    return [this.slots[layer], inode];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const layer of this.layers) await layer[Symbol.asyncDispose]();
+    await this.bench[Symbol.asyncDispose]();
+  }
+}
+
+const dynamic = ['etc/ld.so.cache', 'etc/passwd', `${LIB}/ld-2.so`, `${LIB}/libc.so.6`];
+
+test('an image that starts: its command, the loader, the libraries, and what every start reads', async (t) => {
+  await using image = await Image.open([base, upper]);
+  await image.start({ Cmd: ['sh', '-c', 'true'] });
+  t.deepEqual(await image.present(), ['bin/sh', ...dynamic].sort());
+  // Each lies apart: passwd, sh, loader, libc; ld.so.cache.
+  t.is(image.requests, 5);
+});
+
+test('entrypoint and command, through a script, symlinks, $ORIGIN and layers; what a whiteout hides is not brought', async (t) => {
+  await using image = await Image.open([base, upper]);
+  await image.start({
+    Entrypoint: ['/usr/bin/script'],
+    Cmd: ['sh'],
+    Env: ['PATH=/nowhere:/bin'],
+  });
+  t.deepEqual(
+    await image.present(),
+    ['bin/sh', 'usr/bin/script', 'usr/bin/tool', 'usr/own/libown.so', `${LIB}/libz.so.1.2`, ...dynamic].sort(),
+  );
+});
+
+test('a program whose beginning is read brings what it names, once', async (t) => {
+  await using image = await Image.open([base, upper]);
+  const [slot, inode] = image.place('/usr/bin/tool');
+  await image.programs.read(slot, inode);
+  t.is(image.requests, 0); // of no image that is known
+  image.programs.know(image.slots);
+  await image.programs.read(slot, inode);
+  const brought = [
+    'usr/bin/tool',
+    'usr/own/libown.so',
+    'etc/ld.so.cache',
+    `${LIB}/ld-2.so`,
+    `${LIB}/libc.so.6`,
+    `${LIB}/libz.so.1.2`,
+  ];
+  t.deepEqual(await image.present(), brought.sort());
+  const { requests } = image;
+  await image.programs.read(slot, inode);
+  t.is(image.requests, requests);
+});
+
+test('where a layer says what a start needs, nothing is guessed', async (t) => {
+  await using image = await Image.open([base], { landmarkAfter: 3 });
+  await image.start({ Cmd: ['sh'] });
+  t.deepEqual(await image.present(), ['etc/passwd']);
+});
+
+test('an image starts once, with what is read first; one that is only known does not', async (t) => {
+  await using image = await Image.open([base, upper]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place('/etc/passwd'));
+  t.is(image.requests, 1);
+  await image.start({ Cmd: ['sh'] }, '/bin/sh');
+  const { requests } = image;
+  t.is(requests, 5);
+  await image.programs.read(...image.place('/etc/ld.so.cache'));
+  t.is(image.requests, requests);
+});
+
+test('a layer that is gone, and a registry that gives nothing, are nobody else’s trouble', async (t) => {
+  await using image = await Image.open([base, upper]);
+  for (const blob of image.blobs)
+    blob.beforePiece = () => {
+      throw new Error('nothing');
+    };
+  await image.start({ Cmd: ['sh'] });
+  const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
+  gone.expect(image.slots, { Cmd: ['sh'] });
+  await gone.read(...image.place('/bin/sh'));
+  t.deepEqual(await image.present().catch(() => []), []);
+});
+
+test('no command, none that is there, and programs that need each other come to an end', async (t) => {
+  const circle = [
+    program('bin/a', elfFile({ needed: ['libb.so'] })),
+    library('usr/lib/libb.so', ['libc.so', 'libb.so']),
+    library('usr/lib/libc.so', ['libb.so']),
+  ];
+  await using image = await Image.open([[...circle, { path: 'first', content: 'x' }]]);
+  for (const config of [undefined, {}, { Cmd: [''] }, { Entrypoint: ['/none'], Cmd: ['bin'] }])
+    await image.start(config, '/first');
+  t.deepEqual(await image.present(), ['first']);
+  await image.start({ Cmd: ['a'] }, '/first');
+  t.deepEqual(await image.present(), ['bin/a', 'first', 'usr/lib/libb.so', 'usr/lib/libc.so']);
+});

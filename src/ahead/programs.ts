@@ -1,0 +1,223 @@
+import { posix } from 'node:path';
+import { LRUCache } from 'lru-cache';
+import type { ImageConfig } from '../image/config.js';
+import { MergedTree, type MergedNode } from '../fs/merged.js';
+import type { Layer } from '../layer/layer.js';
+import { PREFETCH } from '../layer/scheduler.js';
+import { pathsOf } from '../toc/paths.js';
+import { readDynamic, type Dynamic } from './elf.js';
+
+/** The open layers, by their slots. */
+export interface LayersBySlot {
+  /** Does what needs the layer in a slot, which stays open meanwhile. */
+  using<V>(slot: number, work: (layer: Layer) => Promise<V>): Promise<V>;
+}
+
+/** Images that are remembered, and files that need not be looked at again. */
+const MAX_IMAGES = 256;
+const MAX_SEEN = 4096;
+/** Files that one program leads to at most. */
+const MAX_FILES = 256;
+
+const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** Every container: its runtime looks its user up. */
+const ANY_START = ['/etc/passwd', '/etc/group'];
+/** What the loader and the C library of a dynamically linked program read before its first line, and most programs soon after. */
+const DYNAMIC_START = [
+  '/etc/ld.so.cache',
+  '/etc/nsswitch.conf',
+  '/etc/localtime',
+  '/usr/lib/locale/C.utf8/LC_CTYPE',
+  '$LIB/gconv/gconv-modules.cache',
+];
+/** Directories that the loader looks in; `$LIB` is where Debian has the libraries of one architecture. */
+const LIBRARY_DIRECTORIES = ['$LIB', '/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
+/** `e_machine` to Debian's name. */
+const TRIPLETS: Readonly<Record<number, string>> = {
+  21: 'powerpc64le-linux-gnu',
+  62: 'x86_64-linux-gnu',
+  183: 'aarch64-linux-gnu',
+  243: 'riscv64-linux-gnu',
+  258: 'loongarch64-linux-gnu',
+};
+
+/**
+ * Brings what a program that starts reads next, before it is asked for: of an image that starts, what its config names as the
+ * command; of any program, library or script whose beginning somebody reads, the loader, libraries and interpreter that it names in turn.
+ * These come one after the other otherwise, a round trip each. All of it is guessing: what cannot be found or fetched is left to
+ * whoever reads it.
+ */
+export class ProgramsAhead {
+  readonly #layers: LayersBySlot;
+  /** By their slots, the latest last. */
+  readonly #images = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
+  /** Files whose needs were brought, by slot and inode. */
+  readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
+
+  constructor(layers: LayersBySlot) {
+    this.#layers = layers;
+  }
+
+  /** An image is there, with the layers in these slots, the lowest first: its programs may be read. */
+  know(slots: readonly number[]): void {
+    this.#images.set(slots.join(), { slots });
+  }
+
+  /**
+   * The same, and who reads of it first is about to start its command: a container's runtime, which looks its user up. Where a layer
+   * says itself what a start needs, nothing is guessed.
+   */
+  expect(slots: readonly number[], config: ImageConfig['config']): void {
+    this.#images.set(slots.join(), { slots, command: config ?? {} });
+  }
+
+  /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
+  async read(slot: number, inode: number): Promise<void> {
+    // The image that was met last: which of several that share a layer is read cannot be told.
+    const image = [...this.#images.values()].find(({ slots }) => slots.includes(slot));
+    if (image === undefined) return;
+    const { slots, command } = image;
+    image.command = undefined;
+    if (command === undefined && this.#seen.has(keyOf(slot, inode))) return;
+    await this.#visit(slots, async (visit) => {
+      const nodes: MergedNode[] = [{ layer: slots.indexOf(slot), inode, parts: [] }];
+      if (command !== undefined && !visit.marked) {
+        visit.bring(ANY_START);
+        nodes.push(...visit.command(command));
+      }
+      await Promise.all(nodes.map((node) => visit.follow(node)));
+    });
+  }
+
+  async #visit(slots: readonly number[], work: (visit: Visit) => Promise<void>): Promise<void> {
+    const withAll = async (layers: readonly Layer[]): Promise<void> => {
+      const slot = slots.at(layers.length);
+      if (slot === undefined) return work(new Visit(layers, slots, this.#seen));
+      return this.#layers.using(slot, (layer) => withAll([...layers, layer]));
+    };
+    if (slots.length > 0) await withAll([]).catch(() => {});
+  }
+}
+
+interface KnownImage {
+  /** Of its layers, the lowest first. */
+  readonly slots: readonly number[];
+  /** Its config, until its command was brought. */
+  command?: NonNullable<ImageConfig['config']>;
+}
+
+/** One walk from file to file through an image. */
+class Visit {
+  readonly #tree: MergedTree;
+  #files = 0;
+
+  constructor(
+    readonly layers: readonly Layer[],
+    private readonly slots: readonly number[],
+    private readonly seen: LRUCache<string, true>,
+  ) {
+    this.#tree = new MergedTree(layers);
+  }
+
+  /** Whether a layer says itself what a start needs. */
+  get marked(): boolean {
+    return this.layers.some(({ tree }) => (tree.facts.prefetchBytes ?? 0) > 0);
+  }
+
+  /** The programs that a config names: the entrypoint, and a command that it may hand over to. */
+  command(config: NonNullable<ImageConfig['config']>): MergedNode[] {
+    const path = config.Env?.find((word) => word.startsWith('PATH='))?.slice('PATH='.length) ?? DEFAULT_PATH;
+    const words = [config.Entrypoint?.[0], config.Cmd?.[0]];
+    return words.flatMap((word) => {
+      if (word === undefined || word === '') return [];
+      return this.#program(word, path.split(':'), config.WorkingDir ?? '/') ?? [];
+    });
+  }
+
+  #program(word: string, path: readonly string[], from: string): MergedNode | undefined {
+    const places = word.includes('/')
+      ? [word.startsWith('/') ? word : `${from}/${word}`]
+      : path.map((p) => `${p}/${word}`);
+    return this.#first(places, (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
+  }
+
+  /** Asks for files by their paths, side by side. */
+  bring(paths: readonly string[]): void {
+    this.#bring(paths.flatMap((path) => this.#first([path]) ?? []));
+  }
+
+  #bring(nodes: readonly MergedNode[]): void {
+    for (const [index, layer] of this.layers.entries()) {
+      const inodes = nodes.filter((node) => node.layer === index).map(({ inode }) => inode);
+      if (inodes.length > 0) layer.bring(inodes);
+    }
+  }
+
+  /** Brings a file and all that it names, and what those name. */
+  async follow(node: MergedNode): Promise<void> {
+    const key = keyOf(this.slots[node.layer], node.inode);
+    if (this.seen.has(key) || ++this.#files > MAX_FILES) return;
+    this.seen.set(key, true);
+    this.#bring([node]);
+    const layer = this.layers[node.layer];
+    const read = (offset: number, length: number) => layer.read(node.inode, offset, length, { priority: PREFETCH });
+    const needs = (await this.#script(read)) ?? (await this.#linked(node, read));
+    this.#bring(needs);
+    await Promise.all(needs.map((need) => this.follow(need)));
+  }
+
+  /** What a script's first line names; undefined of what is none. */
+  async #script(read: (offset: number, length: number) => Promise<Uint8Array>): Promise<MergedNode[] | undefined> {
+    const line = Buffer.from(await read(0, 256))
+      .toString('latin1')
+      .split('\n', 1)[0];
+    if (!line.startsWith('#!')) return undefined;
+    const [interpreter, ...words] = line.slice(2).trim().split(/\s+/);
+    const named = words.find((word) => !word.startsWith('-') && !word.includes('='));
+    const program = interpreter.endsWith('/env') && named !== undefined ? [named] : [];
+    return [interpreter, ...program].flatMap((word) => this.#program(word, DEFAULT_PATH.split(':'), '/') ?? []);
+  }
+
+  async #linked(
+    node: MergedNode,
+    read: (offset: number, length: number) => Promise<Uint8Array>,
+  ): Promise<MergedNode[]> {
+    const dynamic = await readDynamic(read);
+    if (dynamic === undefined) return [];
+    const libraries = libraryDirectory(dynamic);
+    if (dynamic.interpreter !== undefined) this.bring(DYNAMIC_START.map((path) => path.replace('$LIB', libraries)));
+    const places = [
+      ...dynamic.runpath.map((path) => path.replace(/\$(ORIGIN|\{ORIGIN\})/, () => this.#directoryOf(node))),
+      ...LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries)),
+    ];
+    const found = dynamic.needed.map((name) =>
+      this.#first(name.includes('/') ? [name] : places.map((place) => `${place}/${name}`)),
+    );
+    const interpreter = dynamic.interpreter === undefined ? undefined : this.#first([dynamic.interpreter]);
+    return [interpreter, ...found].filter((one) => one !== undefined);
+  }
+
+  #first(paths: readonly string[], fits: (node: MergedNode) => boolean = () => true): MergedNode | undefined {
+    for (const path of paths) {
+      let node: MergedNode;
+      try {
+        node = this.#tree.resolve(path);
+      } catch {
+        continue; // not there, or not to be reached
+      }
+      if (this.#tree.isRegular(node) && fits(node)) return node;
+    }
+    return undefined;
+  }
+
+  #directoryOf({ layer, inode }: MergedNode): string {
+    return posix.dirname(pathsOf(this.layers[layer].tree, new Set([inode])).get(inode) ?? '/');
+  }
+}
+
+function libraryDirectory({ machine }: Dynamic): string {
+  const triplet = TRIPLETS[machine];
+  return triplet === undefined ? '/usr/lib' : `/usr/lib/${triplet}`;
+}
+
+const keyOf = (slot: number, inode: number) => `${slot}:${inode}`;

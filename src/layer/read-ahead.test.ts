@@ -1,0 +1,200 @@
+import test from 'ava';
+import fc from 'fast-check';
+import { digestOf } from '../digest/digester.js';
+import { TreeBuilder } from '../toc/builder.js';
+import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
+import { ROOT } from '../toc/tree.js';
+import { tarFile } from '../testing/layer-fixture.js';
+import { ReadAhead } from './read-ahead.js';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+interface Specified {
+  readonly name: string;
+  /** Compressed bytes of its chunks. */
+  readonly chunks: readonly number[];
+  readonly mode?: number;
+}
+
+/** A layer of these files, one behind the other in the blob, and what of it is known. */
+function layer(files: readonly Specified[], rate = 100 * MIB) {
+  const builder = new TreeBuilder();
+  let offset = 0;
+  for (const { name, chunks, mode } of files) {
+    const size = chunks.reduce((sum, bytes) => sum + bytes, 0);
+    builder.add({
+      ...tarFile(name, size),
+      mode: mode ?? 0o644,
+      chunks: chunks.map((bytes) => {
+        const chunk = { size: bytes, offset, innerOffset: 0, digest: NO_DIGEST };
+        offset += bytes;
+        return chunk;
+      }),
+    });
+  }
+  const tree = builder.build({ source: digestOf(NO_BYTES), contentEnd: offset });
+  const known = new Set<number>();
+  const ahead = new ReadAhead(
+    tree,
+    (chunk) => known.has(chunk),
+    () => rate,
+  );
+  const inodeOf = (name: string) =>
+    name.split('/').reduce((directory, part) => tree.lookup(directory, Buffer.from(part)), ROOT);
+  return {
+    tree,
+    known,
+    ahead,
+    inodeOf,
+    /** The window for a file, which is known from now on. */
+    read: (name: string): [string, string] => {
+      const { first, end } = tree.chunksOf(inodeOf(name), 0, Infinity);
+      const span = ahead.window(first, end);
+      for (let chunk = span.first; chunk < span.end; chunk++) known.add(chunk);
+      const nameOf = (chunk: number) =>
+        files.find((file) => {
+          const own = tree.chunksOf(inodeOf(file.name), 0, Infinity);
+          return chunk >= own.first && chunk < own.end;
+        })!.name;
+      return [nameOf(span.first), nameOf(span.end - 1)];
+    },
+  };
+}
+
+const some = (directory: string, count: number, bytes: number): Specified[] =>
+  Array.from({ length: count }, (_, i) => ({ name: `${directory}/${String(i).padStart(3, '0')}`, chunks: [bytes] }));
+
+test('a small file brings those around it in its directory', (t) => {
+  const { read } = layer([...some('a', 10, 4 * KIB), ...some('b', 10, 4 * KIB), ...some('c', 10, 4 * KIB)]);
+  t.deepEqual(read('b/004'), ['b/000', 'b/009']);
+});
+
+test('a window has a size, and most of it lies ahead', (t) => {
+  const files = some('a', 400, 4 * KIB);
+  const { read } = layer(files);
+  const [low, high] = read('a/200').map((name) => files.findIndex((file) => file.name === name));
+  t.is(high - low, 128); // 512 KiB, itself not counted
+  t.true(high - 200 > 200 - low && 200 - low > 40);
+});
+
+test('a slow network has smaller ones', (t) => {
+  const files = some('a', 400, 4 * KIB);
+  const { read } = layer(files, MIB);
+  const [low, high] = read('a/200').map((name) => files.findIndex((file) => file.name === name));
+  t.is(high - low, 32); // 128 KiB, the least
+});
+
+test('from the third miss of a burst on, windows go beyond the directory, to twice the size', (t) => {
+  const directories = Array.from({ length: 200 }, (_, i) => some(String(i).padStart(3, '0'), 2, 8 * KIB)).flat();
+  const { read, tree } = layer(directories);
+  t.deepEqual(read('020/000'), ['020/000', '020/001']);
+  t.deepEqual(read('120/001'), ['120/000', '120/001']);
+  const [low, high] = read('070/000').map((name) => directories.findIndex((file) => file.name === name));
+  t.is((high - low) * 8 * KIB, MIB);
+  t.is(tree.counts.chunks, 400);
+});
+
+test('a large file is not brought along, and does not bring others', (t) => {
+  const { read } = layer([
+    { name: 'a/0', chunks: [KIB] },
+    { name: 'a/1', chunks: [MIB] },
+    { name: 'a/2', chunks: [KIB] },
+    { name: 'a/3', chunks: [KIB] },
+  ]);
+  t.deepEqual(read('a/3'), ['a/2', 'a/3']);
+  t.deepEqual(read('a/1'), ['a/1', 'a/1']);
+});
+
+test('reading in order goes on in order, by windows that double up to 4 MiB', (t) => {
+  const { ahead, known, tree } = layer(some('a', 300, 200 * KIB));
+  const sizes: number[] = [];
+  for (let chunk = 0; chunk < tree.counts.chunks;) {
+    const { first, end } = ahead.window(chunk, chunk + 1);
+    t.is(first, chunk);
+    for (let i = first; i < end; i++) known.add(i);
+    sizes.push(end - first);
+    chunk = end;
+  }
+  t.deepEqual(sizes.slice(0, 3), [1, 1, 2]);
+  t.true(sizes.every((size, i) => i === 0 || i === sizes.length - 1 || size >= sizes[i - 1]));
+  t.is(Math.max(...sizes), 20);
+});
+
+test('who reads in order and still finds what he reads has more asked for in time', (t) => {
+  const { ahead, known, tree } = layer(some('a', 300, 200 * KIB));
+  ahead.inOrder(0);
+  let misses = 0;
+  let asked = 0;
+  for (let chunk = 0; chunk < tree.counts.chunks; chunk++) {
+    if (!known.has(chunk)) {
+      misses++;
+      const { first, end } = ahead.window(chunk, chunk + 1);
+      for (let i = first; i < end; i++) known.add(i);
+    }
+    const span = ahead.next(chunk + 1);
+    if (span === undefined) continue;
+    asked++;
+    for (let i = span.first; i < span.end; i++) known.add(i);
+    t.true(span.first > chunk && span.end - chunk <= 45);
+  }
+  t.is(misses, 1);
+  t.true(asked < 40);
+});
+
+test('two chance neighbours are not reading in order', (t) => {
+  const { ahead, known } = layer(some('a', 50, 300 * KIB));
+  for (const chunk of [20, 21]) {
+    t.deepEqual(ahead.window(chunk, chunk + 1), { first: chunk, end: chunk + 1 });
+    known.add(chunk);
+  }
+  t.is(ahead.next(22), undefined);
+});
+
+test('whole files: short ones at once, programs up to a size, others at the second part', (t) => {
+  const { ahead, inodeOf, tree } = layer([
+    { name: 'one', chunks: [MIB] },
+    { name: 'short', chunks: [4 * MIB, 4 * MIB] },
+    { name: 'program', chunks: Array<number>(12).fill(MIB), mode: 0o755 },
+    { name: 'data', chunks: Array<number>(12).fill(MIB) },
+    { name: 'huge', chunks: Array<number>(20).fill(MIB), mode: 0o755 },
+  ]);
+  const whole = (name: string, part = 0) => {
+    const inode = inodeOf(name);
+    return ahead.wholeFile(inode, tree.first[inode] + part);
+  };
+  t.is(whole('one'), undefined);
+  t.deepEqual(whole('short'), { first: 1, end: 3 });
+  t.deepEqual(whole('program'), { first: 3, end: 15 });
+  t.is(whole('data', 3), undefined);
+  t.is(whole('data', 3), undefined);
+  t.deepEqual(whole('data', 4), { first: 15, end: 27 });
+  t.is(whole('huge'), undefined);
+  t.is(whole('huge', 5), undefined);
+});
+
+test('whatever is read in whatever order, a window holds what is asked for, and stays within bounds', (t) => {
+  const size = fc.integer({ min: 1, max: 300 * KIB });
+  const file = fc.record({ directory: fc.nat(5), chunks: fc.array(size, { minLength: 1, maxLength: 4 }) });
+  fc.assert(
+    fc.property(
+      fc.array(file, { minLength: 1, maxLength: 60 }),
+      fc.array(fc.nat(), { maxLength: 60 }),
+      (files, reads) => {
+        const sorted = files.map(({ directory, chunks }, i) => ({ name: `${directory}/${1000 + i}`, chunks }));
+        const { ahead, known, tree } = layer(sorted.sort((a, b) => (a.name < b.name ? -1 : 1)));
+        for (const read of reads) {
+          const chunk = read % tree.counts.chunks;
+          if (known.has(chunk)) continue;
+          const { first, end } = ahead.window(chunk, chunk + 1);
+          t.true(first >= 0 && first <= chunk && end > chunk && end <= tree.counts.chunks);
+          t.true(tree.chunkEnd(end - 1) - tree.chunkOffset[first] <= 7 * MIB);
+          for (let i = first; i < end; i++) known.add(i);
+          const next = ahead.next(chunk + 1);
+          if (next !== undefined) t.true(next.first >= chunk + 1 && next.end >= next.first);
+        }
+      },
+    ),
+    { numRuns: 500 },
+  );
+});

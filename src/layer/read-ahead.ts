@@ -1,0 +1,223 @@
+import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import { endOfMember, firstOfMember } from './chunk-writer.js';
+
+/** Chunks [first, end). */
+export interface ChunkSpan {
+  readonly first: number;
+  readonly end: number;
+}
+
+/** Reading in order: it has been asked for up to `end`, by windows of `bytes`. */
+interface Run {
+  end: number;
+  bytes: number;
+  /** Windows after the first. Two in order may be chance, three are not. */
+  steps: number;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+/** A member up to so many compressed bytes is brought along with its neighbours; a larger one is worth a request of its own. */
+const SMALL_BYTES = 128 * KIB;
+/** Compressed bytes to bring with a small file from a place where nothing was read before: some 25 ms of transfer, within bounds. */
+const FIRST_WINDOW = 512 * KIB;
+const LEAST_WINDOW = 128 * KIB;
+const WINDOW_SECONDS = 0.025;
+/** The same, at most, of neighbours that are read in no order. */
+const NEAR_WINDOW = MIB;
+/** Misses that follow on each other within so many milliseconds belong to one program that starts. */
+const BURST_MS = 5000;
+/** From this miss of a burst on, a window goes beyond the directory. */
+const WIDE_FROM = 2;
+/** Share of a window that lies before the place that is read. */
+const BEHIND = 0.4;
+/** A window reaches over neighbours that are there already up to so many times its size. */
+const REACH = 3;
+/** Windows of reading in order grow up to this, in compressed bytes. */
+const MAX_WINDOW = 4 * MIB;
+/** Steps after which a run is taken for reading in order. */
+const LASTING = 2;
+/** Files up to this, compressed, are brought whole once a part is missed. */
+const WHOLE_FILE_BYTES = 8 * MIB;
+/** The same of programs, which are mapped and read here and there, and of files of which a second part is missed. */
+const WHOLE_PROGRAM_BYTES = 16 * MIB;
+/** Chunks that a look over what is known takes in at most. */
+const MAX_LOOK = 2048;
+/** Runs and files that are remembered. */
+const MEMORY = 64;
+
+/**
+ * What the readers of one layer are likely to read next, from where they have read. Tools put a layer's files in the order of their
+ * names, so neighbours in the blob are neighbours in a directory, or belong to the same package: the more reads a program makes in a
+ * burst, the more of the neighbourhood comes with the next one. Reading in order goes on in order, by windows that double.
+ * All sizes are compressed bytes, as that is what the network is asked for.
+ */
+export class ReadAhead {
+  readonly #tree: Tree;
+  readonly #known: (chunk: number) => boolean;
+  readonly #rate: () => number;
+  /** Small files that were missed in a burst, and when the last was, in milliseconds. */
+  #burst = 0;
+  #missedAt = -Infinity;
+  readonly #runs: Run[] = [];
+  /** Files of several chunks that were missed, and where first. */
+  readonly #files = new Map<number, number>();
+  /** By chunk, the directory of the file that it belongs to. */
+  #directories: Uint32Array | undefined;
+
+  /** `known`: whether a chunk is there, or on its way. `rate`: bytes per second of a transfer, of late. */
+  constructor(tree: Tree, known: (chunk: number) => boolean, rate: () => number) {
+    this.#tree = tree;
+    this.#known = known;
+    this.#rate = rate;
+  }
+
+  /** What to bring when a reader misses the small or large members of chunks [first, end); holds them. */
+  window(first: number, end: number): ChunkSpan {
+    const tree = this.#tree;
+    const from = firstOfMember(tree, first);
+    const run = this.#runs.find((one) => this.#leadsTo(one, from));
+    if (run !== undefined && ++run.steps >= LASTING) {
+      run.bytes = Math.min(MAX_WINDOW, Math.max(2 * run.bytes, FIRST_WINDOW));
+      run.end = this.#forward(from, end, run.bytes);
+      return { first: from, end: run.end };
+    }
+    const span = this.#sizeOf(from) > SMALL_BYTES ? { first: from, end } : this.#neighbourhood(from, end);
+    const bytes = tree.chunkEnd(span.end - 1) - tree.chunkOffset[from];
+    if (run === undefined) remember(this.#runs, { end: span.end, bytes, steps: 0 });
+    else Object.assign(run, { end: span.end, bytes });
+    return span;
+  }
+
+  /**
+   * What to bring before it is missed, for a reader that has come to `chunk` in order and still finds what it reads; undefined where
+   * enough is on its way.
+   */
+  next(chunk: number): ChunkSpan | undefined {
+    const { chunkOffset, counts } = this.#tree;
+    const run = this.#runs.find((one) => one.steps >= LASTING && chunk <= one.end && this.#within(one, chunk));
+    if (run === undefined || run.end >= counts.chunks || chunk >= counts.chunks) return undefined;
+    if (chunkOffset[run.end] - chunkOffset[chunk] >= run.bytes / 2) return undefined;
+    const first = run.end;
+    run.bytes = Math.min(MAX_WINDOW, 2 * run.bytes);
+    run.end = this.#forward(first, first, run.bytes);
+    return { first, end: run.end };
+  }
+
+  /** A reader goes through a file in order, by its own word: what follows on `chunk` is brought ahead by `next` from now on. */
+  inOrder(chunk: number): void {
+    if (this.#runs.some((one) => one.steps >= LASTING && chunk <= one.end && this.#within(one, chunk))) return;
+    remember(this.#runs, { end: chunk, bytes: FIRST_WINDOW, steps: LASTING });
+  }
+
+  /** The whole of a file of which chunk `missed` was missed, where the rest of it is likely to be wanted too. */
+  wholeFile(inode: number, missed: number): ChunkSpan | undefined {
+    const tree = this.#tree;
+    const file = tree.chunksOf(inode, 0, tree.size[inode]);
+    if (file.end - file.first < 2) return undefined;
+    const bytes = bytesOf(tree, file);
+    const program = (tree.mode[inode] & 0o111) !== 0;
+    if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && program)) return file;
+    if (bytes > WHOLE_PROGRAM_BYTES) return undefined;
+    const before = this.#files.get(inode);
+    if (before !== undefined) return before === missed ? undefined : file;
+    if (this.#files.size >= MEMORY) this.#files.clear();
+    this.#files.set(inode, missed);
+    return undefined;
+  }
+
+  /** Whether a run has come to a chunk: over what is known, without a gap. */
+  #leadsTo(run: Run, chunk: number): boolean {
+    if (chunk < run.end || chunk - run.end > MAX_LOOK) return false;
+    for (let at = run.end; at < chunk; at++) if (!this.#known(at)) return false;
+    return true;
+  }
+
+  #within(run: Run, chunk: number): boolean {
+    const { chunkOffset, counts } = this.#tree;
+    const end = run.end < counts.chunks ? chunkOffset[run.end] : this.#tree.facts.contentEnd;
+    return end - chunkOffset[chunk] <= run.bytes;
+  }
+
+  /** The end of a window that begins at `from` and takes in [from, end). */
+  #forward(from: number, end: number, bytes: number): number {
+    const tree = this.#tree;
+    const offset = tree.chunkOffset[from];
+    let at = from;
+    while (at < tree.counts.chunks && (at < end || tree.chunkEnd(at) - offset <= bytes))
+      at = endOfMember(tree, at, tree.counts.chunks);
+    return at;
+  }
+
+  /** Small files around one: first those of its directory, then, as a burst goes on, what lies around. */
+  #neighbourhood(first: number, end: number): ChunkSpan {
+    const tree = this.#tree;
+    const offset = tree.chunkOffset[first];
+    const now = performance.now();
+    this.#burst = now - this.#missedAt < BURST_MS ? this.#burst + 1 : 0;
+    this.#missedAt = now;
+    const least = Math.max(LEAST_WINDOW, Math.min(FIRST_WINDOW, this.#rate() * WINDOW_SECONDS));
+    const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst);
+    const directory = this.#burst < WIDE_FROM ? this.#directory(first) : NONE;
+    const joins = (chunk: number) =>
+      this.#sizeOf(chunk) <= SMALL_BYTES && (directory === NONE || this.#directory(chunk) === directory);
+    let low = first;
+    let high = end;
+    let behind = 0;
+    let ahead = 0;
+    for (let down = true, up = true; (down || up) && behind + ahead < window;) {
+      if (up && (!down || behind >= ahead * (BEHIND / (1 - BEHIND)))) {
+        up = high < tree.counts.chunks && tree.chunkOffset[high] - offset <= REACH * window && joins(high);
+        if (!up) continue;
+        if (!this.#known(high)) ahead += this.#sizeOf(high);
+        high = endOfMember(tree, high, tree.counts.chunks);
+      } else {
+        down = low > 0 && offset - tree.chunkOffset[low - 1] <= REACH * window && joins(low - 1);
+        if (!down) continue;
+        low = firstOfMember(tree, low - 1);
+        if (!this.#known(low)) behind += this.#sizeOf(low);
+      }
+    }
+    return { first: low, end: high };
+  }
+
+  /** Compressed bytes of the member that a chunk lies in. */
+  #sizeOf(chunk: number): number {
+    return this.#tree.chunkEnd(chunk) - this.#tree.chunkOffset[chunk];
+  }
+
+  #directory(chunk: number): number {
+    return (this.#directories ??= directoriesOf(this.#tree))[chunk];
+  }
+}
+
+/** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
+export function programSpan(tree: Tree, inode: number): ChunkSpan {
+  const file = tree.chunksOf(inode, 0, tree.size[inode]);
+  return bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES ? file : tree.chunksOf(inode, 0, 1);
+}
+
+/** Compressed bytes of a file's members, from the first to the last. */
+function bytesOf(tree: Tree, { first, end }: ChunkSpan): number {
+  return end > first ? tree.chunkEnd(end - 1) - tree.chunkOffset[first] : 0;
+}
+
+function remember<V>(list: V[], value: V): void {
+  list.push(value);
+  if (list.length > MEMORY) list.shift();
+}
+
+function directoriesOf(tree: Tree): Uint32Array {
+  const directories = new Uint32Array(tree.counts.chunks).fill(NONE);
+  const waiting = [ROOT];
+  for (let directory = waiting.pop(); directory !== undefined; directory = waiting.pop()) {
+    const end = tree.first[directory] + tree.count[directory];
+    for (let dirent = tree.first[directory]; dirent < end; dirent++) {
+      const inode = tree.direntInode[dirent];
+      if (tree.isDirectory(inode)) waiting.push(inode);
+      else if (tree.isRegular(inode))
+        directories.fill(directory, tree.first[inode], tree.first[inode] + tree.count[inode]);
+    }
+  }
+  return directories;
+}

@@ -28,7 +28,10 @@ export function addServe(program: Command, cli: Cli): void {
 /** Serves until a signal ends it, and ends this process. @throws PERMISSION_DENIED for who is not root, what starting throws */
 export async function runDaemon(cli: Cli, config: Config): Promise<void> {
   if (process.geteuid!() !== 0)
-    throw new LazylayerError('PERMISSION_DENIED', 'only root can serve: it mounts file systems');
+    throw new LazylayerError(
+      'PERMISSION_DENIED',
+      'only root can serve: it mounts file systems; without root, `podman unshare lazylayer store MOUNTPOINT` serves your own Podman',
+    );
   // Loaded only now: no other verb needs them.
   const { Holder } = await import('../daemon/holder.js');
   const { notifyReady, notifyStopping } = await import('../daemon/notify.js');

@@ -9,6 +9,7 @@ import { KeyLines } from '../util/toml-lines.js';
 import { absoluteHosts } from './host-paths.js';
 import { ConfigError, problemOf } from './problems.js';
 import { configSchema, settings } from './schema.js';
+import { ownerId } from '../util/user-namespace.js';
 
 type Valid = v.InferOutput<typeof configSchema>;
 
@@ -37,7 +38,7 @@ export interface ConfigFlags {
   readonly allowNoVerification?: boolean;
 }
 
-/** Who runs: what default paths follow from. */
+/** Who runs, as the machine knows it: what default paths follow from. */
 export interface ConfigContext {
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly uid?: number;
@@ -53,11 +54,11 @@ export function defaultConfig(context: ConfigContext = {}): Config {
 }
 
 /** `/etc/lazylayer/config.toml` for root, `$XDG_CONFIG_HOME/lazylayer/config.toml` for others. */
-export function defaultConfigPath({ env = process.env, uid = process.getuid!() }: ConfigContext = {}): string {
+export function defaultConfigPath({ env = process.env, uid = ownerId() }: ConfigContext = {}): string {
   return uid === 0 ? '/etc/lazylayer/config.toml' : join(xdg(env.XDG_CONFIG_HOME, '.config'), 'lazylayer/config.toml');
 }
 
-function defaultRoot({ env = process.env, uid = process.getuid!() }: ConfigContext): string {
+function defaultRoot({ env = process.env, uid = ownerId() }: ConfigContext): string {
   return uid === 0 ? '/var/lib/lazylayer' : join(xdg(env.XDG_DATA_HOME, '.local/share'), 'lazylayer');
 }
 

@@ -1,6 +1,6 @@
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, statSync } from 'node:fs';
 import { realpath, writeFile } from 'node:fs/promises';
-import { LazylayerError } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 import { runCommand } from '../util/command.js';
 import { listMounts } from '../util/mountinfo.js';
 
@@ -44,12 +44,23 @@ function openDevice(): number {
   try {
     return openSync('/dev/fuse', 'r+');
   } catch (error) {
-    throw new LazylayerError(
-      'FAILED_PRECONDITION',
-      'cannot open /dev/fuse: load the kernel module with `modprobe fuse`, and run as root',
-      { cause: error },
-    );
+    const refused = codeOf(error) === 'PERMISSION_DENIED';
+    throw refused
+      ? new LazylayerError('PERMISSION_DENIED', refusal(), { cause: error })
+      : new LazylayerError(
+          'FAILED_PRECONDITION',
+          'cannot open /dev/fuse: load the kernel module with `modprobe fuse`',
+          {
+            cause: error,
+          },
+        );
   }
+}
+
+/** A user namespace's root is nobody special to a device: there the mode must let everybody in, as udev makes it. */
+function refusal(): string {
+  const mode = (statSync('/dev/fuse').mode & 0o777).toString(8).padStart(4, '0');
+  return `cannot open /dev/fuse: expected to be root, or mode 0666, found mode ${mode}; root can \`chmod 0666 /dev/fuse\` for containers without root`;
 }
 
 const readAheadKiB = 1024;

@@ -2,6 +2,7 @@ import { access, readFile } from 'node:fs/promises';
 import { release } from 'node:os';
 import { LazylayerError } from '../errors.js';
 import type { Mount } from './snapshotter.js';
+import { inUserNamespace } from '../util/user-namespace.js';
 
 /** The directories that a snapshot is mounted from. Absolute paths. */
 export interface OverlayParts {
@@ -56,11 +57,6 @@ export async function overlayDefaults(): Promise<OverlayDefaults> {
   );
   const userns = inUserNamespace(await readFile('/proc/self/uid_map', 'utf8'));
   return [...(userns && kernelAtLeast(release(), 5, 11) ? ['userxattr'] : []), ...(knowsIndex ? ['index=off'] : [])];
-}
-
-/** Whether the ids of /proc/self/uid_map are not simply those of the machine (user_namespaces(7)). */
-export function inUserNamespace(uidMap: string): boolean {
-  return uidMap.trim().split(/\s+/).join(' ') !== '0 0 4294967295';
 }
 
 /** Compares a kernel release such as `6.1.0-18-amd64`. */

@@ -6,14 +6,8 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import {
-  Count,
-  Session,
-  type DeferredLookup,
-  type DeferredUse,
-  type DeferredRead,
-  type DeferredWake,
-} from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session-output.js';
+import { Count, Session } from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 

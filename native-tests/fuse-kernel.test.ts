@@ -1,7 +1,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fstatSync } from 'node:fs';
-import { lstat, mkdtemp, open, readdir, readFile, rmdir } from 'node:fs/promises';
+import { lstat, mkdtemp, open, readdir, readFile, readlink, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,6 +12,7 @@ import { watchDevice } from '../src/fuse/device.js';
 import { openConnection } from '../src/fuse/mount.js';
 import { unmount } from '../src/util/unmount.js';
 import { fixtureContent } from '../src/testing/fs-fixture.js';
+import { eventually } from './support/tools.js';
 import { FsServer, startMount, type ServedMount } from './fs-client.js';
 import { manyNames, odd } from './fs-layers.js';
 import { fsSuite } from './fs-suite.js';
@@ -137,6 +138,16 @@ test.serial('a warm file costs no request at all: neither lookup nor open nor re
   const { requests } = await server.stats();
   for (let i = 0; i < 50; i++) await readFile(path);
   t.is((await server.stats()).requests, requests);
+});
+
+test.serial('the kernel drops the name of a layer that is gone, though nobody asks for it', async (t) => {
+  const { server, mountpoint } = await started(t);
+  await using held = await open(join(mountpoint, 'l', '2'));
+  const name = () => readlink(`/proc/self/fd/${held.fd}`);
+  t.is(await name(), join(mountpoint, 'l', '2'));
+  await server.call('detach', '2');
+  await eventually('the name is dropped', async () => ((await name()).endsWith(' (deleted)') ? true : undefined));
+  await t.throwsAsync(lstat(join(mountpoint, 'l', '2')), { code: 'ENOENT' });
 });
 
 test.serial("the device gives INIT, then the end, and the descriptor is its owner's until closed", async (t) => {

@@ -104,6 +104,13 @@ export class CachedLayer implements LayerView {
     return this.#suspects !== undefined;
   }
 
+  /** Whether every chunk is on disk, those included that wait to be verified again since an unclean end. */
+  get whole(): boolean {
+    for (let chunk = 0; chunk < this.tree.counts.chunks; chunk++)
+      if (!this.presence.has(chunk) && this.#suspects?.has(chunk) !== true) return false;
+    return true;
+  }
+
   /** Takes a suspect chunk back into belief if its bytes are right. Synchronous: reads and hashes the chunk. */
   recover(chunk: number): boolean {
     if (this.#suspects === undefined || !this.#suspects.has(chunk)) return false;

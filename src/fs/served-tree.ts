@@ -27,6 +27,8 @@ export interface ServedTreeOptions {
   readonly resolves?: boolean;
   /** Hears of each directory of the upper tree whose entries changed, by its inode. */
   readonly changed?: (directory: number) => void;
+  /** Hears of each name that a directory of the upper tree, by its inode, has no more, or that became another node's. */
+  readonly gone?: (directory: number, name: string) => void;
 }
 
 /** The directory of all layers. */
@@ -56,7 +58,7 @@ export class ServedTree {
   readonly resolves: boolean;
 
   constructor(options: ServedTreeOptions = {}) {
-    this.#upper = new UpperTree(options.changed ?? (() => undefined));
+    this.#upper = new UpperTree(options.changed, options.gone);
     this.#slots = [this.#upper];
     this.#layers = this.#upper.addDirectory(UPPER_ROOT, LAYERS);
     this.resolves = options.resolves ?? false;
@@ -134,8 +136,8 @@ export class ServedTree {
       this.#upper.addFile(layer, name, size, `${identity}\0${size}`);
   }
 
-  /** Names from the root to a directory or a file of the upper tree. */
-  pathOf(inode: number): string[] {
+  /** Names from the root to a directory or a file of the upper tree; undefined for what is none, or is gone. */
+  pathOf(inode: number): string[] | undefined {
     return this.#upper.pathOf(inode);
   }
 

@@ -58,10 +58,15 @@ const modes = { [S_IFDIR]: S_IFDIR | 0o755, [S_IFLNK]: S_IFLNK | 0o777, [S_IFREG
 export class UpperTree implements NodeOperations {
   readonly #nodes = new Map<number, UpperNode>();
   readonly #changed: (directory: number) => void;
+  readonly #gone: (directory: number, name: string) => void;
 
-  /** `changed` hears of every directory whose entries changed. */
-  constructor(changed: (directory: number) => void) {
+  /** `changed` hears of every directory whose entries changed, `gone` of names that mean nothing any more, or something else. */
+  constructor(
+    changed: (directory: number) => void = () => undefined,
+    gone: (directory: number, name: string) => void = () => undefined,
+  ) {
     this.#changed = changed;
+    this.#gone = gone;
     this.#nodes.set(UPPER_ROOT, emptyDirectory('', UPPER_ROOT));
   }
 
@@ -104,14 +109,19 @@ export class UpperTree implements NodeOperations {
     const directory = this.#directory(parent);
     const child = directory.byName.get(name);
     if (child === undefined) return;
-    const node = child.node < 2 ** 32 ? this.#nodes.get(child.node) : undefined;
-    if (node !== undefined) {
-      if (node.type === S_IFDIR) for (const below of [...node.byName.keys()]) this.remove(child.node, below);
-      this.#nodes.delete(child.node);
-    }
+    this.#forget(child.node);
     directory.byName.delete(name);
     directory.children = directory.children.filter((c) => c !== child);
     this.#touch(parent);
+    this.#gone(parent, name);
+  }
+
+  /** A node of this tree and all below it. Nodes of other slots are somebody else's. */
+  #forget(inode: number): void {
+    const node = inode < 2 ** 32 ? this.#nodes.get(inode) : undefined;
+    if (node === undefined) return;
+    this.#nodes.delete(inode);
+    if (node.type === S_IFDIR) for (const child of node.children) this.#forget(child.node);
   }
 
   /** From now on a lookup of a name that the directory does not have is DEFERRED. */
@@ -119,11 +129,10 @@ export class UpperTree implements NodeOperations {
     this.#directory(directory).resolves = true;
   }
 
-  /** Names from the root to a directory or a file. */
-  pathOf(inode: number): string[] {
+  /** Names from the root to a directory or a file; undefined for what is none, or is gone. */
+  pathOf(inode: number): string[] | undefined {
     const node = this.#nodes.get(inode);
-    if (node === undefined || node.type === S_IFLNK) throw new RangeError(`upper tree: inode ${inode} has no path`);
-    return node.path.split('/').slice(1);
+    return node === undefined || node.type === S_IFLNK ? undefined : node.path.split('/').slice(1);
   }
 
   /** The node under a name, or undefined. */

@@ -42,7 +42,7 @@ export const Opcode = {
 } as const;
 
 /** Negated, in the error field of a message with unique 0. */
-export const Notification = { INVAL_INODE: 2, RESEND: 7 } as const;
+export const Notification = { INVAL_INODE: 2, INVAL_ENTRY: 3, RESEND: 7 } as const;
 
 const InitFlag = {
   ASYNC_READ: 1 << 0,
@@ -285,6 +285,18 @@ export function invalidateAttributes(node: number): Buffer {
   putU64(words, 4, node);
   putU64(words, 6, -1);
   return bytes;
+}
+
+/** notify_inval_entry: 0 parent  2 namelen  3 flags, then the name and a zero byte. */
+export function invalidateEntry(parent: number, name: string): Buffer {
+  const bytesOfName = Buffer.from(name);
+  const { bytes, words } = new Message(OUT_HEADER + 16 + Math.ceil((bytesOfName.byteLength + 1) / 4) * 4);
+  const length = OUT_HEADER + 16 + bytesOfName.byteLength + 1;
+  putHeader(words, length, Notification.INVAL_ENTRY, 0, 0);
+  putU64(words, 4, parent);
+  words[6] = bytesOfName.byteLength;
+  bytes.set(bytesOfName, OUT_HEADER + 16);
+  return bytes.subarray(0, length);
 }
 
 /** Asks the kernel for every request again that it has no reply to; bit 63 of their unique is then set. Linux 6.9 and later. */

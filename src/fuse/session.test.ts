@@ -78,7 +78,21 @@ function start(resolves = false) {
     session.handle(request, bytes.byteLength);
     return replies.pop();
   };
-  return { layer, tree, session, replies, deferred, lookups, wakes, interrupts, negotiated, counts, touched, send };
+  return {
+    layer,
+    tree,
+    session,
+    replies,
+    deferred,
+    lookups,
+    uses,
+    wakes,
+    interrupts,
+    negotiated,
+    counts,
+    touched,
+    send,
+  };
 }
 
 const inSlot = (inode: number) => nodeNumber(SLOT, inode);
@@ -249,6 +263,73 @@ test('what is refused, and what has no reply', (t) => {
   t.is(send(Opcode.GETATTR, 12345)!.error, ESTALE);
   tree.detach(SLOT);
   t.is(send(Opcode.GETATTR, inSlot(0))!.error, ESTALE);
+});
+
+test('making `use` and removing a layer are told of, then answered ENOENT; nothing else is made or removed', (t) => {
+  const { send, session, uses, replies, tree } = start(true);
+  const base64 = Buffer.from('r/a:1').toString('base64');
+  tree.setReference('r/a:1', [{ digest: 'd', slot: SLOT, files: { info: 3, blob: 9 } }]);
+  const nodeOf = (parent: number, name: string) =>
+    Number(send(Opcode.LOOKUP, parent, `${name}\0`)!.body.readBigUInt64LE(0));
+  const reference = nodeOf(1, base64);
+  const layer = nodeOf(reference, 'd');
+  const modes = '\0'.repeat(16);
+  let unique = 100n;
+  for (const [opcode, node, body, change] of [
+    [Opcode.CREATE, layer, `${modes}use\0`, 'use'],
+    [Opcode.MKNOD, layer, `${modes}use\0`, 'use'],
+    [Opcode.RMDIR, reference, 'd\0', 'release'],
+    [Opcode.RMDIR, reference, 'not there\0', 'release'],
+  ] as const) {
+    unique += 2n;
+    t.is(send(opcode, node, body, unique), undefined);
+    const path = [base64, change === 'use' ? 'd' : body.slice(0, -1)];
+    t.deepEqual(uses.pop(), { uniqueLow: Number(unique), uniqueHigh: 0, pid: 77, change, path });
+    t.true(session.locks(node));
+    session.lookAgain(Number(unique), 0, 0);
+    t.is(replies.pop()?.error, ENOENT);
+    t.false(session.locks(node));
+    t.is(send(opcode, node, body, unique), undefined, 'told of each time');
+    uses.pop();
+    session.lookAgain(Number(unique), 0, EROFS);
+    t.is(replies.pop()?.error, EROFS, 'what the store says');
+  }
+  for (const [opcode, node, body, errno] of [
+    [Opcode.CREATE, layer, `${modes}used\0`, EROFS],
+    [Opcode.CREATE, reference, `${modes}use\0`, EROFS],
+    [Opcode.CREATE, 1, `${modes}use\0`, EROFS],
+    [Opcode.RMDIR, layer, 'diff\0', EROFS],
+    [Opcode.RMDIR, 1, `${base64}\0`, EROFS],
+    [Opcode.CREATE, inSlot(0), `${modes}use\0`, EROFS],
+    [Opcode.RMDIR, inSlot(0), 'dir\0', EROFS],
+    [Opcode.CREATE, layer, modes, EINVAL],
+    [Opcode.CREATE, layer, 'short', EINVAL],
+    [Opcode.MKNOD, layer, `${modes}use`, EINVAL],
+    [Opcode.RMDIR, reference, '', EINVAL],
+    [Opcode.RMDIR, reference, '\0', EINVAL],
+    [Opcode.MKDIR, layer, `${modes}use\0`, EROFS],
+    [Opcode.UNLINK, layer, 'use\0', EROFS],
+  ] as const)
+    t.is(send(opcode, node, body)?.error, errno, `${opcode} ${body}`);
+  tree.setReference('r/a:1', undefined);
+  t.is(send(Opcode.CREATE, layer, `${modes}use\0`)?.error, ESTALE, 'the kernel looks its names up again');
+  t.is(send(Opcode.RMDIR, reference, 'd\0')?.error, ESTALE);
+  t.is(uses.length, 0);
+
+  const plain = start();
+  t.is(plain.send(Opcode.CREATE, 1, `${modes}use\0`)?.error, EROFS, 'no store, nothing to say');
+});
+
+test('requests that wait are all refused at the end', (t) => {
+  const { send, session, replies } = start(true);
+  for (const unique of [10n, 12n, 14n]) t.is(send(Opcode.LOOKUP, 1, `${unique}\0`, unique), undefined);
+  t.true(session.locks(1));
+  session.refuseParked(EINVAL);
+  t.deepEqual(
+    replies.map(({ error, unique }) => [error, unique]),
+    [10n, 12n, 14n].map((unique) => [EINVAL, unique]),
+  );
+  t.false(session.locks(1));
 });
 
 test('LOOKUP of a name that may come to be: asked for, then looked up again', (t) => {

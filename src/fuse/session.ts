@@ -8,7 +8,7 @@ import * as codec from './codec.js';
 import { Message, Opcode, OUT_HEADER, type Negotiated } from './codec.js';
 import type { ReadRing } from './read-ring.js';
 
-const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS } = constants.errno;
+const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS, ESTALE } = constants.errno;
 
 /** A request that is answered later. */
 export interface DeferredRequest {
@@ -238,8 +238,10 @@ export class Session {
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
     if (node !== DEFERRED) return this.#entryOf(slot, node);
     if (this.#named) return this.#fail(ENOENT);
+    const parent = this.#tree.pathOf(inode);
+    if (parent === undefined) return this.#fail(ESTALE);
     this.#park(true);
-    const path = [...this.#tree.pathOf(inode), message.bytes.toString('latin1', codec.IN_HEADER, end)];
+    const path = [...parent, message.bytes.toString('latin1', codec.IN_HEADER, end)];
     this.#output.deferLookup({ ...this.#identity(), path });
   }
 
@@ -256,7 +258,9 @@ export class Session {
     const end = length > start ? this.#nameEnd(message, start, length) : -1;
     if (end < 0) return this.#fail(EINVAL);
     if (this.#named) return this.#fail(ENOENT);
-    const path = [...this.#tree.pathOf(inode), message.bytes.toString('latin1', start, end)];
+    const parent = this.#tree.pathOf(inode);
+    if (parent === undefined) return this.#fail(ESTALE);
+    const path = [...parent, message.bytes.toString('latin1', start, end)];
     if (change === 'use' && path.pop() !== 'use') return this.#fail(EROFS);
     if (path.length !== 2) return this.#fail(EROFS);
     this.#park(true);
@@ -277,6 +281,20 @@ export class Session {
     if (errno !== 0) return this.#fail(errno);
     this.#named = parked.named;
     this.#answer(parked.message, parked.length);
+  }
+
+  /** Whether the kernel has a directory of the upper tree locked for a request that waits here. */
+  locks(directory: number): boolean {
+    for (const { message } of this.#parked.values()) {
+      const { words } = message;
+      if (words[4] === directory && words[5] === UPPER && locking.has(words[1])) return true;
+    }
+    return false;
+  }
+
+  /** Answers every request that waits here by an errno. */
+  refuseParked(errno: number): void {
+    for (const { message } of [...this.#parked.values()]) this.lookAgain(message.words[2], message.words[3], errno);
   }
 
   /** The reply to a LOOKUP in a directory of `slot` that found `node`, or a negated errno. */
@@ -412,6 +430,9 @@ export class Session {
     if (major === codec.PROTOCOL_MAJOR) this.#output.negotiated(negotiated);
   }
 }
+
+/** Requests of a name: the kernel has its directory locked until they are answered. */
+const locking: ReadonlySet<number> = new Set([Opcode.LOOKUP, Opcode.MKNOD, Opcode.CREATE, Opcode.RMDIR]);
 
 /** For how many seconds the kernel may keep what it was told of a slot. */
 function validity(slot: number): number {

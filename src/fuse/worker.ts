@@ -8,8 +8,17 @@ import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
 import { collectSoon } from '../util/collect.js';
 import { ThreadNice } from '../util/thread-nice.js';
-import { invalidateAttributes, isGone, Message, OUT_HEADER, putHeader, resendRequests } from './codec.js';
+import {
+  invalidateAttributes,
+  invalidateEntry,
+  isGone,
+  Message,
+  OUT_HEADER,
+  putHeader,
+  resendRequests,
+} from './codec.js';
 import { watchDevice } from './device.js';
+import { EntryInvalidations } from './entry-invalidations.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
 import { ReadRing } from './read-ring.js';
 import { Session } from './session.js';
@@ -42,6 +51,12 @@ function write(bytes: Uint8Array, length: number): void {
   }
 }
 
+const invalidations = new EntryInvalidations({
+  fd: setup.fd,
+  locked: (directory) => session.locks(directory),
+  onError: (error) => say({ type: 'error', message: `the kernel keeps a name that is gone: ${describeError(error)}` }),
+});
+
 const tree = new ServedTree({
   pool: setup.pool,
   resolves: setup.resolves,
@@ -49,6 +64,9 @@ const tree = new ServedTree({
     if (!negotiated) return;
     const message = invalidateAttributes(nodeNumber(UPPER, directory));
     write(message, message.byteLength);
+  },
+  gone: (directory, name) => {
+    if (negotiated) invalidations.add(directory, invalidateEntry(nodeNumber(UPPER, directory), name));
   },
 });
 
@@ -112,8 +130,11 @@ if (setup.resume) {
 
 port.on('message', (message: ToWorker) => {
   if (message.type === 'close') {
-    device.close();
-    port.close();
+    session.refuseParked(constants.errno.EIO);
+    void invalidations.close().then(() => {
+      device.close();
+      port.close();
+    });
     return;
   }
   if (message.type === 'look-again') {
@@ -123,6 +144,7 @@ port.on('message', (message: ToWorker) => {
     } catch (error) {
       unanswered(error, low, high);
     }
+    invalidations.next();
     return;
   }
   try {

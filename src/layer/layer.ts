@@ -153,6 +153,11 @@ export class Layer implements AsyncDisposable {
     }
   }
 
+  /** Whether all its content is on disk, that included which waits to be verified again since an unclean end. */
+  get whole(): boolean {
+    return this.cached.whole;
+  }
+
   /** Whether it is being read, or fetched ahead. */
   get busy(): boolean {
     return this.#reads > 0;

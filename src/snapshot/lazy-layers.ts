@@ -208,7 +208,7 @@ export class LazyLayers implements RemoteLayers {
     const { digest } = descriptor;
     const held = this.#held.get(digest);
     if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
-    const whole = async ({ stats }: Layer) => stats.presentBytes === stats.totalBytes;
+    const whole = async (layer: Layer) => layer.whole;
     if (await this.#options.served.using(held.layer.slot, whole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
     const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);

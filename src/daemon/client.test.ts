@@ -35,7 +35,7 @@ async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}
       list: async () => [],
       gone: unexpected,
       trace: unexpected,
-      giveCredentials: unexpected,
+      giveCredentials: () => void unexpected(),
       cacheUsage: unexpected,
       cachePrune: unexpected,
       ...handler,

@@ -6,7 +6,7 @@ import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
 import { DeferredRequests } from './deferred-requests.js';
 import type { FuseHost } from './server.js';
-import type { DeferredRead } from './session.js';
+import type { DeferredRead } from './session-output.js';
 
 const { EACCES, EIO } = constants.errno;
 

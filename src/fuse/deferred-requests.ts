@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import { errnoOf, VerificationError } from '../errors.js';
 import { isGone, isResent, OUT_HEADER, putHeader, uniqueOf } from './codec.js';
 import type { FuseHost } from './server.js';
-import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredUse, DeferredWake } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredRequest, DeferredUse, DeferredWake } from './session-output.js';
 
 interface Waiting {
   readonly request: DeferredRequest;

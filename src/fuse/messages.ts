@@ -2,7 +2,7 @@ import type { ErrorCode } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
-import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session-output.js';
 
 /** A layer as another thread can have it. */
 export interface SharedLayer {

@@ -6,14 +6,9 @@ import { ServedTree } from '../fs/served-tree.js';
 import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { Message, Opcode } from './codec.js';
 import type { Negotiated } from './codec.js';
-import {
-  Count,
-  Session,
-  type DeferredLookup,
-  type DeferredUse,
-  type DeferredRead,
-  type DeferredWake,
-} from './session.js';
+import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session-output.js';
+import { ReadRing } from './read-ring.js';
+import { Count, Session } from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
@@ -217,6 +212,22 @@ test('READ: cached bytes come at once, missing ones are deferred, clipped to the
   t.is(send(Opcode.READ, inSlot(file), readIn(FIXTURE_CHUNK + 1, FIXTURE_CHUNK)), undefined, 'one byte is missing');
   t.is(send(Opcode.READ, inSlot(0), readIn(0, 10))!.error, EISDIR);
   t.deepEqual([counts[Count.cachedReads], counts[Count.deferredReads]], [4, 2]);
+});
+
+test('READ: a ring is told of what the cache answers while there is one, and of nothing else', (t) => {
+  const { send, layer, session } = start();
+  const [cached, file] = ['cached', 'file'].map((name) => layer.find(name));
+  const ring = ReadRing.allocate(8);
+  send(Opcode.READ, inSlot(cached), readIn(0, 5));
+  session.ring = ring;
+  send(Opcode.READ, inSlot(cached), readIn(10, 4096));
+  send(Opcode.READ, inSlot(file), readIn(0, 4096));
+  send(Opcode.READ, inSlot(0), readIn(0, 10));
+  session.ring = undefined;
+  send(Opcode.READ, inSlot(cached), readIn(0, 5));
+  const [{ start: from, end, ...read }, ...others] = [...ring];
+  t.deepEqual([read, others], [{ slot: SLOT, inode: cached, offset: 10, size: 90 }, []]);
+  t.true(from > 1.6e12 && from <= end);
 });
 
 test('READ: where the cache file does not give what the bits promise, the host is asked', (t) => {

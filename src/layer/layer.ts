@@ -7,10 +7,10 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
-import { programSpan } from './read-ahead.js';
+import { landmarkSpans, programSpan, type ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
-import { sweep } from './sweep.js';
+import { sweep, type SweepOptions } from './sweep.js';
 
 const readFd = promisify(readCallback);
 
@@ -117,35 +117,37 @@ export class Layer implements AsyncDisposable {
     );
   }
 
-  /** Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). */
+  /**
+   * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). Of very large
+   * files only the beginning: a trace names whole files, of which programs read parts.
+   */
   async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
-    const { chunkOffset, counts, facts } = this.tree;
-    const bytes = facts.prefetchBytes ?? options.unmarkedBytes ?? 0;
-    let low = 0;
-    for (let high = counts.chunks; low < high;) {
-      const middle = (low + high) >>> 1;
-      if (chunkOffset[middle] < bytes) low = middle + 1;
-      else high = middle;
-    }
-    await this.#sweep(low, { priority: PREFETCH, signal: options.signal });
+    const spans = landmarkSpans(this.tree, this.tree.facts.prefetchBytes ?? options.unmarkedBytes ?? 0);
+    const rangeBytes = this.fetcher.scheduler.landmarkRange;
+    const { signal } = options;
+    await Promise.all(spans.map((span) => this.#sweep(span, { priority: PREFETCH, rangeBytes, signal })));
   }
 
   /** Brings everything to the cache; gives up after a few failures of the network. See `sweep` for the errors. */
   async fetchAll(signal?: AbortSignal): Promise<void> {
-    await this.#sweep(this.tree.counts.chunks, { priority: PREFETCH, signal });
+    await this.#sweep(this.#all, { priority: PREFETCH, signal });
   }
 
   /** Brings everything to the cache behind all readers' backs, and goes on after failures of the network until the signal. */
   async background(signal?: AbortSignal): Promise<void> {
-    await this.#sweep(this.tree.counts.chunks, { priority: BACKGROUND, signal, patient: true });
+    await this.#sweep(this.#all, { priority: BACKGROUND, signal, patient: true });
   }
 
-  async #sweep(end: number, options: { priority: Priority; signal?: AbortSignal; patient?: boolean }): Promise<void> {
+  get #all(): ChunkSpan {
+    return { first: 0, end: this.tree.counts.chunks };
+  }
+
+  async #sweep(span: ChunkSpan, options: Omit<SweepOptions, 'hasRoom'>): Promise<void> {
     this.#enter();
     try {
       const closing = this.fetcher.closing;
       const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing]);
-      await sweep(this.fetcher, end, { ...options, signal, hasRoom: () => this.cache.hasRoom() });
+      await sweep(this.fetcher, span, { ...options, signal, hasRoom: () => this.cache.hasRoom() });
     } finally {
       this.#leave();
     }

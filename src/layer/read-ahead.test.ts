@@ -5,7 +5,7 @@ import { TreeBuilder } from '../toc/builder.js';
 import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
 import { ROOT } from '../toc/tree.js';
 import { tarFile } from '../testing/layer-fixture.js';
-import { ReadAhead } from './read-ahead.js';
+import { landmarkSpans, ReadAhead } from './read-ahead.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -171,6 +171,28 @@ test('whole files: short ones at once, programs up to a size, others at the seco
   t.deepEqual(whole('data', 4), { first: 15, end: 27 });
   t.is(whole('huge'), undefined);
   t.is(whole('huge', 5), undefined);
+});
+
+test('what a landmark asks for: all that begins before it, of very large files the beginning', (t) => {
+  const { tree } = layer([
+    { name: 'a', chunks: [MIB] },
+    { name: 'huge', chunks: Array<number>(20).fill(MIB) },
+    { name: 'b', chunks: [MIB, MIB] },
+    { name: 'huge2', chunks: Array<number>(20).fill(MIB) },
+    { name: 'c', chunks: [MIB] },
+  ]);
+  t.deepEqual(landmarkSpans(tree, 0), []);
+  t.deepEqual(landmarkSpans(tree, 1), [{ first: 0, end: 1 }]);
+  t.deepEqual(landmarkSpans(tree, 10 * MIB), [{ first: 0, end: 2 }]);
+  t.deepEqual(landmarkSpans(tree, 22 * MIB), [
+    { first: 0, end: 2 },
+    { first: 21, end: 22 },
+  ]);
+  t.deepEqual(landmarkSpans(tree, Infinity), [
+    { first: 0, end: 2 },
+    { first: 21, end: 24 },
+    { first: 43, end: 44 },
+  ]);
 });
 
 test('whatever is read in whatever order, a window holds what is asked for, and stays within bounds', (t) => {

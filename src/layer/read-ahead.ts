@@ -29,6 +29,8 @@ const NEAR_WINDOW = MIB;
 const BURST_MS = 5000;
 /** From this miss of a burst on, a window goes beyond the directory. */
 const WIDE_FROM = 2;
+/** Compressed bytes of other directories that a window takes along between files of its own, at most. */
+const GAP_BYTES = 64 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** A window reaches over neighbours that are there already up to so many times its size. */
@@ -159,23 +161,36 @@ export class ReadAhead {
     const least = Math.max(LEAST_WINDOW, Math.min(FIRST_WINDOW, this.#rate() * WINDOW_SECONDS));
     const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst);
     const directory = this.#burst < WIDE_FROM ? this.#directory(first) : NONE;
-    const joins = (chunk: number) =>
-      this.#sizeOf(chunk) <= SMALL_BYTES && (directory === NONE || this.#directory(chunk) === directory);
+    const belongs = (chunk: number) => directory === NONE || this.#directory(chunk) === directory;
     let low = first;
     let high = end;
+    // How far the window was looked for: subdirectories lie between the files of a directory, and short ones are taken along.
+    let from = first;
+    let to = end;
     let behind = 0;
     let ahead = 0;
     for (let down = true, up = true; (down || up) && behind + ahead < window;) {
       if (up && (!down || behind >= ahead * (BEHIND / (1 - BEHIND)))) {
-        up = high < tree.counts.chunks && tree.chunkOffset[high] - offset <= REACH * window && joins(high);
+        up =
+          to < tree.counts.chunks &&
+          tree.chunkOffset[to] - offset <= REACH * window &&
+          tree.chunkOffset[to] - tree.chunkEnd(high - 1) <= GAP_BYTES &&
+          this.#sizeOf(to) <= SMALL_BYTES;
         if (!up) continue;
-        if (!this.#known(high)) ahead += this.#sizeOf(high);
-        high = endOfMember(tree, high, tree.counts.chunks);
+        if (!this.#known(to)) ahead += this.#sizeOf(to);
+        const next = endOfMember(tree, to, tree.counts.chunks);
+        if (belongs(to)) high = next;
+        to = next;
       } else {
-        down = low > 0 && offset - tree.chunkOffset[low - 1] <= REACH * window && joins(low - 1);
+        down =
+          from > 0 &&
+          offset - tree.chunkOffset[from - 1] <= REACH * window &&
+          tree.chunkOffset[low] - tree.chunkEnd(from - 1) <= GAP_BYTES &&
+          this.#sizeOf(from - 1) <= SMALL_BYTES;
         if (!down) continue;
-        low = firstOfMember(tree, low - 1);
-        if (!this.#known(low)) behind += this.#sizeOf(low);
+        from = firstOfMember(tree, from - 1);
+        if (!this.#known(from)) behind += this.#sizeOf(from);
+        if (belongs(from)) low = from;
       }
     }
     return { first: low, end: high };
@@ -195,6 +210,31 @@ export class ReadAhead {
 export function programSpan(tree: Tree, inode: number): ChunkSpan {
   const file = tree.chunksOf(inode, 0, tree.size[inode]);
   return bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES ? file : tree.chunksOf(inode, 0, 1);
+}
+
+/** The chunks that begin in the first `bytes` of the blob, of very large files only the first. */
+export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
+  const { chunkOffset, counts } = tree;
+  let end = 0;
+  for (let high = counts.chunks; end < high;) {
+    const middle = (end + high) >>> 1;
+    if (chunkOffset[middle] < bytes) end = middle + 1;
+    else high = middle;
+  }
+  const large: ChunkSpan[] = [];
+  for (let inode = 0; inode < counts.inodes; inode++) {
+    if (!tree.isRegular(inode) || tree.first[inode] >= end) continue;
+    const program = programSpan(tree, inode);
+    const stop = tree.first[inode] + tree.count[inode];
+    if (program.end < stop) large.push({ first: program.end, end: Math.min(stop, end) });
+  }
+  const spans: ChunkSpan[] = [];
+  let first = 0;
+  for (const passed of [...large.sort((a, b) => a.first - b.first), { first: end, end }]) {
+    if (first < passed.first) spans.push({ first, end: passed.first });
+    first = passed.end;
+  }
+  return spans;
 }
 
 /** Compressed bytes of a file's members, from the first to the last. */

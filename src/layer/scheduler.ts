@@ -60,10 +60,14 @@ export class FetchScheduler implements AsyncDisposable {
     this.#memory = new PrioritySemaphore(memory, { priorities: 3 });
     this.buffers = new BufferPool(memory / 4);
     this.maxRange = Math.min(2 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
+    this.landmarkRange = Math.min(8 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
   }
 
   /** Compressed bytes that one request asks for at most (one member may be longer). */
   readonly maxRange: number;
+
+  /** The same of what a landmark asks for: all of it is wanted, in the order in which it lies. */
+  readonly landmarkRange: number;
 
   /** Bytes reserved by what is in flight. */
   get memoryInUse(): number {

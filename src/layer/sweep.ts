@@ -2,10 +2,13 @@ import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ChunkFetcher } from './chunk-fetcher.js';
+import type { ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, type Priority } from './scheduler.js';
 
 export interface SweepOptions {
   readonly priority: Priority;
+  /** Compressed bytes of one request; some that is soon out of a reader's way by default. */
+  readonly rangeBytes?: number;
   readonly signal?: AbortSignal;
   /** Try again after failures of the network until the signal says stop, instead of a few times. */
   readonly patient?: boolean;
@@ -19,19 +22,19 @@ const TRIES = 4;
 const BACKOFF = { attempts: TRIES, baseMs: 250, maxMs: 30_000 };
 
 /**
- * Brings every missing chunk below `end` to the cache, in blob order, by ranges of moderate size whose leave to start is asked
+ * Brings every missing chunk of [first, end) to the cache, in blob order, by ranges of moderate size whose leave to start is asked
  * for one by one, so that readers come first.
  * @throws VerificationError when chunks came wrong twice; RESOURCE_EXHAUSTED when disk or limit have no room; the last error of
  * the network when it is given up
  */
-export async function sweep(fetcher: ChunkFetcher, end: number, options: SweepOptions): Promise<void> {
+export async function sweep(fetcher: ChunkFetcher, span: ChunkSpan, options: SweepOptions): Promise<void> {
   const { presence } = fetcher.target;
   const { signal } = options;
   let tries = 0;
-  for (let badPasses = 0; !presence.hasAll(0, end);) {
+  for (let badPasses = 0; !presence.hasAll(span.first, span.end);) {
     signal?.throwIfAborted();
     const before = presence.count();
-    const { failed, error } = await pass(fetcher, end, options);
+    const { failed, error } = await pass(fetcher, span, options);
     signal?.throwIfAborted();
     if (error !== undefined) {
       if (presence.count() > before) tries = 0;
@@ -47,19 +50,20 @@ const worthAnotherTry = new Set(['UNAVAILABLE', 'TIMEOUT', 'DATA_LOSS', 'INTERNA
 
 async function pass(
   fetcher: ChunkFetcher,
-  end: number,
+  { first, end }: ChunkSpan,
   options: SweepOptions,
 ): Promise<{ failed: number; error: unknown }> {
   const outcome: { failed: number; error: unknown } = { failed: 0, error: undefined };
-  let cursor = 0;
+  let cursor = first;
   const lane = async () => {
     const { scheduler } = fetcher;
-    for (let weight = scheduler.bulkRange; outcome.error === undefined;) {
+    const size = () => options.rangeBytes ?? scheduler.bulkRange;
+    for (let weight = size(); outcome.error === undefined;) {
       if (options.priority === BACKGROUND) await scheduler.politely(options.signal);
       if (!(await options.hasRoom()))
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
       const admission = await scheduler.admit(options.priority, weight, options.signal);
-      const range = fetcher.nextRange(cursor, end, scheduler.bulkRange);
+      const range = fetcher.nextRange(cursor, end, size());
       if (range === undefined || range === 'more on disk' || range.weight > weight) {
         admission.release();
         if (range === undefined) return;
@@ -70,7 +74,7 @@ async function pass(
         weight = range.weight; // a large member: asked for again with what it takes
         continue;
       }
-      weight = scheduler.bulkRange;
+      weight = size();
       cursor = range.end;
       const unwritten = fetcher.stats.unwrittenChunks;
       const { failed, error } = await fetcher.fetchRange(range, options.priority, admission);

@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { containerdConfig, type ContainerdVersion } from './containerd-config.js';
-import { podmanConfig } from './podman-config.js';
+import { podmanConfig, podmanPlaces } from './podman-config.js';
+import { ownerId } from '../util/user-namespace.js';
 import { configFile, configOf, examples, type Cli } from './context.js';
 
 interface JsonFlag {
@@ -103,7 +104,8 @@ export function addConfig(program: Command, cli: Cli): void {
     .action(async (mountpoint: string | undefined, flags: JsonFlag, command: Command) => {
       const storeMountPoint = mountpoint === undefined ? undefined : resolve(mountpoint);
       const { defaultConfig } = await import('../config/config.js');
-      const text = podmanConfig(await configOf(command, { storeMountPoint }), defaultConfig().root);
+      const places = { defaultRoot: defaultConfig().root, ...podmanPlaces(ownerId(), process.env) };
+      const text = podmanConfig(await configOf(command, { storeMountPoint }), places);
       if (flags.json) await cli.terminal.json({ text });
       else await cli.terminal.write(text);
     });

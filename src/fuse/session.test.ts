@@ -2,106 +2,16 @@ import { constants } from 'node:os';
 import test from 'ava';
 import fc from 'fast-check';
 import { nodeNumber, UPPER, UPPER_ROOT } from '../fs/nodes.js';
-import { ServedTree } from '../fs/served-tree.js';
-import { FIXTURE_CHUNK, fixtureContent, FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
+import { FIXTURE_CHUNK, fixtureContent } from '../testing/fs-fixture.js';
+import { entries, inSlot, readIn, SLOT, startSession } from '../testing/session-fixture.js';
 import { Message, Opcode } from './codec.js';
-import type { Negotiated } from './codec.js';
-import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from './session-output.js';
 import { ReadRing } from './read-ring.js';
-import { Count, Session } from './session.js';
+import { Count } from './session.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 
-const entries: FixtureEntry[] = [
-  { name: 'file', size: 2 * FIXTURE_CHUNK + 10, mtime: -3, mtimeNsec: 7, mode: 0o4751, uid: 2 ** 32 - 2, gid: 9 },
-  { name: 'cached', size: 100, cached: true },
-  { name: 'attributed', xattrs: { 'user.a': 'value' } },
-  { name: 'link', type: 'symlink', link: 'file' },
-  { name: 'last', size: 100 },
-  ...Array.from({ length: 300 }, (_, i) => ({ name: `many/${'x'.repeat(i % 200)}${i}` })),
-];
-
-const SLOT = 3;
-
-interface Reply {
-  readonly error: number;
-  readonly unique: bigint;
-  readonly body: Buffer;
-}
-
-function start(resolves = false) {
-  const layer = new FixtureLayer(entries);
-  const tree = new ServedTree({ resolves });
-  tree.attach(layer.view(SLOT));
-  const replies: Reply[] = [];
-  const deferred: DeferredRead[] = [];
-  const lookups: DeferredLookup[] = [];
-  const uses: DeferredUse[] = [];
-  const wakes: DeferredWake[] = [];
-  const interrupts: number[][] = [];
-  const negotiated: Negotiated[] = [];
-  const counts = new Uint32Array(Count.size);
-  const touched = new Uint8Array(16);
-  const session = new Session(
-    tree,
-    {
-      write(bytes, length) {
-        const reply = Buffer.from(bytes.subarray(0, length));
-        if (reply.readUInt32LE(0) !== length)
-          throw new Error(`a reply of ${length} bytes says ${reply.readUInt32LE(0)}`);
-        replies.push({ error: 0 - reply.readInt32LE(4), unique: reply.readBigUInt64LE(8), body: reply.subarray(16) });
-      },
-      deferRead: (read) => void deferred.push(read),
-      deferLookup: (lookup) => void lookups.push(lookup),
-      deferUse: (use) => void uses.push(use),
-      deferWake: (wake) => void wakes.push(wake),
-      interrupt: (low, high) => void interrupts.push([low, high]),
-      negotiated: (n) => void negotiated.push(n),
-    },
-    counts,
-    touched,
-  );
-  const send = (opcode: number, node: number, body: Buffer | string = '', unique = 2n): Reply | undefined => {
-    const request = new Message(16 * 1024);
-    const bytes = Buffer.concat([Buffer.alloc(40), Buffer.from(body as string, 'latin1')]);
-    bytes.writeUInt32LE(bytes.byteLength, 0);
-    bytes.writeUInt32LE(opcode, 4);
-    bytes.writeBigUInt64LE(unique, 8);
-    bytes.writeBigUInt64LE(BigInt(node), 16);
-    bytes.writeUInt32LE(77, 32);
-    request.bytes.set(bytes);
-    session.handle(request, bytes.byteLength);
-    return replies.pop();
-  };
-  return {
-    layer,
-    tree,
-    session,
-    replies,
-    deferred,
-    lookups,
-    uses,
-    wakes,
-    interrupts,
-    negotiated,
-    counts,
-    touched,
-    send,
-  };
-}
-
-const inSlot = (inode: number) => nodeNumber(SLOT, inode);
-
-/** fuse_read_in, which READDIR has too. */
-function readIn(offset: number, size: number): Buffer {
-  const body = Buffer.alloc(40);
-  body.writeBigUInt64LE(BigInt(offset), 8);
-  body.writeUInt32LE(size, 16);
-  return body;
-}
-
 test('INIT: the newest minor that both have, and of the flags only those that are offered', (t) => {
-  const { send, negotiated } = start();
+  const { send, negotiated } = startSession();
   const init = (major: number, minor: number, flags: number, flags2 = 0x5fd) => {
     const body = Buffer.alloc(64);
     [major, minor, 0x20000, flags, flags2].forEach((word, i) => body.writeUInt32LE(word >>> 0, i * 4));
@@ -125,7 +35,7 @@ test('INIT: the newest minor that both have, and of the flags only those that ar
 });
 
 test('LOOKUP and GETATTR give every attribute, and validity without end in a layer', (t) => {
-  const { send, layer } = start();
+  const { send, layer } = startSession();
   const inode = layer.find('file');
   const entry = send(Opcode.LOOKUP, inSlot(0), 'file\0', 0x8000_0000_0000_0006n)!;
   t.is(entry.unique, 0x8000_0000_0000_0006n, 'unique is echoed, bit 63 too');
@@ -153,7 +63,7 @@ test('LOOKUP and GETATTR give every attribute, and validity without end in a lay
 });
 
 test('a name that is not there: kept for good in a layer, not at all above', (t) => {
-  const { send } = start();
+  const { send } = startSession();
   const layer = send(Opcode.LOOKUP, inSlot(0), 'missing\0')!;
   t.deepEqual([layer.error, layer.body.readBigUInt64LE(0), layer.body.readBigUInt64LE(16)], [0, 0n, 0x7fff_ffffn]);
   t.is(send(Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'missing\0')!.error, ENOENT);
@@ -163,7 +73,7 @@ test('a name that is not there: kept for good in a layer, not at all above', (t)
 });
 
 test('READDIR and READDIRPLUS give the same names however small the buffer is', (t) => {
-  const { send, layer } = start();
+  const { send, layer } = startSession();
   const directory = inSlot(layer.find('many'));
   for (const [opcode, fixed] of [
     [Opcode.READDIR, 0],
@@ -195,7 +105,7 @@ test('READDIR and READDIRPLUS give the same names however small the buffer is', 
 const layerNames = () => entries.filter((e) => e.name.startsWith('many/')).map((e) => e.name.slice(5));
 
 test('READ: cached bytes come at once, missing ones are deferred, clipped to the file', (t) => {
-  const { send, layer, deferred, counts } = start();
+  const { send, layer, deferred, counts } = startSession();
   const cached = inSlot(layer.find('cached'));
   t.deepEqual(send(Opcode.READ, cached, readIn(10, 4096))!.body, fixtureContent('cached', 10, 90));
   t.is(send(Opcode.READ, cached, readIn(100, 10))!.body.byteLength, 0);
@@ -215,7 +125,7 @@ test('READ: cached bytes come at once, missing ones are deferred, clipped to the
 });
 
 test('READ: a ring is told of what the cache answers while there is one, and of nothing else', (t) => {
-  const { send, layer, session } = start();
+  const { send, layer, session } = startSession();
   const [cached, file] = ['cached', 'file'].map((name) => layer.find(name));
   const ring = ReadRing.allocate(8);
   send(Opcode.READ, inSlot(cached), readIn(0, 5));
@@ -231,14 +141,14 @@ test('READ: a ring is told of what the cache answers while there is one, and of 
 });
 
 test('READ: where the cache file does not give what the bits promise, the host is asked', (t) => {
-  const { send, layer, deferred } = start();
+  const { send, layer, deferred } = startSession();
   layer.presence.set(layer.tree.first[layer.find('last')]);
   t.is(send(Opcode.READ, inSlot(layer.find('last')), readIn(0, 4096)), undefined);
   t.is(deferred.length, 1);
 });
 
 test('GETXATTR, LISTXATTR, READLINK', (t) => {
-  const { send, layer } = start();
+  const { send, layer } = startSession();
   const node = inSlot(layer.find('attributed'));
   const sized = (size: number, name = '') => {
     const body = Buffer.concat([Buffer.alloc(8), Buffer.from(name === '' ? '' : `${name}\0`)]);
@@ -257,7 +167,7 @@ test('GETXATTR, LISTXATTR, READLINK', (t) => {
 });
 
 test('what is refused, and what has no reply', (t) => {
-  const { send, layer, interrupts, tree } = start();
+  const { send, layer, interrupts, tree } = startSession();
   t.is(send(Opcode.MKDIR, 1, Buffer.alloc(20))!.error, EROFS);
   t.is(send(Opcode.CREATE, 1, Buffer.alloc(20))!.error, EROFS);
   for (const opcode of [14, 25, 27, 34, 46, 52, 4096, 0]) t.is(send(opcode, 1)!.error, ENOSYS);
@@ -276,98 +186,8 @@ test('what is refused, and what has no reply', (t) => {
   t.is(send(Opcode.GETATTR, inSlot(0))!.error, ESTALE);
 });
 
-test('making `use` and removing a layer are told of, then answered ENOENT; nothing else is made or removed', (t) => {
-  const { send, session, uses, replies, tree } = start(true);
-  const base64 = Buffer.from('r/a:1').toString('base64');
-  tree.setReference('r/a:1', [{ digest: 'd', slot: SLOT, files: { info: 3, blob: 9 } }]);
-  const nodeOf = (parent: number, name: string) =>
-    Number(send(Opcode.LOOKUP, parent, `${name}\0`)!.body.readBigUInt64LE(0));
-  const reference = nodeOf(1, base64);
-  const layer = nodeOf(reference, 'd');
-  const modes = '\0'.repeat(16);
-  let unique = 100n;
-  for (const [opcode, node, body, change] of [
-    [Opcode.CREATE, layer, `${modes}use\0`, 'use'],
-    [Opcode.MKNOD, layer, `${modes}use\0`, 'use'],
-    [Opcode.RMDIR, reference, 'd\0', 'release'],
-    [Opcode.RMDIR, reference, 'not there\0', 'release'],
-  ] as const) {
-    unique += 2n;
-    t.is(send(opcode, node, body, unique), undefined);
-    const path = [base64, change === 'use' ? 'd' : body.slice(0, -1)];
-    t.deepEqual(uses.pop(), { uniqueLow: Number(unique), uniqueHigh: 0, pid: 77, change, path });
-    t.true(session.locks(node));
-    session.lookAgain(Number(unique), 0, 0);
-    t.is(replies.pop()?.error, ENOENT);
-    t.false(session.locks(node));
-    t.is(send(opcode, node, body, unique), undefined, 'told of each time');
-    uses.pop();
-    session.lookAgain(Number(unique), 0, EROFS);
-    t.is(replies.pop()?.error, EROFS, 'what the store says');
-  }
-  for (const [opcode, node, body, errno] of [
-    [Opcode.CREATE, layer, `${modes}used\0`, EROFS],
-    [Opcode.CREATE, reference, `${modes}use\0`, EROFS],
-    [Opcode.CREATE, 1, `${modes}use\0`, EROFS],
-    [Opcode.RMDIR, layer, 'diff\0', EROFS],
-    [Opcode.RMDIR, 1, `${base64}\0`, EROFS],
-    [Opcode.CREATE, inSlot(0), `${modes}use\0`, EROFS],
-    [Opcode.RMDIR, inSlot(0), 'dir\0', EROFS],
-    [Opcode.CREATE, layer, modes, EINVAL],
-    [Opcode.CREATE, layer, 'short', EINVAL],
-    [Opcode.MKNOD, layer, `${modes}use`, EINVAL],
-    [Opcode.RMDIR, reference, '', EINVAL],
-    [Opcode.RMDIR, reference, '\0', EINVAL],
-    [Opcode.MKDIR, layer, `${modes}use\0`, EROFS],
-    [Opcode.UNLINK, layer, 'use\0', EROFS],
-  ] as const)
-    t.is(send(opcode, node, body)?.error, errno, `${opcode} ${body}`);
-  tree.setReference('r/a:1', undefined);
-  t.is(send(Opcode.CREATE, layer, `${modes}use\0`)?.error, ESTALE, 'the kernel looks its names up again');
-  t.is(send(Opcode.RMDIR, reference, 'd\0')?.error, ESTALE);
-  t.is(uses.length, 0);
-
-  const plain = start();
-  t.is(plain.send(Opcode.CREATE, 1, `${modes}use\0`)?.error, EROFS, 'no store, nothing to say');
-});
-
-test('requests that wait are all refused at the end', (t) => {
-  const { send, session, replies } = start(true);
-  for (const unique of [10n, 12n, 14n]) t.is(send(Opcode.LOOKUP, 1, `${unique}\0`, unique), undefined);
-  t.true(session.locks(1));
-  session.refuseParked(EINVAL);
-  t.deepEqual(
-    replies.map(({ error, unique }) => [error, unique]),
-    [10n, 12n, 14n].map((unique) => [EINVAL, unique]),
-  );
-  t.false(session.locks(1));
-});
-
-test('LOOKUP of a name that may come to be: asked for, then looked up again', (t) => {
-  const { send, session, lookups, replies, tree } = start(true);
-  const base64 = Buffer.from('r/a:1').toString('base64');
-  t.is(send(Opcode.LOOKUP, 1, `${base64}\0`, 0x8000_0000_0000_000cn), undefined);
-  t.deepEqual(lookups.pop(), { uniqueLow: 12, uniqueHigh: 0x8000_0000, pid: 77, path: [base64] });
-  tree.setReference('r/a:1', []);
-  session.lookAgain(12, 0x8000_0000, 0);
-  const { error, unique, body } = replies.pop()!;
-  t.deepEqual([error, unique], [0, 0x8000_0000_0000_000cn]);
-  const reference = Number(body.readBigUInt64LE(0));
-  session.lookAgain(12, 0x8000_0000, 0);
-  t.is(replies.length, 0, 'one reply');
-
-  t.is(send(Opcode.LOOKUP, reference, 'sha256:a\0', 14n), undefined);
-  t.deepEqual(lookups.pop()?.path, [base64, 'sha256:a']);
-  session.lookAgain(14, 0, 0);
-  t.is(replies.pop()?.error, ENOENT, 'nobody made it');
-  t.is(send(Opcode.LOOKUP, reference, 'sha256:a\0', 16n), undefined, 'asked for anew each time');
-  session.lookAgain(16, 0, constants.errno.EIO);
-  t.is(replies.pop()?.error, constants.errno.EIO);
-  t.is(send(Opcode.LOOKUP, Number(send(Opcode.LOOKUP, 1, 'l\0')!.body.readBigUInt64LE(0)), '99\0')!.error, ENOENT);
-});
-
 test('malformed messages: a reply or silence, never an exception, never two replies', (t) => {
-  const { session, replies, deferred, lookups, layer } = start(true);
+  const { session, replies, deferred, lookups, layer } = startSession(true);
   const nodes = [1, inSlot(0), inSlot(layer.find('file')), inSlot(layer.find('many')), 2 ** 53];
   const opcodes = fc.oneof(fc.constantFrom(...Object.values(Opcode)), fc.nat(70));
   const message = fc.record({
@@ -394,91 +214,5 @@ test('malformed messages: a reply or silence, never an exception, never two repl
       replies.length = deferred.length = lookups.length = 0;
     }),
     { numRuns: 500 },
-  );
-});
-
-test('a request that needs a sleeping layer has the reply that an awake one gives, once it is awake', (t) => {
-  const { send, tree, layer, session, replies, wakes, deferred, counts } = start();
-  const inodeOf = (path: string) => inSlot(layer.find(path));
-  const requests: [opcode: number, node: number, body: Buffer | string][] = [
-    [Opcode.LOOKUP, inSlot(0), 'file\0'],
-    [Opcode.LOOKUP, inSlot(0), 'nothing\0'],
-    [Opcode.GETATTR, inodeOf('file'), Buffer.alloc(16)],
-    [Opcode.READ, inodeOf('cached'), readIn(0, 4096)],
-    [Opcode.READDIR, inodeOf('many'), readIn(0, 4096)],
-    [Opcode.READDIRPLUS, inodeOf('many'), readIn(7, 4096)],
-    [Opcode.READLINK, inodeOf('link'), ''],
-    [Opcode.READLINK, inodeOf('file'), ''],
-    [Opcode.GETXATTR, inodeOf('attributed'), Buffer.from('\xff\0\0\0\0\0\0\0user.a\0', 'latin1')],
-    [Opcode.LISTXATTR, inodeOf('attributed'), Buffer.from('\xff\0\0\0\0\0\0\0', 'latin1')],
-    [Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'l\0'],
-  ];
-  const layers = Number(send(...requests.at(-1)!)!.body.readBigUInt64LE(0));
-  requests.splice(-1, 1, [Opcode.LOOKUP, layers, `${SLOT}\0`]);
-  const awake = requests.map((request, i) => send(...request, BigInt(2 * i + 2))!);
-  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
-  const before = counts[Count.requests];
-  requests.forEach((request, i) => t.is(send(...request, BigInt(2 * i + 2)), undefined, `${i}`));
-  t.deepEqual(
-    wakes,
-    requests.map((_, i) => ({ uniqueLow: 2 * i + 2, uniqueHigh: 0, pid: 77, slot: SLOT })),
-  );
-  t.is(counts[Count.requests], before + requests.length);
-  tree.attach(layer.view(SLOT));
-  for (const { uniqueLow, uniqueHigh } of wakes) session.lookAgain(uniqueLow, uniqueHigh, 0);
-  t.deepEqual(replies, awake);
-  t.is(counts[Count.requests], before + requests.length, 'each is one request');
-  t.is(deferred.length, 0);
-});
-
-test('a layer that cannot be woken is an errno, and asked for again by the next request', (t) => {
-  const { send, tree, layer, session, replies, wakes } = start();
-  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
-  const look = (unique: bigint) => send(Opcode.GETATTR, inSlot(0), Buffer.alloc(16), unique);
-  for (const unique of [2n, 4n]) t.is(look(unique), undefined);
-  session.lookAgain(2, 0, constants.errno.EIO);
-  session.lookAgain(4, 0, constants.errno.EINTR);
-  session.lookAgain(4, 0, 0);
-  t.deepEqual(
-    replies.splice(0).map(({ error, unique }) => [error, unique]),
-    [
-      [constants.errno.EIO, 2n],
-      [constants.errno.EINTR, 4n],
-    ],
-    'each request has one reply',
-  );
-  look(6n);
-  tree.attach(layer.view(SLOT));
-  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
-  session.lookAgain(6, 0, 0);
-  t.is(wakes.length, 4, 'fell asleep again before it was looked at again');
-  tree.detach(SLOT);
-  session.lookAgain(6, 0, 0);
-  t.is(replies[0].error, ESTALE);
-});
-
-test('a listing of the layers wakes none, and what is asked for is noted by slot', (t) => {
-  const { send, tree, wakes, touched } = start();
-  tree.sleep({ slot: SLOT, statistics: { bytes: 100, files: 5 } });
-  tree.sleep({ slot: 9, statistics: { bytes: 20, files: 2 } });
-  const layers = Number(send(Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'l\0')!.body.readBigUInt64LE(0));
-  touched.fill(0);
-  const { body } = send(Opcode.READDIRPLUS, layers, readIn(2, 4096))!;
-  t.is(body.byteLength, 2 * (128 + 32));
-  t.is(body.readBigUInt64LE(0), 0n, 'no attributes: the kernel asks when it wants them');
-  t.deepEqual(
-    [128, 288].map((at) => body.readBigUInt64LE(at)),
-    [BigInt(inSlot(0)), BigInt(nodeNumber(9, 0))],
-  );
-  t.is(wakes.length, 0);
-  t.deepEqual(
-    [...touched].flatMap((one, slot) => (one === 1 ? [slot] : [])),
-    [UPPER],
-  );
-  send(Opcode.GETATTR, nodeNumber(9, 1), Buffer.alloc(16));
-  send(Opcode.GETATTR, nodeNumber(40, 1), Buffer.alloc(16));
-  t.deepEqual(
-    [...touched].flatMap((one, slot) => (one === 1 ? [slot] : [])),
-    [UPPER, 9],
   );
 });

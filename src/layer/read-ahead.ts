@@ -33,8 +33,6 @@ const WIDE_FROM = 2;
 const GAP_BYTES = 64 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
-/** A window reaches over neighbours that are there already up to so many times its size. */
-const REACH = 3;
 /** Windows of reading in order grow up to this, in compressed bytes. */
 const MAX_WINDOW = 4 * MIB;
 /** Steps after which a run is taken for reading in order. */
@@ -173,7 +171,7 @@ export class ReadAhead {
       if (up && (!down || behind >= ahead * (BEHIND / (1 - BEHIND)))) {
         up =
           to < tree.counts.chunks &&
-          tree.chunkOffset[to] - offset <= REACH * window &&
+          tree.chunkOffset[to] - offset <= window &&
           tree.chunkOffset[to] - tree.chunkEnd(high - 1) <= GAP_BYTES &&
           this.#sizeOf(to) <= SMALL_BYTES;
         if (!up) continue;
@@ -184,7 +182,7 @@ export class ReadAhead {
       } else {
         down =
           from > 0 &&
-          offset - tree.chunkOffset[from - 1] <= REACH * window &&
+          offset - tree.chunkOffset[from - 1] <= window &&
           tree.chunkOffset[low] - tree.chunkEnd(from - 1) <= GAP_BYTES &&
           this.#sizeOf(from - 1) <= SMALL_BYTES;
         if (!down) continue;

@@ -1,6 +1,8 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, posix } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeError } from '../errors.js';
 import type { Mount } from '../snapshot/snapshotter.js';
 import { bindIdmapped, type IdRanges } from './idmapped.js';
 import { runCommand } from '../util/command.js';
@@ -32,13 +34,26 @@ export async function mountSnapshot(
   }
   let mounted = true;
   const unmount = async () => {
-    if (mounted) await runCommand('umount', ['-i', target]);
+    if (mounted) await unmountOnceIdle(target);
     mounted = false;
   };
   t.teardown(async () => {
     if (mounted) await runCommand('umount', ['-i', '-l', target]);
   });
   return unmount;
+}
+
+/** Whoever looks at mounts, such as another test's `du`, may be in it for a moment. */
+async function unmountOnceIdle(target: string): Promise<void> {
+  for (let tries = 50; ; tries--) {
+    try {
+      await runCommand('umount', ['-i', target]);
+      return;
+    } catch (error) {
+      if (tries === 0 || !/busy/.test(describeError(error))) throw error;
+      await sleep(100);
+    }
+  }
 }
 
 async function mountAt({ type, source, options: given }: Mount, target: string): Promise<void> {

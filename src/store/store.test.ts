@@ -1,100 +1,12 @@
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 import fc from 'fast-check';
-import { defaultConfig } from '../config/config.js';
-import type { ReferenceLayer } from '../fs/served-tree.js';
-import type { FuseServer } from '../fuse/server.js';
-import { ServedLayers } from '../fuse/served.js';
-import { buildImage, type LayerSpec } from '../testing/image.js';
-import { startTestRegistry } from '../testing/registry.js';
-import { Workspace } from '../workspace/workspace.js';
-import { AdditionalLayerStore, type LayerAnswer } from './store.js';
-
-const layers: LayerSpec[] = [
-  { files: [{ path: 'a', content: 'lowest' }] },
-  { files: [{ path: 'b', content: 'middle' }] },
-  { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
-];
-
-const base64 = (text: string) => Buffer.from(text).toString('base64');
-
-async function start(t: ExecutionContext, specs = layers) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-store-'));
-  t.teardown(() => rm(root, { recursive: true }));
-  const registry = await startTestRegistry();
-  t.teardown(() => registry.stop());
-  const image = await buildImage({ layers: specs });
-  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
-  const publish = (tag: string) =>
-    registry.putManifest('img', tag, image.manifest.bytes, image.manifest.descriptor.mediaType);
-  publish('1');
-  const reference = (tag = '1') => `${registry.host}/img:${tag}`;
-  const digests = image.layers.map(({ descriptor }) => descriptor.digest as string);
-  const tocs = image.layers.map(
-    ({ descriptor }) => descriptor.annotations?.['containerd.io/snapshot/stargz/toc.digest'] ?? '',
-  );
-  return { root, registry, image, publish, reference, digests, tocs };
-}
-
-/** A store over a root, with what the mount would show of it. */
-async function open(root: string, pool: { max_entries?: number; hold_sec?: number } = {}, resumed = false) {
-  const defaults = defaultConfig();
-  const config = {
-    ...defaults,
-    root,
-    fetch: { ...defaults.fetch, max_retries: 0 },
-    pool: { ...defaults.pool, ...pool },
-  };
-  let evicted = (_: string): void => {};
-  const workspace = await Workspace.open(config, { onEvict: ({ reference }) => evicted(reference) });
-  const served = new ServedLayers();
-  const answers: LayerAnswer[] = [];
-  const errors: unknown[] = [];
-  const store = new AdditionalLayerStore({
-    workspace,
-    served,
-    uses: join(root, 'store'),
-    resumed,
-    prefetch: false,
-    background: false,
-    onAnswer: (answer) => answers.push(answer),
-    onError: (_, error) => errors.push(error),
-  });
-  evicted = (reference) => store.evicted(reference);
-  await store.restore();
-  const shown = new Map(served.initial().references.map(({ reference, layers }) => [reference, layers]));
-  const { layers: awake, asleep } = served.initial();
-  const attached = new Set<number>([...awake, ...asleep].map(({ slot }) => slot));
-  served.bind({
-    attach: async ({ slot }: { slot: number }) => void attached.add(slot),
-    detach: async (slot: number) => void attached.delete(slot),
-    sleep: async ({ slot }: { slot: number }) => void attached.add(slot),
-    setReference: async (reference: string, layers: readonly ReferenceLayer[] | undefined) => {
-      if (layers === undefined) shown.delete(reference);
-      else shown.set(reference, layers);
-    },
-  } as unknown as FuseServer);
-  return {
-    workspace,
-    served,
-    store,
-    answers,
-    errors,
-    attached,
-    shown: () => [...shown.keys()],
-    layers: (reference: string) => shown.get(reference) ?? [],
-    close: async () => {
-      await store[Symbol.asyncDispose]();
-      await workspace[Symbol.asyncDispose]();
-    },
-  };
-}
+import { base64, openStore, settled, startImage, storeLayers } from '../testing/store-fixture.js';
 
 test('a layer is shown by both its digests, with the others of its image, in 2 + N requests; info and blob are its own', async (t) => {
-  const { root, registry, reference, digests, tocs, image } = await start(t, layers.slice(0, 2));
-  const { store, layers: shown, close } = await open(root);
+  const { root, registry, reference, digests, tocs, image } = await startImage(t, storeLayers.slice(0, 2));
+  const { store, layers: shown, close } = await openStore(root);
   t.teardown(close);
   const name = base64(reference());
   await store.resolve([name]);
@@ -124,8 +36,8 @@ test('a layer is shown by both its digests, with the others of its image, in 2 +
 });
 
 test('what cannot be lazy, or is not there, is EIO with the reason told; names that are none are EINVAL', async (t) => {
-  const { root, reference, digests, registry } = await start(t);
-  const { store, answers, close } = await open(root);
+  const { root, reference, digests, registry } = await startImage(t);
+  const { store, answers, close } = await openStore(root);
   t.teardown(close);
   const name = base64(reference());
   await t.throwsAsync(store.resolve([name, digests[2]]), { code: 'UNAVAILABLE' });
@@ -150,10 +62,10 @@ test('what cannot be lazy, or is not there, is EIO with the reason told; names t
 });
 
 test('uses survive a restart without the registry, whatever its tag means by then; the last one takes the record along', async (t) => {
-  const { root, registry, reference, digests, tocs } = await start(t);
+  const { root, registry, reference, digests, tocs } = await startImage(t);
   const name = base64(reference());
   {
-    const { store, close } = await open(root);
+    const { store, close } = await openStore(root);
     await Promise.all([store.use([name, digests[0]]), store.use([name, tocs[0]]), store.use([name, digests[1]])]);
     await store.release([name, tocs[1]]);
     await store.release([name, tocs[1]]);
@@ -161,7 +73,7 @@ test('uses survive a restart without the registry, whatever its tag means by the
   }
   await registry.stop();
   registry.reset();
-  const { store, workspace, layers: shown, close, errors } = await open(root);
+  const { store, workspace, layers: shown, close, errors } = await openStore(root);
   t.teardown(close);
   t.deepEqual(errors, []);
   t.deepEqual(
@@ -177,9 +89,9 @@ test('uses survive a restart without the registry, whatever its tag means by the
 });
 
 test('the pool counts what the records say: it kept something else when it ended', async (t) => {
-  const { root, reference, digests } = await start(t);
+  const { root, reference, digests } = await startImage(t);
   const name = base64(reference());
-  const first = await open(root);
+  const first = await openStore(root);
   await first.store.use([name, digests[0]]);
   await first.store.use([name, digests[1]]);
   first.workspace.pool.release(reference(), `store:${digests[0]}`);
@@ -188,7 +100,7 @@ test('the pool counts what the records say: it kept something else when it ended
   first.workspace.pool.use(reference(), 'of somebody else');
   await first.close();
   await writeFile(join(root, 'store', 'no-record'), '{"layer":');
-  const { workspace, shown, close } = await open(root);
+  const { workspace, shown, close } = await openStore(root);
   t.teardown(close);
   t.deepEqual(Object.fromEntries([...workspace.pool.entries()][0].uses), {
     'of somebody else': 1,
@@ -200,16 +112,16 @@ test('the pool counts what the records say: it kept something else when it ended
 });
 
 test('a request that the kernel sends again is counted once; on another connection its number means nothing', async (t) => {
-  const { root, reference, digests } = await start(t);
+  const { root, reference, digests } = await startImage(t);
   const layer = [base64(reference()), digests[0]];
-  const count = ({ workspace }: Awaited<ReturnType<typeof open>>) =>
+  const count = ({ workspace }: Awaited<ReturnType<typeof openStore>>) =>
     workspace.pool.uses(reference(), `store:${digests[0]}`);
-  const first = await open(root);
+  const first = await openStore(root);
   await first.store.use(layer, { id: 2, again: false });
   await first.store.use(layer, { id: 4, again: false });
   await first.store.release(layer, { id: 6, again: false });
   await first.close();
-  const second = await open(root, {}, true);
+  const second = await openStore(root, {}, true);
   await second.store.use(layer, { id: 4, again: true });
   await second.store.release(layer, { id: 6, again: true });
   t.is(count(second), 1, 'counted by the process before');
@@ -220,19 +132,19 @@ test('a request that the kernel sends again is counted once; on another connecti
   await second.store.release(layer, { id: 12, again: false });
   await second.store.use(layer, { id: 14, again: false });
   await second.close();
-  const third = await open(root, {}, true);
+  const third = await openStore(root, {}, true);
   await third.store.release(layer, { id: 12, again: true });
   t.is(count(third), 1);
   await third.close();
-  const anew = await open(root);
+  const anew = await openStore(root);
   await anew.store.release(layer, { id: 12, again: true });
   t.is(count(anew), 0);
   await anew.close();
 });
 
 test('fifty references in a pool of thirty: those that are used or recent stay, the others leave mount and memory', async (t) => {
-  const { root, publish, reference, digests } = await start(t, layers.slice(0, 1));
-  const { store, workspace, shown, attached, errors, close, layers: of } = await open(root, { hold_sec: 0 });
+  const { root, publish, reference, digests } = await startImage(t, storeLayers.slice(0, 1));
+  const { store, workspace, shown, attached, errors, close, layers: of } = await openStore(root, { hold_sec: 0 });
   t.teardown(close);
   const tags = Array.from({ length: 50 }, (_, i) => `t${i}`);
   tags.forEach(publish);
@@ -249,11 +161,3 @@ test('fifty references in a pool of thirty: those that are used or recent stay, 
   t.true(of(reference('t0')).length > 0, 'what has left can come again');
   t.deepEqual(errors, []);
 });
-
-/** Evictions go on behind whoever caused them. */
-async function settled(check: () => boolean, workspace: Workspace): Promise<void> {
-  for (let i = 0; i < 200 && !check(); i++) {
-    await workspace.pool.flushed();
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}

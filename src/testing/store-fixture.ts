@@ -1,0 +1,102 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { defaultConfig } from '../config/config.js';
+import type { ReferenceLayer } from '../fs/served-tree.js';
+import type { FuseServer } from '../fuse/server.js';
+import { ServedLayers } from '../fuse/served.js';
+import { AdditionalLayerStore, type LayerAnswer } from '../store/store.js';
+import { Workspace } from '../workspace/workspace.js';
+import { buildImage, type LayerSpec } from './image.js';
+import { startTestRegistry } from './registry.js';
+
+/** Two that can be lazy, and a plain one. */
+export const storeLayers: LayerSpec[] = [
+  { files: [{ path: 'a', content: 'lowest' }] },
+  { files: [{ path: 'b', content: 'middle' }] },
+  { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
+];
+
+export const base64 = (text: string) => Buffer.from(text).toString('base64');
+
+/** A registry with an image of these layers. */
+export async function startImage(t: ExecutionContext, specs = storeLayers) {
+  const root = await mkdtemp(join(tmpdir(), 'lazylayer-store-'));
+  t.teardown(() => rm(root, { recursive: true }));
+  const registry = await startTestRegistry();
+  t.teardown(() => registry.stop());
+  const image = await buildImage({ layers: specs });
+  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
+  const publish = (tag: string) =>
+    registry.putManifest('img', tag, image.manifest.bytes, image.manifest.descriptor.mediaType);
+  publish('1');
+  const reference = (tag = '1') => `${registry.host}/img:${tag}`;
+  const digests = image.layers.map(({ descriptor }) => descriptor.digest as string);
+  const tocs = image.layers.map(
+    ({ descriptor }) => descriptor.annotations?.['containerd.io/snapshot/stargz/toc.digest'] ?? '',
+  );
+  return { root, registry, image, publish, reference, digests, tocs };
+}
+
+/** A store over a root, with what the mount would show of it. */
+export async function openStore(root: string, pool: { max_entries?: number; hold_sec?: number } = {}, resumed = false) {
+  const defaults = defaultConfig();
+  const config = {
+    ...defaults,
+    root,
+    fetch: { ...defaults.fetch, max_retries: 0 },
+    pool: { ...defaults.pool, ...pool },
+  };
+  let evicted = (_: string): void => {};
+  const workspace = await Workspace.open(config, { onEvict: ({ reference }) => evicted(reference) });
+  const served = new ServedLayers();
+  const answers: LayerAnswer[] = [];
+  const errors: unknown[] = [];
+  const store = new AdditionalLayerStore({
+    workspace,
+    served,
+    uses: join(root, 'store'),
+    resumed,
+    prefetch: false,
+    background: false,
+    onAnswer: (answer) => answers.push(answer),
+    onError: (_, error) => errors.push(error),
+  });
+  evicted = (reference) => store.evicted(reference);
+  await store.restore();
+  const shown = new Map(served.initial().references.map(({ reference, layers }) => [reference, layers]));
+  const { layers: awake, asleep } = served.initial();
+  const attached = new Set<number>([...awake, ...asleep].map(({ slot }) => slot));
+  served.bind({
+    attach: async ({ slot }: { slot: number }) => void attached.add(slot),
+    detach: async (slot: number) => void attached.delete(slot),
+    sleep: async ({ slot }: { slot: number }) => void attached.add(slot),
+    setReference: async (reference: string, layers: readonly ReferenceLayer[] | undefined) => {
+      if (layers === undefined) shown.delete(reference);
+      else shown.set(reference, layers);
+    },
+  } as unknown as FuseServer);
+  return {
+    workspace,
+    served,
+    store,
+    answers,
+    errors,
+    attached,
+    shown: () => [...shown.keys()],
+    layers: (reference: string) => shown.get(reference) ?? [],
+    close: async () => {
+      await store[Symbol.asyncDispose]();
+      await workspace[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Evictions go on behind whoever caused them. */
+export async function settled(check: () => boolean, workspace: Workspace): Promise<void> {
+  for (let i = 0; i < 200 && !check(); i++) {
+    await workspace.pool.flushed();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}

@@ -1,11 +1,11 @@
 import { open as openFile, readdir, readFile, readlink, rmdir, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../src/digest/digester.js';
 import { manifestOf } from './support/docker-registry.js';
 import { PodmanScene } from './support/podman.js';
 import { stageFor, type Stage } from './support/stage.js';
-import { outcomeOf } from './support/tools.js';
+import { eventually, outcomeOf } from './support/tools.js';
 
 const stage = stageFor(test);
 
@@ -16,8 +16,8 @@ interface Place extends Stage {
 }
 
 /** No client but this test: what a client sees of the store's files, and what it is told. */
-async function open(t: ExecutionContext): Promise<Place> {
-  const staged = await stage(t, 'background = false\nprefetch = false\n');
+async function open(t: ExecutionContext, config = ''): Promise<Place> {
+  const staged = await stage(t, `background = false\nprefetch = false\n${config}`);
   const store = await PodmanScene.open(t, staged.scene, staged.proxy.host);
   await store.start();
   const directory = (name: string) => join(store.mountPoint, Buffer.from(staged.image(name)).toString('base64'));
@@ -103,6 +103,40 @@ test.serial('uses are counted, side by side too, and given back; nothing can be 
 });
 
 const readlinkFrom = async (layer: string) => (await readlink(join(layer, 'diff'))).slice('../../'.length);
+
+test.serial(
+  'a reference that leaves the pool takes descriptors and kernel entries along; one in use stays',
+  async (t) => {
+    const { scene, store, directory, ...place } = await open(t, '[pool]\nmax_entries = 1\nhold_sec = 0\n');
+    const { serving } = await scene.processes();
+    /** Directories of layers that the serving process has files of open. */
+    const opened = async () => {
+      const links = await Promise.all(
+        (await readdir(`/proc/${serving}/fd`)).map((fd) => readlink(`/proc/${serving}/fd/${fd}`).catch(() => '')),
+      );
+      return new Set(links.filter((path) => path.startsWith(join(scene.root, 'layers'))).map(dirname)).size;
+    };
+    const show = async (name: string) => {
+      const { layers } = await manifestOf(place.proxy.host, name);
+      for (const { digest } of layers) t.is(await look(join(directory(name), digest)), 'none');
+      return join(directory(name), layers[0].digest);
+    };
+    const first = await show('lazy');
+    t.is(await opened(), 4);
+    await using held = await openFile(join(store.mountPoint, 'l', await slotOf(first)));
+    const name = () => readlink(`/proc/self/fd/${held.fd}`);
+    t.is(await use(await show('prefetch')), 'ENOENT');
+    await eventually('the layers are closed', async () => ((await opened()) === 1 ? true : undefined));
+    await eventually('the kernel drops them', async () => ((await name()).endsWith(' (deleted)') ? true : undefined));
+    await show('lazy');
+    await show('sibling');
+    const listed = async (image: string) => (await readdir(store.mountPoint)).includes(basename(directory(image)));
+    await eventually('it leaves again', async () => ((await listed('lazy')) ? undefined : true));
+    t.true(await listed('prefetch'), 'used');
+  },
+);
+
+const slotOf = async (layer: string) => basename(await readlink(join(layer, 'diff')));
 
 test.serial('a mount point that is not there, and a backend without a store, are refused by name', async (t) => {
   const { scene } = await stage(t, '[fuse]\nbackend = "fuse-native"\n');

@@ -119,7 +119,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),
   });
-  metrics?.observe({ workspace, fuse, served, mounts });
+  metrics?.observe({ workspace, fuse, served, mounts, store });
   if (storePoint !== '') await bindStore(layout.fuse, storePoint);
   await snapshots?.offer();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));

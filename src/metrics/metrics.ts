@@ -4,6 +4,7 @@ import type { ServedLayers } from '../fuse/served.js';
 import type { FuseServer } from '../fuse/server.js';
 import type { Mounts } from '../mount/mounts.js';
 import type { RemoteLayers } from '../snapshot/remote-layers.js';
+import type { AdditionalLayerStore } from '../store/store.js';
 import type { Workspace } from '../workspace/workspace.js';
 import { listenMetrics, type MetricsServer } from './server.js';
 
@@ -13,6 +14,8 @@ export interface Observed {
   readonly fuse: Pick<FuseServer, 'stats'>;
   readonly served: Pick<ServedLayers, 'counts' | 'badChunks'>;
   readonly mounts: Pick<Mounts, 'list'>;
+  /** Where there is one. */
+  readonly store?: Pick<AdditionalLayerStore, 'layersInUse'>;
 }
 
 /** Seconds: a range over a loopback, to a blob over a bad line. */
@@ -71,6 +74,9 @@ export class Metrics implements AsyncDisposable {
       return served.counts.awake;
     });
     this.#gauge('lazylayer_mounts', 'Images mounted by hand.', ({ mounts }) => mounts.list().length);
+    this.#gauge('lazylayer_store_layers_in_use', 'Layers that clients of the layer store have.', ({ store }) => {
+      return store?.layersInUse ?? 0;
+    });
     this.#gauge('lazylayer_pool_references', 'References whose manifest and config are kept.', ({ workspace }) => {
       return [...workspace.pool.entries()].length;
     });

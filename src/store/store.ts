@@ -195,6 +195,11 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     await this.#options.served.show(reference, layers && [...layers.values()].flatMap((shown) => entriesOf(shown)));
   }
 
+  /** How many layers are in use. */
+  get layersInUse(): number {
+    return this.#uses.layers;
+  }
+
   /** Of the pool: manifest and config of a reference are gone. */
   evicted(reference: string): void {
     this.#leaveIfEvicted(reference);

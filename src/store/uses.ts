@@ -88,6 +88,7 @@ export class StoreUses {
     return this.find(reference, () => true) !== undefined;
   }
 
+  /** Layers in use. */
   get layers(): number {
     return this.#used.size;
   }

@@ -95,8 +95,8 @@ export async function openStore(root: string, pool: { max_entries?: number; hold
 
 /** Evictions go on behind whoever caused them. */
 export async function settled(check: () => boolean, workspace: Workspace): Promise<void> {
-  for (let i = 0; i < 200 && !check(); i++) {
+  for (const deadline = Date.now() + 10_000; !check() && Date.now() < deadline;) {
     await workspace.pool.flushed();
-    await new Promise((resolve) => setImmediate(resolve));
+    await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

@@ -72,7 +72,10 @@ export function suffixBytes(size: number): number {
  * @throws NotEstargzError for a blob without a footer
  * @throws FAILED_PRECONDITION where no TOC digest is given and none may be missing
  */
-async function fetchToc(reader: RandomAccessReader, options: OpenOptions = {}): Promise<FetchedToc> {
+async function fetchToc(
+  reader: RandomAccessReader,
+  options: OpenOptions = {},
+): Promise<{ toc: FetchedToc; content?: Uint8Array }> {
   const { tocDigest } = options;
   if (tocDigest === undefined && options.allowNoVerification !== true)
     throw new LazylayerError(
@@ -108,7 +111,8 @@ async function fetchToc(reader: RandomAccessReader, options: OpenOptions = {}): 
       contentEnd < start ? Buffer.concat([await reader.read(contentEnd, start - contentEnd, options), rest]) : rest;
   }
   options.signal?.throwIfAborted();
-  return { compressed, contentEnd, tocBytes, footer: kind, ...(tocDigest !== undefined && { tocDigest }) };
+  const toc = { compressed, contentEnd, tocBytes, footer: kind, ...(tocDigest !== undefined && { tocDigest }) };
+  return { toc, ...(start === 0 && { content: tail.subarray(0, contentEnd) }) };
 }
 
 /**
@@ -116,7 +120,7 @@ async function fetchToc(reader: RandomAccessReader, options: OpenOptions = {}): 
  * @throws what `readEstargzTree` throws for requests, footer and digest
  */
 export async function openToc(reader: RandomAccessReader, options?: OpenOptions): Promise<OpenedToc> {
-  const fetched = await fetchToc(reader, options);
+  const { toc: fetched } = await fetchToc(reader, options);
   const json = jsonIn(await inflate(fetched.compressed, inflateOptions).catch(noGzip));
   const tocDigest = verified(json, fetched);
   const { contentEnd, tocBytes, footer } = fetched;
@@ -140,6 +144,16 @@ export function buildTree(toc: FetchedToc): Tree {
   return treeFromToc(json, { tocDigest, contentEnd, ...tocOptions(claimed !== undefined) });
 }
 
+export interface OpenedTree {
+  readonly tree: Tree;
+  /** Digest of the TOC's JSON. */
+  readonly tocDigest: Digest;
+  /** Bytes of the blob from the content's end to its own. */
+  readonly tocBytes: number;
+  /** The blob up to `facts.contentEnd`, not verified, where it is so short that it came with the TOC. */
+  readonly content?: Uint8Array;
+}
+
 /**
  * Opens a blob: one read of its end, a second one only where the TOC is longer, then its tree is made by `build`.
  * @throws NotEstargzError for a blob without a footer
@@ -150,10 +164,10 @@ export async function readEstargzTree(
   reader: RandomAccessReader,
   options?: OpenOptions,
   build: (toc: FetchedToc) => Tree | Promise<Tree> = buildTree,
-): Promise<{ tree: Tree; tocDigest: Digest; tocBytes: number }> {
-  const toc = await fetchToc(reader, options);
+): Promise<OpenedTree> {
+  const { toc, content } = await fetchToc(reader, options);
   const tree = await build(toc);
-  return { tree, tocDigest: tree.facts.source, tocBytes: toc.tocBytes };
+  return { tree, tocDigest: tree.facts.source, tocBytes: toc.tocBytes, ...(content !== undefined && { content }) };
 }
 
 /** What a TOC may leave out, by whether anything is verified at all. */

@@ -346,6 +346,15 @@ export class ChunkFetcher {
     await Promise.all(this.#running);
   }
 
+  /** Brings all chunks to the cache from the blob's content, which is short and has come already. */
+  async take(content: Uint8Array): Promise<void> {
+    const { tree } = this.target;
+    const input = new Uint8Array(new SharedArrayBuffer(content.byteLength)); // as whoever inflates may be another thread
+    input.set(content);
+    const batch = { first: 0, end: tree.counts.chunks, base: 0, input };
+    if (batch.end > 0) await this.#arrived(batch, await this.scheduler.inflater.run(this.target, batch, DEMAND, true));
+  }
+
   #reuse(chunk: number): boolean {
     const bytes = this.cache.reuse(this.cached, chunk);
     this.stats.reusedBytes += bytes;

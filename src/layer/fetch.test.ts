@@ -327,3 +327,21 @@ test('many bytes of a file that was replaced are not fetched at all', async (t) 
   t.true(blob.asked[0].length < 80_000, `${blob.asked[0].length} bytes`);
   t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
 });
+
+test('a layer so short that it came with its TOC is asked for once, and its chunks are verified all the same', async (t) => {
+  for (const wrong of [false, true]) {
+    await using bench = await LayerBench.create();
+    const bytes = randomness(11).bytes(6_000);
+    const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
+    if (wrong) {
+      blob.bytes = Buffer.from(blob.bytes);
+      blob.bytes[1_000] ^= 1;
+    }
+    await using layer = await bench.store.open(source);
+    t.is(blob.asked.length, 1);
+    const reading = layer.read(inodeOf(layer, 'a'), 0, 1 << 20);
+    if (wrong) await t.throwsAsync(reading, { code: 'DATA_LOSS' });
+    else t.true(bytes.equals(await reading));
+    t.is(blob.asked.length, wrong ? 3 : 1);
+  }
+});

@@ -168,13 +168,15 @@ export class LayerStore implements AsyncDisposable {
     const meter: Meter = { requests: 0, bytes: 0 };
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
+    let content: Uint8Array | undefined;
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
         await using reader = countingReader(this.#ahead.take(key.digest, source.reader()), meter);
         const how = { ...source, signal: options.signal, reason: 'toc' } as const;
-        const { tree } = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
-        cached = await this.#cache.create(key, tree);
+        const opened = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
+        cached = await this.#cache.create(key, opened.tree);
+        content = opened.content;
       } catch (error) {
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
@@ -199,6 +201,7 @@ export class LayerStore implements AsyncDisposable {
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
+    if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content);
     return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
   }
 
@@ -274,6 +277,8 @@ function accepts(source: LayerSource, found: Digest): boolean {
 
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
+/** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
+const TINY_BYTES = 16 * 1024;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */

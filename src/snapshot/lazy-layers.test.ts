@@ -11,8 +11,8 @@ import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
 
 const layers: LayerSpec[] = [
-  { files: [{ path: 'a', content: 'lowest' }] },
-  { files: [{ path: 'b', content: 'middle' }] },
+  { files: [{ path: 'a', size: 60_000 }] }, // too large to come with its TOC
+  { files: [{ path: 'b', size: 60_000 }] },
   { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
 ];
 

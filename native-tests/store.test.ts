@@ -104,18 +104,31 @@ test.serial('uses are counted, side by side too, and given back; nothing can be 
 
 const readlinkFrom = async (layer: string) => (await readlink(join(layer, 'diff'))).slice('../../'.length);
 
+/** How many layers the serving process has files of open. */
+async function openLayers(scene: Place['scene']): Promise<number> {
+  const { serving } = await scene.processes();
+  const links = await Promise.all(
+    (await readdir(`/proc/${serving}/fd`)).map((fd) => readlink(`/proc/${serving}/fd/${fd}`).catch(() => '')),
+  );
+  return new Set(links.filter((path) => path.startsWith(join(scene.root, 'layers'))).map(dirname)).size;
+}
+
+test.serial('layers that nobody reads sleep, in use or not, and wake when they are read', async (t) => {
+  const place = await open(t, '[fuse]\nlayer_idle_sec = 1\n');
+  const { directory, scene } = place;
+  const [first] = await layersOf(place, 'lazy');
+  const layer = join(directory('lazy'), first.digest);
+  t.is(await use(layer), 'ENOENT');
+  await eventually('all sleep', async () => ((await openLayers(scene)) === 0 ? true : undefined), 60_000);
+  t.true((await readFile(join(layer, 'diff', 'etc', 'passwd'), 'utf8')).startsWith('root:'));
+  t.true((await readFile(join(layer, 'info'), 'utf8')).includes(first.digest));
+});
+
 test.serial(
   'a reference that leaves the pool takes descriptors and kernel entries along; one in use stays',
   async (t) => {
     const { scene, store, directory, ...place } = await open(t, '[pool]\nmax_entries = 1\nhold_sec = 0\n');
-    const { serving } = await scene.processes();
-    /** Directories of layers that the serving process has files of open. */
-    const opened = async () => {
-      const links = await Promise.all(
-        (await readdir(`/proc/${serving}/fd`)).map((fd) => readlink(`/proc/${serving}/fd/${fd}`).catch(() => '')),
-      );
-      return new Set(links.filter((path) => path.startsWith(join(scene.root, 'layers'))).map(dirname)).size;
-    };
+    const opened = () => openLayers(scene);
     const show = async (name: string) => {
       const { layers } = await manifestOf(place.proxy.host, name);
       for (const { digest } of layers) t.is(await look(join(directory(name), digest)), 'none');

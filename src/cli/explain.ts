@@ -61,7 +61,7 @@ export function addExplain(program: Command, cli: Cli): void {
     .addHelpText(
       'after',
       examples(
-        ['lazylayer explain ghcr.io/example/app:1', 'is it worth mounting?'],
+        ['lazylayer explain registry.example/app:1', 'is it worth mounting?'],
         ["lazylayer explain --json debian:12 | jq '.layers[].reason'", 'what keeps layers from being lazy'],
       ),
     )

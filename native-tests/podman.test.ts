@@ -108,22 +108,12 @@ test.serial('an image is saved, built upon, and shares layers with another', asy
   t.deepEqual(pulledWhole(place, await manifestOf(place.proxy.host, 'sibling')), []);
   const file = join(scene.directory, 'Containerfile');
   await writeFile(file, `FROM ${place.image('lazy')}\nRUN ["sh", "-c", "rm /etc/debian_version; echo new >/new"]\n`);
-  await store.buildah(
-    'bud',
-    '--isolation',
-    'chroot',
-    '--network',
-    'host',
-    '--tag',
-    'built',
-    '--file',
-    file,
-    scene.directory,
-  );
-  t.is(
-    await store.podman('run', '--rm', 'localhost/built', 'sh', '-c', 'cat /new; ls /etc/debian_version || :'),
-    'new\n',
-  );
+  const how = ['--isolation', 'chroot', '--network', 'host', '--file', file];
+  await store.buildah('bud', ...how, '--tag', 'by-buildah', scene.directory);
+  await store.podman('build', ...how, '--tag', 'by-podman', scene.directory);
+  const script = 'cat /new; ls /etc/debian_version || :';
+  for (const built of ['localhost/by-buildah', 'localhost/by-podman'])
+    t.is(await store.podman('run', '--rm', built, 'sh', '-c', script), 'new\n');
 
   proxy.reset();
   const { layers } = await manifestOf(place.proxy.host, 'lazy');

@@ -187,6 +187,7 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
 
 test('no command, none that is there, and programs that need each other come to an end', async (t) => {
   const circle = [
+    apart('a'),
     program('bin/a', elfFile({ needed: ['libb.so'] })),
     library('usr/lib/libb.so', ['libc.so', 'libb.so']),
     library('usr/lib/libc.so', ['libb.so']),

@@ -1,11 +1,11 @@
-import { open as openFile, readdir, readFile, readlink, rmdir, stat, writeFile } from 'node:fs/promises';
+import { chmod, open as openFile, readdir, readFile, readlink, rmdir, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../src/digest/digester.js';
 import { manifestOf } from './support/docker-registry.js';
 import { PodmanScene } from './support/podman.js';
 import { stageFor, type Stage } from './support/stage.js';
-import { eventually, outcomeOf } from './support/tools.js';
+import { eventually, outcomeOf, requirePrograms, run } from './support/tools.js';
 
 const stage = stageFor(test);
 
@@ -150,6 +150,38 @@ test.serial(
 );
 
 const slotOf = async (layer: string) => basename(await readlink(join(layer, 'diff')));
+
+test.serial('the store is for root alone; what root mounts from it is for everybody', async (t) => {
+  requirePrograms('setpriv', 'mount', 'umount');
+  const place = await open(t);
+  const { directory, store, scene, target } = place;
+  // Of mkdtemp: else nobody but root would come as far as the store.
+  await chmod(scene.directory, 0o755);
+  const layers = await layersOf(place, 'lazy');
+  const paths = layers.map(({ digest }) => join(directory('lazy'), digest));
+  const slots = await Promise.all(paths.map((path) => slotOf(path)));
+  const nobody = (...command: string[]) =>
+    outcomeOf('setpriv', ['--reuid', '65534', '--regid', '65534', '--clear-groups', ...command]);
+  t.is((await nobody('stat', '-c', '%a', store.mountPoint)).stdout.toString(), '700\n');
+  t.is(await run('stat', ['-c', '%a', join(paths[0], 'blob')]), '400\n');
+  for (const command of [
+    ['cat', join(paths[0], 'blob')],
+    ['cat', join(paths[0], 'info')],
+    ['ls', directory('lazy')],
+    ['ls', join(store.mountPoint, 'l')],
+    ['cat', join(store.mountPoint, 'l', slots[0], 'etc', 'passwd')],
+  ]) {
+    const { status, stderr } = await nobody(...command);
+    t.not(status, 0, command.join(' '));
+    t.regex(stderr, /Permission denied/);
+    t.is((await outcomeOf(command[0], command.slice(1))).status, 0, `${command.join(' ')}, by root`);
+  }
+  const lower = slots.map((slot) => join(store.mountPoint, 'l', slot)).reverse();
+  await run('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${lower.join(':')}`, target]);
+  t.teardown(() => run('umount', [target]));
+  const read = await nobody('cat', join(target, 'etc', 'passwd'));
+  t.true(read.stdout.toString().startsWith('root:'), read.stderr);
+});
 
 test.serial('a mount point that is not there, and a backend without a store, are refused by name', async (t) => {
   const { scene } = await stage(t, '[fuse]\nbackend = "fuse-native"\n');

@@ -49,7 +49,11 @@ type UpperNode = Directory | Symlink | File;
 const dot = Buffer.from('.');
 const dotDot = Buffer.from('..');
 const nothing = new Uint8Array(0);
-const modes = { [S_IFDIR]: S_IFDIR | 0o755, [S_IFLNK]: S_IFLNK | 0o777, [S_IFREG]: S_IFREG | 0o444 } as const;
+/**
+ * For root alone, wherever the mount is shown: whoever could look a reference up would read what root may pull. Overlays reach the layers
+ * by the rights of who mounted them, and each layer's own root directory has the layer's mode.
+ */
+const modes = { [S_IFDIR]: S_IFDIR | 0o700, [S_IFLNK]: S_IFLNK | 0o777, [S_IFREG]: S_IFREG | 0o400 } as const;
 
 /**
  * A small tree of directories, symlinks and files in memory that changes while it is served, and whose directories can hold nodes of

@@ -16,7 +16,7 @@ const keyOf = (digest: Digest) => `${keyPrefix}${digest}`;
 interface Used {
   /** What opens the layer after a restart without the registry, wherever its tag points by then. */
   readonly layer: ImageLayer;
-  count: number;
+  readonly count: number;
 }
 
 /** As it lies on disk. */
@@ -42,28 +42,35 @@ export class StoreUses {
   constructor(
     private readonly directory: string,
     private readonly pool: RefPool,
+    /** Hears of files that stay as they are though they could not be read or renewed. */
+    private readonly onError: (what: string, error: unknown) => void,
   ) {}
 
   /**
-   * Takes over what is on disk; what cannot be read is removed. `resumed`: the connection to the kernel is the same as the last
+   * Takes over what is on disk; what is no use is removed. `resumed`: the connection to the kernel is the same as the last
    * process's, so that its requests may come again; another one numbers its requests anew.
    * @returns the layers in use
    */
   async open(resumed: boolean): Promise<ImageLayer[]> {
     await mkdir(this.directory, { recursive: true, mode: 0o700 });
-    for (const name of await readdir(this.directory)) {
+    for (const entry of await readdir(this.directory, { withFileTypes: true })) {
+      const path = join(this.directory, entry.name);
       try {
-        const { layer, count, requests } = JSON.parse(await readFile(join(this.directory, name), 'utf8')) as SavedUse;
-        if (fileOf(layer) !== name || !(count > 0)) throw new Error('not a use, or not of this name');
-        this.#used.set(name, { layer, count });
-        if (resumed) this.#requests.push(...requests.map((id) => ({ file: name, id })));
-        else if (requests.length > 0) await this.#save(name);
-      } catch {
-        await rm(join(this.directory, name), { recursive: true, force: true });
+        const saved = entry.isFile() ? parseUse(entry.name, await readFile(path, 'utf8')) : undefined;
+        if (saved === undefined) await rm(path, { recursive: true, force: true });
+        else await this.#takeOver(entry.name, saved, resumed);
+      } catch (error) {
+        this.onError(`use of a layer: ${path}`, error);
       }
     }
     this.#lead();
     return [...this.#used.values()].map(({ layer }) => layer);
+  }
+
+  async #takeOver(file: string, { layer, count, requests }: SavedUse, resumed: boolean): Promise<void> {
+    this.#used.set(file, { layer, count });
+    if (resumed) this.#requests.push(...requests.map((id) => ({ file, id })));
+    else if (requests.length > 0) await this.#save(file);
   }
 
   /** Makes the pool's counts what they are here. */
@@ -100,19 +107,12 @@ export class StoreUses {
     const key = keyOf(layer.descriptor.digest);
     this.pool.use(layer.reference, key);
     await this.#serially(async () => {
-      const used = this.#used.get(file) ?? { layer, count: 0 };
-      used.count++;
-      this.#used.set(file, used);
-      this.#remember(file, request);
       try {
-        await this.#save(file);
+        await this.#count(file, { layer, count: (this.#used.get(file)?.count ?? 0) + 1 }, request);
       } catch (error) {
-        if (--used.count === 0) this.#used.delete(file);
-        this.#requests = this.#requests.filter(({ id }) => id !== request?.id);
         this.pool.release(layer.reference, key);
         throw error;
       }
-      await this.pool.flushed();
     });
   }
 
@@ -123,16 +123,18 @@ export class StoreUses {
     await this.#serially(async () => {
       const used = this.#used.get(file);
       if (used === undefined) return;
-      used.count--;
-      this.#remember(file, request);
-      if (used.count > 0) await this.#save(file);
-      else {
-        this.#used.delete(file);
-        await rm(join(this.directory, file), { force: true });
-        await syncDirectory(this.directory);
+      const key = keyOf(descriptor.digest);
+      let released = false;
+      try {
+        // The pool may let go of the reference as soon as it is told.
+        await this.#count(file, { layer: used.layer, count: used.count - 1 }, request, () => {
+          this.pool.release(reference, key);
+          released = true;
+        });
+      } catch (error) {
+        if (released) this.pool.use(reference, key);
+        throw error;
       }
-      this.pool.release(reference, keyOf(descriptor.digest));
-      await this.pool.flushed();
     });
   }
 
@@ -140,15 +142,38 @@ export class StoreUses {
     return request?.again === true && this.#requests.some((r) => r.id === request.id && r.file === file);
   }
 
-  #remember(file: string, request: UseRequest | undefined): void {
-    if (request === undefined) return;
-    this.#requests.push({ file, id: request.id });
-    if (this.#requests.length > rememberedRequests) this.#requests.shift();
+  /** Sets a layer's count here and on disk; where the disk does not take it, nothing is counted. */
+  async #count(file: string, used: Used, request: UseRequest | undefined, saved = () => {}): Promise<void> {
+    const before = { used: this.#used.get(file), requests: this.#requests };
+    this.#set(file, used);
+    if (request !== undefined)
+      this.#requests = [...before.requests, { file, id: request.id }].slice(-rememberedRequests);
+    try {
+      await this.#save(file);
+      saved();
+      await this.pool.flushed();
+    } catch (error) {
+      this.#set(file, before.used);
+      this.#requests = before.requests;
+      // The file may have the new count by now.
+      await this.#save(file).catch((failure: unknown) => this.onError(`use of a layer: ${file}`, failure));
+      throw error;
+    }
+  }
+
+  #set(file: string, used: Used | undefined): void {
+    if (used === undefined || used.count === 0) this.#used.delete(file);
+    else this.#used.set(file, used);
   }
 
   async #save(file: string): Promise<void> {
+    const used = this.#used.get(file);
+    if (used === undefined) {
+      await rm(join(this.directory, file), { force: true });
+      return syncDirectory(this.directory);
+    }
     const requests = this.#requests.filter((r) => r.file === file).map(({ id }) => id);
-    const saved: SavedUse = { ...this.#used.get(file)!, requests };
+    const saved: SavedUse = { ...used, requests };
     await writeFileAtomic(join(this.directory, file), JSON.stringify(saved), { mode: 0o600 });
   }
 
@@ -166,4 +191,14 @@ export class StoreUses {
 
 function fileOf({ reference, descriptor }: Pick<ImageLayer, 'reference' | 'descriptor'>): string {
   return `${hash('sha256', reference, 'hex')}-${hexOf(descriptor.digest)}`;
+}
+
+/** What a file of this name says; undefined where it is no use, or one of another name. */
+function parseUse(name: string, text: string): SavedUse | undefined {
+  try {
+    const { layer, count, requests } = JSON.parse(text) as SavedUse;
+    return fileOf(layer) === name && count > 0 && Array.isArray(requests) ? { layer, count, requests } : undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -69,7 +69,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
 
   constructor(options: AdditionalLayerStoreOptions) {
     this.#options = options;
-    this.#uses = new StoreUses(options.uses, options.workspace.pool);
+    this.#uses = new StoreUses(options.uses, options.workspace.pool, options.onError);
   }
 
   /**
@@ -224,13 +224,18 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     }
   }
 
-  async read([name, digest, file]: readonly string[], offset: number, length: number): Promise<Uint8Array> {
-    const { source, info } = await this.#layer(referenceOf(name), layerDigestOf(digest));
+  async read(
+    [name, digest, file]: readonly string[],
+    offset: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    const { source, info } = await this.#layer(referenceOf(name), layerDigestOf(digest), signal);
     if (file === 'info') return info.subarray(offset, offset + length);
     const { descriptor, reference } = source;
     const blob = this.#options.workspace.registry.openBlob(parseReference(reference), descriptor);
     try {
-      return await this.#windows.read(`${reference} ${descriptor.digest}`, blob, offset, length);
+      return await this.#windows.read(`${reference} ${descriptor.digest}`, blob, offset, length, signal);
     } catch (error) {
       throw unavailable(`blob of layer ${descriptor.digest}`, error);
     }
@@ -274,6 +279,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     for (const layers of this.#visible.values())
       for (const { fetching } of layers.values())
         fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));
+    this.#windows[Symbol.dispose]();
     await this.#uses.flushed();
   }
 }

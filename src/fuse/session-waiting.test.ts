@@ -5,7 +5,7 @@ import { inSlot, readIn, SLOT, startSession } from '../testing/session-fixture.j
 import { Opcode } from './codec.js';
 import { Count } from './session.js';
 
-const { EINVAL, ENOENT, EROFS, ESTALE } = constants.errno;
+const { EINVAL, EIO, ENOENT, EROFS, ESTALE } = constants.errno;
 
 test('making `use` and removing a layer are told of, then answered ENOENT; nothing else is made or removed', (t) => {
   const { send, session, uses, replies, tree } = startSession(true);
@@ -62,16 +62,30 @@ test('making `use` and removing a layer are told of, then answered ENOENT; nothi
   t.is(plain.send(Opcode.CREATE, 1, `${modes}use\0`)?.error, EROFS, 'no store, nothing to say');
 });
 
-test('requests that wait are all refused at the end', (t) => {
-  const { send, session, replies } = startSession(true);
+test('at the end all requests that wait are refused, and those that come after it and would wait', (t) => {
+  const { send, session, replies, tree, layer, lookups, uses, wakes } = startSession(true);
+  const base64 = Buffer.from('r/a:1').toString('base64');
+  tree.setReference('r/a:1', [{ digest: 'd', slot: SLOT, files: { info: 3, blob: 9 } }]);
+  const reference = Number(send(Opcode.LOOKUP, 1, `${base64}\0`)!.body.readBigUInt64LE(0));
   for (const unique of [10n, 12n, 14n]) t.is(send(Opcode.LOOKUP, 1, `${unique}\0`, unique), undefined);
   t.true(session.locks(1));
-  session.refuseParked(EINVAL);
+  session.close();
   t.deepEqual(
     replies.map(({ error, unique }) => [error, unique]),
-    [10n, 12n, 14n].map((unique) => [EINVAL, unique]),
+    [10n, 12n, 14n].map((unique) => [EIO, unique]),
   );
   t.false(session.locks(1));
+
+  const told = [lookups.length, uses.length, wakes.length];
+  t.is(send(Opcode.LOOKUP, 1, 'later\0', 16n)?.error, EIO);
+  t.is(send(Opcode.RMDIR, reference, 'd\0', 18n)?.error, EIO);
+  tree.sleep({ slot: SLOT, statistics: { bytes: 1, files: 1 } });
+  t.is(send(Opcode.READDIR, inSlot(0), readIn(0, 4096), 20n)?.error, EIO);
+  t.false(session.locks(1) || session.locks(reference));
+  t.deepEqual([lookups.length, uses.length, wakes.length], told, 'nobody would answer');
+  t.is(send(Opcode.LOOKUP, 1, `${base64}\0`, 22n)?.error, 0, 'what is known is');
+  tree.attach(layer.view(SLOT));
+  t.is(send(Opcode.GETATTR, inSlot(0), Buffer.alloc(16), 24n)?.error, 0);
 });
 
 test('LOOKUP of a name that may come to be: asked for, then looked up again', (t) => {

@@ -9,7 +9,7 @@ import { Message, Opcode, OUT_HEADER } from './codec.js';
 import type { ReadRing } from './read-ring.js';
 import type { DeferredRequest, DeferredUse, SessionOutput } from './session-output.js';
 
-const { EINVAL, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS, ESTALE } = constants.errno;
+const { EINVAL, EIO, ENOENT, ENOSYS, EPROTO, ERANGE, EROFS, ESTALE } = constants.errno;
 
 /** A request as it came. The device's buffer is used for the next. */
 interface Parked {
@@ -51,6 +51,7 @@ export class Session {
   #uniqueHigh = 0;
   /** Whoever makes names, or counts uses, was asked for this one already. */
   #named = false;
+  #closed = false;
 
   /** `touched` is set to 1 at the slot of each request; what lies beyond its end is not noted. */
   constructor(
@@ -152,7 +153,7 @@ export class Session {
   /** What the tree gave in place of a result for `slot`: an errno, or that the layer must be woken first. */
   #refuse(result: number, slot = this.#request.words[5]): void {
     if (result !== ASLEEP) return this.#fail(-result);
-    this.#park(false);
+    if (!this.#park(false)) return;
     this.#output.deferWake({ ...this.#identity(), slot });
   }
 
@@ -160,11 +161,17 @@ export class Session {
     return { uniqueLow: this.#uniqueLow, uniqueHigh: this.#uniqueHigh, pid: this.#request.words[8] };
   }
 
-  #park(named: boolean): void {
+  /** False where the session is closed: then the request has its answer. */
+  #park(named: boolean): boolean {
+    if (this.#closed) {
+      this.#fail(EIO);
+      return false;
+    }
     const message = new Message(Math.ceil(this.#length / 4) * 4);
     message.bytes.set(this.#request.bytes.subarray(0, this.#length));
     const unique = codec.uniqueOf(this.#uniqueLow, this.#uniqueHigh);
     this.#parked.set(unique, { message, length: this.#length, named });
+    return true;
   }
 
   #bytes(result: Uint8Array | number): void {
@@ -188,7 +195,7 @@ export class Session {
     if (this.#named) return this.#fail(ENOENT);
     const parent = this.#tree.pathOf(inode);
     if (parent === undefined) return this.#fail(ESTALE);
-    this.#park(true);
+    if (!this.#park(true)) return;
     const path = [...parent, message.bytes.toString('latin1', codec.IN_HEADER, end)];
     this.#output.deferLookup({ ...this.#identity(), path });
   }
@@ -211,7 +218,7 @@ export class Session {
     const path = [...parent, message.bytes.toString('latin1', start, end)];
     if (change === 'use' && path.pop() !== 'use') return this.#fail(EROFS);
     if (path.length !== 2) return this.#fail(EROFS);
-    this.#park(true);
+    if (!this.#park(true)) return;
     this.#output.deferUse({ ...this.#identity(), change, path });
   }
 
@@ -240,9 +247,10 @@ export class Session {
     return false;
   }
 
-  /** Answers every request that waits here by an errno. */
-  refuseParked(errno: number): void {
-    for (const { message } of [...this.#parked.values()]) this.lookAgain(message.words[2], message.words[3], errno);
+  /** Answers every request that waits here by EIO, and from now on those that would wait: they might hold a lock that nobody ends. */
+  close(): void {
+    this.#closed = true;
+    for (const { message } of [...this.#parked.values()]) this.lookAgain(message.words[2], message.words[3], EIO);
   }
 
   /** The reply to a LOOKUP in a directory of `slot` that found `node`, or a negated errno. */

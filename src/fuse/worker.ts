@@ -130,7 +130,7 @@ if (setup.resume) {
 
 port.on('message', (message: ToWorker) => {
   if (message.type === 'close') {
-    session.refuseParked(constants.errno.EIO);
+    session.close();
     void invalidations.close().then(() => {
       device.close();
       port.close();

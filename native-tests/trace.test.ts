@@ -105,16 +105,21 @@ test.serial(
   },
 );
 
-test.serial("trace: through containerd, the image's own command, as a table", async (t) => {
-  t.timeout(300_000);
-  const registry = await registryOf(t);
-  const scene = await Scene.open(t, background);
-  const text = await traced(t, scene, ['--engine', 'containerd', '--stall', '0ms', `${registry.host}/img:1`]);
-  t.regex(text, /^ *STALLED +AT +FROM +OFFSET +BYTES +FILE\n/);
-  t.regex(text, / \/usr\/bin\/cat\n/);
-  t.regex(text, /^ready after .*: pull .*, create .*, run .*, ready /m);
-  t.regex(text, /^fetched: .* by \d+ requests/m);
-});
+test.serial(
+  "trace: through containerd, the image's own command, as a table; beside the machine's daemon",
+  async (t) => {
+    t.timeout(300_000);
+    const registry = await registryOf(t);
+    // What that one has, nobody else can: the directory is not there, the port is the registry's.
+    const taken = `[store]\nmount_point = "/nowhere"\n[metrics]\naddress = "${registry.host}"\n`;
+    const scene = await Scene.open(t, `log_level = "error"\n${background}${taken}`);
+    const text = await traced(t, scene, ['--engine', 'containerd', '--stall', '0ms', `${registry.host}/img:1`]);
+    t.regex(text, /^ *STALLED +AT +FROM +OFFSET +BYTES +FILE\n/);
+    t.regex(text, / \/usr\/bin\/cat\n/);
+    t.regex(text, /^ready after .*: pull .*, create .*, run .*, ready /m);
+    t.regex(text, /^fetched: .* by \d+ requests/m);
+  },
+);
 
 for (const backend of ['kernel', 'fuse-native'])
   test.serial(`a trace of a mount by hand: from the network, then from the cache (${backend})`, async (t) => {

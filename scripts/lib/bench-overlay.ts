@@ -89,22 +89,19 @@ async function mountByPodman({ cleanup, image, lazylayer, signal, say }: Overlay
   const directory = join(scene.directory, 'podman');
   const layers = join(directory, 'layers');
   await mkdir(layers, { recursive: true });
-  const start = () => LazyDaemon.start(lazylayer, directory, ['store', layers], signal);
-  const fetching = await start();
-  const storage = await PodmanStorage.make(directory, parseReference(image).host, layers, signal);
+  const start = () => LazyDaemon.start(lazylayer, directory, { store: layers }, signal);
+  let daemon = await start();
+  cleanup.teardown(() => daemon[Symbol.asyncDispose]());
+  const storage = cleanup.use(await PodmanStorage.make(directory, parseReference(image).host, layers, signal));
   const mount = async () => (await storage.run(['image', 'mount', image], signal)).trim();
   const umount = async () => void (await storage.run(['image', 'umount', image]));
-  try {
-    say(`files: fetching all of ${image} for Podman`);
-    await storage.run(['pull', '--quiet', image], signal);
-    const all = ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', await mount()];
-    await run('sh', all, { timeout: 600_000 });
-    await umount();
-  } finally {
-    await fetching[Symbol.asyncDispose]();
-  }
-  cleanup.use(await start());
-  cleanup.use(storage);
+  say(`files: fetching all of ${image} for Podman`);
+  await storage.run(['pull', '--quiet', image], signal);
+  const all = ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', await mount()];
+  await run('sh', all, { timeout: 600_000 });
+  await umount();
+  await daemon[Symbol.asyncDispose]();
+  daemon = await start();
   cleanup.teardown(umount);
   return mount();
 }

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
@@ -11,16 +12,23 @@ export function addServe(program: Command, cli: Cli): void {
       'Offers snapshots to containerd on a socket, so that containers start from images that were never pulled whole, and serves what is mounted by hand on the same root. Stays until SIGTERM or Ctrl-C. Logs JSON lines to standard output.',
     )
     .option('--address <socket>', 'socket for containerd; an empty one for none')
+    .option('--store <dir>', 'where to show layers to Podman; an empty one for nowhere')
+    .option('--metrics <address>', 'HOST:PORT or socket of the metrics; an empty one for nowhere')
     .addHelpText(
       'after',
       examples(
         ['lazylayer serve', 'as the configuration says'],
-        ['lazylayer serve --root /tmp/lazy --address /tmp/lazy.sock', 'beside another one'],
+        ['lazylayer serve --root /tmp/lazy --address /tmp/lazy.sock --store "" --metrics ""', 'beside another one'],
         ['lazylayer config containerd', 'what containerd has to be told'],
       ),
     )
-    .action(async (flags: { address?: string }, command: Command) => {
-      const config = await configOf(command, { address: flags.address });
+    .action(async (flags: { address?: string; store?: string; metrics?: string }, command: Command) => {
+      const { address, store, metrics } = flags;
+      const config = await configOf(command, {
+        address,
+        storeMountPoint: store && resolve(store),
+        metricsAddress: metrics,
+      });
       await runDaemon(cli, config);
     });
 }

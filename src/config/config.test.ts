@@ -250,6 +250,10 @@ test('bad flags and variables are named', async (t) => {
     instanceOf: ConfigError,
     message: '--backend: expected one of "kernel", "fuse-native", found "fuse"',
   });
+  await t.throwsAsync(loadConfig('/dev/null', { ...root, flags: { metricsAddress: 'here' } }), {
+    instanceOf: ConfigError,
+    message: /^--metrics: expected HOST:PORT, .*, found "here"$/,
+  });
   await t.throwsAsync(loadConfig('/dev/null', { uid: 0, env: { LAZYLAYER_LOG_LEVEL: 'loud' } }), {
     message: /^LAZYLAYER_LOG_LEVEL: expected one of "trace", .*, found "loud"$/,
   });

@@ -34,6 +34,7 @@ export interface ConfigFlags {
   readonly address?: string;
   /** Of the layer store. */
   readonly storeMountPoint?: string;
+  readonly metricsAddress?: string;
   readonly backgroundFetch?: boolean;
   readonly allowNoVerification?: boolean;
 }
@@ -91,7 +92,7 @@ export async function loadConfig(path?: string, options: LoadOptions = {}): Prom
     root: ['LAZYLAYER_ROOT', emptyIsUnset(env.LAZYLAYER_ROOT)],
     logLevel: ['LAZYLAYER_LOG_LEVEL', emptyIsUnset(env.LAZYLAYER_LOG_LEVEL)],
   });
-  const { root, logLevel, backend, address, storeMountPoint, backgroundFetch, allowNoVerification } =
+  const { root, logLevel, backend, address, storeMountPoint, metricsAddress, backgroundFetch, allowNoVerification } =
     options.flags ?? {};
   config = override(config, {
     root: ['--root', root],
@@ -99,6 +100,7 @@ export async function loadConfig(path?: string, options: LoadOptions = {}): Prom
     backend: ['--backend', backend],
     address: ['--address', address],
     mountPoint: ['mount point', storeMountPoint],
+    metricsAddress: ['--metrics', metricsAddress],
   });
   return {
     ...config,
@@ -154,7 +156,14 @@ type Named = readonly [name: string, value: string | undefined];
 /** A relative root means the caller's directory, not the daemon's. */
 function override(
   config: Config,
-  given: { root?: Named; logLevel?: Named; backend?: Named; address?: Named; mountPoint?: Named },
+  given: {
+    root?: Named;
+    logLevel?: Named;
+    backend?: Named;
+    address?: Named;
+    mountPoint?: Named;
+    metricsAddress?: Named;
+  },
 ): Config {
   return {
     ...config,
@@ -166,6 +175,7 @@ function override(
       address: check(settings.address, given.address) ?? config.snapshotter.address,
     },
     store: { ...config.store, mount_point: check(settings.mount_point, given.mountPoint) ?? config.store.mount_point },
+    metrics: { ...config.metrics, address: check(settings.listen, given.metricsAddress) ?? config.metrics.address },
   };
 }
 

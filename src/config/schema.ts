@@ -95,6 +95,7 @@ export const settings = {
     v.string(mountPointForm),
     v.check((text) => text === '' || text.startsWith('/'), mountPointForm),
   ),
+  listen: listenAddress(),
 };
 
 /** config.toml, with every default but that of `root`, which depends on who runs. */
@@ -138,7 +139,7 @@ export const configSchema = table({
     {},
   ),
   store: v.optional(table({ mount_point: v.optional(settings.mount_point, '') }), {}),
-  metrics: v.optional(table({ address: v.optional(listenAddress(), '') }), {}),
+  metrics: v.optional(table({ address: v.optional(settings.listen, '') }), {}),
   registry: v.optional(
     table({
       certs_dir: v.optional(v.array(absolutePath(), 'an array of absolute paths'), [

@@ -56,7 +56,7 @@ class ContainerdPlace implements Place {
     const { way } = candidate;
     const own = join(directory, 'snapshots', 'lazylayer.sock');
     if (way.kind === 'lazy')
-      this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, ['serve', '--address', own], signal));
+      this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, { address: own }, signal));
     const address = way.kind === 'other' ? way.socket : way.kind === 'lazy' ? own : undefined;
     const config = join(directory, 'containerd.toml');
     await writeFile(config, configFor(directory, socket, snapshotterOf(candidate), address));

@@ -2,26 +2,47 @@ import { join } from 'node:path';
 import { Daemon, peakMemory } from '../processes.js';
 import type { Lazylayer } from './engine.js';
 
+/** What a daemon offers to whom; what is left out, to nobody. */
+export interface Offers {
+  /** Socket for containerd. */
+  readonly address?: string;
+  /** Directory where Podman finds layers. */
+  readonly store?: string;
+}
+
+/**
+ * The configuration is that of a machine on which another daemon may serve: all that there is one of on a machine is overruled. "serving"
+ * must be told, and which layers are refused.
+ */
+export function serveArguments(
+  { address = '', store = '' }: Offers,
+  root: string,
+  config: string | undefined,
+): string[] {
+  const given = config === undefined ? [] : ['--config', config];
+  const offers = ['--address', address, '--store', store, '--metrics', ''];
+  return ['serve', '--root', root, '--log-level', 'info', ...given, ...offers];
+}
+
 /** A daemon of lazylayer on a root of its own. */
 export class LazyDaemon implements AsyncDisposable {
   readonly root: string;
   readonly #daemon: Daemon;
 
-  private constructor({ command, config }: Lazylayer, directory: string, verb: readonly string[]) {
+  private constructor({ command, config }: Lazylayer, directory: string, offers: Offers) {
     const [file, ...args] = command;
     this.root = join(directory, 'lazylayer');
-    const given = config === undefined ? [] : ['--config', config];
-    this.#daemon = new Daemon(file, [...args, ...verb, '--root', this.root, ...given]);
+    this.#daemon = new Daemon(file, [...args, ...serveArguments(offers, this.root, config)]);
   }
 
-  /** `verb` is `serve` or `store`, with what it needs. Resolves when it serves. */
+  /** Resolves when it serves. */
   static async start(
     lazylayer: Lazylayer,
     directory: string,
-    verb: readonly string[],
+    offers: Offers,
     signal: AbortSignal,
   ): Promise<LazyDaemon> {
-    const started = new LazyDaemon(lazylayer, directory, verb);
+    const started = new LazyDaemon(lazylayer, directory, offers);
     try {
       const serving = async () => started.#log().some((line) => line['msg'] === 'serving');
       await started.#daemon.until('lazylayer serves', serving, signal);

@@ -26,8 +26,7 @@ export class MountEngine implements Engine {
   async open(candidate: Candidate, directory: string, signal: AbortSignal): Promise<Place> {
     const target = join(directory, 'tree');
     await mkdir(target);
-    const address = join(directory, 'snapshots', 'lazylayer.sock');
-    const daemon = await LazyDaemon.start(this.lazylayer, directory, ['serve', '--address', address], signal);
+    const daemon = await LazyDaemon.start(this.lazylayer, directory, {}, signal);
     return new MountPlace(candidate, directory, target, daemon, this.lazylayer);
   }
 }

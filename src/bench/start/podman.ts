@@ -58,7 +58,7 @@ class PodmanPlace implements Place {
     const layers = candidate.way.kind === 'lazy' ? join(directory, 'layers') : undefined;
     if (layers !== undefined) {
       await mkdir(layers);
-      this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, ['store', layers], signal));
+      this.#lazy = this.#parts.use(await LazyDaemon.start(lazylayer, directory, { store: layers }, signal));
     }
     const { host } = parseReference(candidate.image);
     this.#storage = this.#parts.use(await PodmanStorage.make(directory, host, layers, signal));

@@ -5,3 +5,8 @@ export function parseDuration(text: string): number | undefined {
   const [, digits, unit] = /^(\d{1,15}(?:\.\d{1,15})?)(us|ms|s)$/.exec(text) ?? [];
   return digits === undefined ? undefined : Number(digits) * units[unit];
 }
+
+/** `1.4 ms` below 10 ms, whole milliseconds from there on. */
+export function formatMilliseconds(ms: number): string {
+  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+}

@@ -134,10 +134,9 @@ export function killGone(pid: number): void {
 }
 
 /** Peak of resident memory of a process, and of everything that it started, in bytes (VmHWM, proc_pid_status(5)). */
-export async function peakMemory(pid: number, withChildren = true): Promise<number> {
+export async function peakMemory(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
   let bytes = Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
-  if (!withChildren) return bytes;
   const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
   for (const child of children.split(' ').filter((text) => text !== '')) bytes += await peakMemory(Number(child));
   return bytes;

@@ -1,9 +1,9 @@
+import { formatMilliseconds } from '../bench/duration.js';
 import { phases } from '../bench/start/engine.js';
 import { sources, type TraceReport } from '../bench/trace/report.js';
 import { humanBytes, plural, table } from './text.js';
 
 const shownStalls = 10;
-const milliseconds = (ms: number) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
 /** The longest stalls, and the numbers of the whole. */
 export function formatTrace(report: TraceReport): string {
@@ -20,19 +20,19 @@ export function formatTrace(report: TraceReport): string {
   const rows = stalls
     .slice(0, shownStalls)
     .map(({ startMs, endMs, source, offset, length, file }) => [
-      milliseconds(endMs - startMs),
-      milliseconds(startMs),
+      formatMilliseconds(endMs - startMs),
+      formatMilliseconds(startMs),
       source,
       String(offset),
       String(length),
       printable(files[file].path),
     ]);
   const { ratio } = totals;
-  const lengths = phases.map((phase) => `${phase} ${milliseconds(report.phases[phase])}`).join(', ');
+  const lengths = phases.map((phase) => `${phase} ${formatMilliseconds(report.phases[phase])}`).join(', ');
   const read = sources.map((source) => `${humanBytes(totals.bySource[source].bytes)} ${source}`).join(', ');
   const lines = [
-    `ready after ${milliseconds(report.totalMs)}: ${lengths}`,
-    `${plural(stalls.length, 'stall')} of ${milliseconds(stallMs)} and more; a read waited for ${milliseconds(totals.waitedMs)} in all`,
+    `ready after ${formatMilliseconds(report.totalMs)}: ${lengths}`,
+    `${plural(stalls.length, 'stall')} of ${formatMilliseconds(stallMs)} and more; a read waited for ${formatMilliseconds(totals.waitedMs)} in all`,
     `read: ${humanBytes(totals.readBytes)} by ${plural(totals.reads, 'read')} of ${plural(files.length, 'file')} (${read})`,
     `fetched: ${humanBytes(totals.fetchedBytes)} by ${plural(totals.requests, 'request')}; what was read is ${humanBytes(totals.neededBytes)} compressed${ratio === undefined ? '' : ` (${ratio.toFixed(2)} times)`}`,
     ...(dropped > 0 ? [`left out, for there was no room: the ${dropped} oldest reads and requests`] : []),

@@ -78,13 +78,16 @@ export class PodmanStorage implements AsyncDisposable {
   ): Promise<PodmanStorage> {
     const storage = join(directory, 'containers');
     const transient = await mkdtemp('/run/lazylayer-');
-    const env = await configurePodman(directory, { storage, transient, registry, layers });
-    const made = new PodmanStorage(env, [storage, transient]);
+    const places = [storage, transient] as const;
     try {
+      const made = new PodmanStorage(
+        await configurePodman(directory, { storage, transient, registry, layers }),
+        places,
+      );
       await made.run(['images'], signal);
       return made;
     } catch (error) {
-      await made.#remove();
+      await removePlaces(places);
       throw error;
     }
   }
@@ -94,15 +97,17 @@ export class PodmanStorage implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.run(['rm', '--all', '--force', '--time', '0']);
-    await this.#remove();
+    try {
+      await this.run(['rm', '--all', '--force', '--time', '0']);
+    } finally {
+      await removePlaces(this.places);
+    }
   }
+}
 
-  /** Podman mounts its storage on itself, and leaves that. */
-  async #remove(): Promise<void> {
-    const own = ({ target }: { readonly target: string }) =>
-      this.places.some((place) => target.startsWith(`${place}/`));
-    for (const { target } of (await listMounts()).filter(own).reverse()) await unmount(target, { lazy: true });
-    for (const place of this.places) await rm(place, { recursive: true, force: true, maxRetries: 3 });
-  }
+/** Podman mounts its storage on itself, and leaves that. */
+async function removePlaces(places: readonly string[]): Promise<void> {
+  const own = ({ target }: { readonly target: string }) => places.some((place) => target.startsWith(`${place}/`));
+  for (const { target } of (await listMounts()).filter(own).reverse()) await unmount(target, { lazy: true });
+  for (const place of places) await rm(place, { recursive: true, force: true, maxRetries: 3 });
 }

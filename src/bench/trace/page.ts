@@ -1,3 +1,4 @@
+import { formatMilliseconds } from '../duration.js';
 import { formatMachine } from '../report.js';
 import { phaseColours, seconds } from '../start/chart.js';
 import { phases } from '../start/engine.js';
@@ -21,13 +22,12 @@ th{color:#57606a;font-weight:600;font-size:.85rem}
 .plot svg{width:100%;display:block}.names svg{display:block}
 #zoom4:checked~.lanes .plot svg{width:400%}#zoom16:checked~.lanes .plot svg{width:1600%}
 .lanes text{font:10px ui-monospace,monospace;fill:#57606a}.lanes .head{font-weight:700;fill:#24292f}
-.lanes .phase{fill:#fff;font-weight:700}.lanes line{stroke:#8c959f;stroke-dasharray:2 3}.lanes .odd{fill:#f6f8fa}
+.lanes .phase{fill:#fff;font-weight:700}.lanes line{stroke:#8c959f;stroke-dasharray:2 3}
 .stall{stroke:#cf222e;stroke-width:2;paint-order:stroke}
 `;
 
 const shownRows = 200;
 
-const milliseconds = (ms: number): string => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 const number = (value: number): string => value.toLocaleString('en-US');
 
 /** A page for people, complete in itself and without a script: when what was read and asked for, and what was waited for. */
@@ -43,7 +43,7 @@ export function tracePage(report: TraceReport): string {
     ...notes.map((note) => `<p>${escapeXml(note)}</p>`),
     `<section><h2>Ready after ${seconds(report.totalMs)}</h2>${summary(report)}</section>`,
     `<section><h2>Timeline</h2>${legend(stallMs)}${timeline(report)}</section>`,
-    `<section><h2>Stalls: reads of ${milliseconds(stallMs)} and more</h2>${stalls(report)}</section>`,
+    `<section><h2>Stalls: reads of ${formatMilliseconds(stallMs)} and more</h2>${stalls(report)}</section>`,
     `<section><h2>Files by time waited</h2>${files(report)}</section>`,
     '</main></body></html>',
     '',
@@ -65,7 +65,7 @@ function table(heads: readonly Cell[], rows: readonly (readonly Cell[])[]): stri
 function summary({ totals, phases: lengths, dropped }: TraceReport): string {
   const { ratio } = totals;
   const lines = [
-    `${phases.map((phase) => `${phase} ${milliseconds(lengths[phase])}`).join(', ')}. For ${milliseconds(totals.waitedMs)} of it a read waited for bytes that were not in the cache.`,
+    `${phases.map((phase) => `${phase} ${formatMilliseconds(lengths[phase])}`).join(', ')}. For ${formatMilliseconds(totals.waitedMs)} of it a read waited for bytes that were not in the cache.`,
     `${number(totals.requests)} requests brought ${number(totals.fetchedBytes)} bytes. Of files, ${number(totals.readBytes)} bytes were read, for which ${number(totals.neededBytes)} compressed bytes were needed${ratio === undefined ? '' : `: ${ratio.toFixed(2)} times of that was fetched`}.`,
     'What the page cache gave is not seen; what the kernel read ahead counts as read.',
     ...(dropped > 0 ? [`Left out, for there was no room: the ${number(dropped)} oldest reads and requests.`] : []),
@@ -92,7 +92,7 @@ function legend(stallMs: number): string {
   return (
     `<p>Phases:${phases.map((phase) => key(phase, phaseColours[phase])).join('')}</p>` +
     `<p>Requests, pale until the first byte:${reasons.map((reason) => key(reason, reasonColours[reason])).join('')}</p>` +
-    `<p>Reads, by where the bytes came from:${sources.map((source) => key(source, sourceColours[source])).join('')}; framed in red from ${milliseconds(stallMs)} on. "shared": another read had asked for them; "prefetch": nobody had.</p>` +
+    `<p>Reads, by where the bytes came from:${sources.map((source) => key(source, sourceColours[source])).join('')}; framed in red from ${formatMilliseconds(stallMs)} on. "shared": another read had asked for them; "prefetch": nobody had.</p>` +
     `${zoom('zoom1', '1x', ' checked="checked"')}${zoom('zoom4', '4x')}${zoom('zoom16', '16x')}`
   );
 }
@@ -100,8 +100,8 @@ function legend(stallMs: number): string {
 function stalls(report: TraceReport): string {
   const shown = report.stalls.slice(0, shownRows);
   const rows = shown.map((read) => [
-    milliseconds(read.endMs - read.startMs),
-    milliseconds(read.startMs),
+    formatMilliseconds(read.endMs - read.startMs),
+    formatMilliseconds(read.startMs),
     read.source,
     number(read.offset),
     number(read.length),
@@ -115,7 +115,7 @@ function files({ files, layers }: TraceReport): string {
   const rows = files
     .slice(0, shownRows)
     .map((file) => [
-      milliseconds(file.waitedMs),
+      formatMilliseconds(file.waitedMs),
       number(file.stalls),
       number(file.reads),
       number(file.readBytes),

@@ -4,7 +4,7 @@ export interface Dynamic {
   readonly interpreter?: string;
   /** DT_NEEDED: names of libraries, to be looked for, or paths. */
   readonly needed: readonly string[];
-  /** DT_RUNPATH or DT_RPATH: directories to look in first; `$ORIGIN` is the file's own. */
+  /** DT_RUNPATH, or else DT_RPATH: directories to look in first, at most 32; `$ORIGIN` is the file's own. */
   readonly runpath: readonly string[];
   /** e_machine, such as 62 for x86-64. */
   readonly machine: number;
@@ -29,6 +29,7 @@ const MAX_PATH = 4096;
 const MAX_DYNAMIC = 64 * 1024;
 const MAX_STRINGS = 4 * 1024 * 1024;
 const MAX_NEEDED = 256;
+const MAX_RUNPATH = 32;
 
 /**
  * Reads what a 64-bit little-endian ELF file needs to run (System V ABI, generic part, chapters 4 and 5). Undefined for all else, and for
@@ -67,16 +68,20 @@ export async function readDynamic(read: ReadAt): Promise<Dynamic | undefined> {
   );
   const size = Math.min(valueOf(DT_STRSZ), MAX_STRINGS);
   const strings = holder === undefined ? new Uint8Array(0) : await read(place - holder.address + holder.offset, size);
-  const stringsOf = (...tags: number[]) =>
-    entries.filter(({ tag }) => tags.includes(tag)).map(({ value }) => stringAt(strings, value));
+  const stringsOf = (wanted: number) =>
+    entries
+      .filter(({ tag }) => tag === wanted)
+      .slice(0, MAX_NEEDED)
+      .map(({ value }) => stringAt(strings, value));
   const interp = segments.find(({ type }) => type === PT_INTERP);
   const interpreter = interp && stringAt(await read(interp.offset, Math.min(interp.length, MAX_PATH)), 0);
   return {
     ...(interpreter !== undefined && interpreter !== '' && { interpreter }),
-    needed: stringsOf(DT_NEEDED)
-      .filter((name) => name !== '')
-      .slice(0, MAX_NEEDED),
-    runpath: stringsOf(DT_RPATH, DT_RUNPATH).flatMap((text) => text.split(':').filter((path) => path !== '')),
+    needed: stringsOf(DT_NEEDED).filter((name) => name !== ''),
+    runpath: (stringsOf(DT_RUNPATH)[0] ?? stringsOf(DT_RPATH)[0] ?? '')
+      .split(':')
+      .filter((path) => path !== '')
+      .slice(0, MAX_RUNPATH),
     machine: header.getUint16(18, true),
   };
 }

@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import type { ImageConfig } from '../image/config.js';
+import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
@@ -18,6 +19,13 @@ const MAX_IMAGES = 256;
 const MAX_SEEN = 4096;
 /** Files that one program leads to at most. */
 const MAX_FILES = 256;
+
+/** Paths that one walk looks up at most, and directories of a search path: an image can name any number of them. */
+const MAX_LOOKUPS = 4096;
+const MAX_PATH = 64;
+
+const ELF = Buffer.from('\x7fELF', 'latin1');
+const SCRIPT = Buffer.from('#!');
 
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** Every container: its runtime looks its user up. */
@@ -49,7 +57,7 @@ const TRIPLETS: Readonly<Record<number, string>> = {
  */
 export class ProgramsAhead {
   readonly #layers: LayersBySlot;
-  /** By their slots, the latest last. */
+  /** By their slots. */
   readonly #images = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
@@ -73,29 +81,49 @@ export class ProgramsAhead {
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
   async read(slot: number, inode: number): Promise<void> {
-    // The image that was met last: which of several that share a layer is read cannot be told.
-    const image = [...this.#images.values()].find(({ slots }) => slots.includes(slot));
-    if (image === undefined) return;
-    const { slots, command } = image;
-    image.command = undefined;
-    if (command === undefined && this.#seen.has(keyOf(slot, inode))) return;
-    await this.#visit(slots, async (visit) => {
-      const nodes: MergedNode[] = [{ layer: slots.indexOf(slot), inode, parts: [] }];
-      if (command !== undefined && !visit.marked) {
-        visit.bring(ANY_START);
-        nodes.push(...visit.command(command));
-      }
-      await Promise.all(nodes.map((node) => visit.follow(node)));
-    });
+    // The image that was met last goes first: which of several that share a layer is read cannot be told.
+    for (const [key, image] of [...this.#images.entries()]) {
+      if (!image.slots.includes(slot)) continue;
+      const { command } = image;
+      image.command = undefined;
+      if (command === undefined && !(await this.#names(slot, inode))) return;
+      const visited = await this.#visit(image.slots, async (visit) => {
+        const nodes: MergedNode[] = [{ layer: image.slots.indexOf(slot), inode, parts: [] }];
+        if (command !== undefined && !visit.marked) {
+          visit.bring(ANY_START);
+          nodes.push(...visit.command(command));
+        }
+        await Promise.all(nodes.map((node) => visit.follow(node)));
+      });
+      if (visited) return;
+      this.#images.delete(key);
+    }
   }
 
-  async #visit(slots: readonly number[], work: (visit: Visit) => Promise<void>): Promise<void> {
+  /** Whether a file is of those that name others, as its first bytes tell: its own layer alone is needed for that. */
+  async #names(slot: number, inode: number): Promise<boolean> {
+    if (this.#seen.has(keyOf(slot, inode))) return false;
+    try {
+      const magic = await this.#layers.using(slot, (layer) => layer.read(inode, 0, 4, { priority: PREFETCH }));
+      return ELF.equals(magic) || SCRIPT.equals(magic.subarray(0, SCRIPT.byteLength));
+    } catch {
+      return false;
+    }
+  }
+
+  /** False where a layer is not there any more. What else fails is left to whoever reads it. */
+  async #visit(slots: readonly number[], work: (visit: Visit) => Promise<void>): Promise<boolean> {
     const withAll = async (layers: readonly Layer[]): Promise<void> => {
       const slot = slots.at(layers.length);
-      if (slot === undefined) return work(new Visit(layers, slots, this.#seen));
+      if (slot === undefined) return work(new Visit(layers, slots, this.#seen)).catch(() => {});
       return this.#layers.using(slot, (layer) => withAll([...layers, layer]));
     };
-    if (slots.length > 0) await withAll([]).catch(() => {});
+    try {
+      await withAll([]);
+      return true;
+    } catch (error) {
+      return codeOf(error) !== 'NOT_FOUND';
+    }
   }
 }
 
@@ -110,6 +138,7 @@ interface KnownImage {
 class Visit {
   readonly #tree: MergedTree;
   #files = 0;
+  #lookups = 0;
 
   constructor(
     readonly layers: readonly Layer[],
@@ -130,7 +159,7 @@ class Visit {
     const words = [config.Entrypoint?.[0], config.Cmd?.[0]];
     return words.flatMap((word) => {
       if (word === undefined || word === '') return [];
-      return this.#program(word, path.split(':'), config.WorkingDir ?? '/') ?? [];
+      return this.#program(word, path.split(':', MAX_PATH), config.WorkingDir ?? '/') ?? [];
     });
   }
 
@@ -161,7 +190,13 @@ class Visit {
     this.#bring([node]);
     const layer = this.layers[node.layer];
     const read = (offset: number, length: number) => layer.read(node.inode, offset, length, { priority: PREFETCH });
-    const needs = (await this.#script(read)) ?? (await this.#linked(node, read));
+    let needs: MergedNode[];
+    try {
+      needs = (await this.#script(read)) ?? (await this.#linked(node, read));
+    } catch (error) {
+      this.seen.delete(key); // it did not come: the next reader tries again
+      throw error;
+    }
     this.#bring(needs);
     await Promise.all(needs.map((need) => this.follow(need)));
   }
@@ -186,8 +221,10 @@ class Visit {
     if (dynamic === undefined) return [];
     const libraries = libraryDirectory(dynamic);
     if (dynamic.interpreter !== undefined) this.bring(DYNAMIC_START.map((path) => path.replace('$LIB', libraries)));
+    let own: string | undefined;
+    const origin = () => (own ??= this.#directoryOf(node));
     const places = [
-      ...dynamic.runpath.map((path) => path.replace(/\$(ORIGIN|\{ORIGIN\})/, () => this.#directoryOf(node))),
+      ...dynamic.runpath.map((path) => path.replace(/\$(ORIGIN|\{ORIGIN\})/, origin)),
       ...LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries)),
     ];
     const found = dynamic.needed.map((name) =>
@@ -199,6 +236,7 @@ class Visit {
 
   #first(paths: readonly string[], fits: (node: MergedNode) => boolean = () => true): MergedNode | undefined {
     for (const path of paths) {
+      if (++this.#lookups > MAX_LOOKUPS) return undefined;
       let node: MergedNode;
       try {
         node = this.#tree.resolve(path);

@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import { close, constants, fdatasync, ftruncate, open, readSync, writeSync, fstat } from 'node:fs';
 import { rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, LazylayerError } from '../errors.js';
@@ -104,10 +105,13 @@ export class CachedLayer implements LayerView {
     return this.#suspects !== undefined;
   }
 
-  /** Whether every chunk is on disk, those included that wait to be verified again since an unclean end. */
-  get whole(): boolean {
-    for (let chunk = 0; chunk < this.tree.counts.chunks; chunk++)
-      if (!this.presence.has(chunk) && this.#suspects?.has(chunk) !== true) return false;
+  /** Whether every chunk is there: after an unclean end, the suspects are verified for that, up to the first that is not. */
+  async isWhole(): Promise<boolean> {
+    for (let chunk = 0; chunk < this.tree.counts.chunks; chunk++) {
+      if (this.presence.has(chunk)) continue;
+      if (!this.recover(chunk)) return false;
+      await turn(); // a chunk's hash is long enough to hold others up
+    }
     return true;
   }
 

@@ -48,7 +48,7 @@ export function addTrace(program: Command, cli: Cli): void {
         ['lazylayer trace --html a.html python:3.12 -- python3 -c "print(1)"', 'until it has ended'],
         ['lazylayer trace --network 40ms,200mbit localhost:5000/app:1 -- /app', 'over an imitated network'],
         ['lazylayer trace --engine containerd localhost:5000/web:1 --ready-port 80', "the image's command"],
-      )}\n\nWith --network, and with containerd, the registry must speak plain HTTP, such as one on localhost.`,
+      )}\n\nWith --network, and with containerd or Podman, the registry must speak plain HTTP, such as one on localhost.`,
     )
     .action(async (image: string, words: string[], flags: Flags, command: Command) => {
       const ready = readyOf(flags);

@@ -134,7 +134,7 @@ export class ServedLayers implements AsyncDisposable {
    * Does what needs the layer in a slot, which is woken for it, and stays awake until it is done.
    * @throws NOT_FOUND; what opening the layer throws
    */
-  using<V>(slot: number, work: (layer: Layer) => Promise<V>, signal?: AbortSignal): Promise<V> {
+  async using<V>(slot: number, work: (layer: Layer) => Promise<V>, signal?: AbortSignal): Promise<V> {
     return this.#layer(slot).using(work, signal);
   }
 

@@ -119,6 +119,22 @@ test('chunks that came after the bits were last saved outlive an unclean end', a
   t.is(blob.asked.length, 0);
 });
 
+test('after an unclean end a layer is whole if all its chunks are right, and costs no request to find out', async (t) => {
+  for (const all of [true, false]) {
+    await using bench = await LayerBench.create();
+    const { blob, source } = await estargzLayer(files);
+    const directory = await fill(bench, source, t);
+    if (!all) await flip(join(directory, 'data'), 7 * 61_440 + 100);
+    await rm(join(directory, 'present'));
+    await writeFile(join(directory, 'open'), '');
+    blob.asked.length = 0;
+    await bench.start();
+    await using layer = await bench.store.open(source);
+    t.is(await layer.isWhole(), all);
+    t.is(blob.asked.length, 0);
+  }
+});
+
 test('suspects that nobody read before the next end are suspects still', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);

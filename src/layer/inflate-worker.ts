@@ -13,8 +13,8 @@ const writer = new ChunkWriter(SCRATCH_BYTES);
 const targets = new Map<number, ChunkTarget>();
 
 const nice = new ThreadNice();
-/** Work that nobody waits for leaves the processor to whoever reads what is there. Who is not root could not take that back. */
-const BACKGROUND_NICE = process.geteuid?.() === 0 ? 10 : 0;
+/** Work that nobody waits for leaves the processor to whoever reads what is there. */
+const BACKGROUND_NICE = 10;
 
 port.on('message', (message: ToWorker) => {
   switch (message.type) {

@@ -153,9 +153,14 @@ export class Layer implements AsyncDisposable {
     }
   }
 
-  /** Whether all its content is on disk, that included which waits to be verified again since an unclean end. */
-  get whole(): boolean {
-    return this.cached.whole;
+  /** Whether all its content is on disk: after an unclean end, it is verified for that. */
+  async isWhole(): Promise<boolean> {
+    this.#enter();
+    try {
+      return await this.cached.isWhole();
+    } finally {
+      this.#leave();
+    }
   }
 
   /** Whether it is being read, or fetched ahead. */

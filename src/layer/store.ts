@@ -201,7 +201,8 @@ export class LayerStore implements AsyncDisposable {
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
-    if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content);
+    // A shortcut: what does not come in by it is fetched when it is read.
+    if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content).catch(() => {});
     return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
   }
 
@@ -242,7 +243,7 @@ export class LayerStore implements AsyncDisposable {
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
     let whole: boolean;
     try {
-      whole = await believed(cached);
+      whole = await cached.isWhole();
     } catch (error) {
       await this.#cache.release(cached);
       throw error;
@@ -252,16 +253,6 @@ export class LayerStore implements AsyncDisposable {
     await this.#cache.drop(key);
     return undefined;
   }
-}
-
-/** Whether every chunk is on disk, suspects being held against their digests. */
-async function believed(cached: CachedLayer): Promise<boolean> {
-  for (let chunk = 0; chunk < cached.tree.counts.chunks; chunk++) {
-    if (cached.presence.has(chunk)) continue;
-    if (!cached.recover(chunk)) return false;
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  return true;
 }
 
 function keyOf(source: LayerSource): LayerKey {

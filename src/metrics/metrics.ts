@@ -37,7 +37,7 @@ export class Metrics implements AsyncDisposable {
   );
   readonly #stored = this.#counter(
     'lazylayer_store_layers_total',
-    'Layers that a client asked the layer store for: served or left to the client, and for those by what class of error.',
+    'Layers of images that clients asked the layer store for: served, or left to the client and by what class of error.',
     ['outcome', 'reason'],
   );
   readonly #requests = this.#counter(

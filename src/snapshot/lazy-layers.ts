@@ -208,8 +208,8 @@ export class LazyLayers implements RemoteLayers {
     const { digest } = descriptor;
     const held = this.#held.get(digest);
     if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
-    const whole = async (layer: Layer) => layer.whole;
-    if (await this.#options.served.using(held.layer.slot, whole, signal)) return;
+    const isWhole = (layer: Layer) => layer.isWhole();
+    if (await this.#options.served.using(held.layer.slot, isWhole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
     const bound = AbortSignal.any([AbortSignal.timeout(checkMs), ...(signal === undefined ? [] : [signal])]);
     await this.#options.workspace.probe({ reference, descriptor }, bound);

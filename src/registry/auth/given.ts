@@ -37,7 +37,7 @@ export function checkGiven(value: unknown): Given {
 
 /** Logins that somebody gave to this process for certain references. They are in memory alone, and the oldest leave for new ones. */
 export class GivenCredentials {
-  /** The newest last. */
+  /** The newest first, as its values are gone through. */
   readonly #known = new LRUCache<string, { readonly name: Reference; readonly credential: Credential }>({
     max: mostReferences,
   });

@@ -142,6 +142,17 @@ test('who reads in order and still finds what he reads has more asked for in tim
   t.true(asked < 40);
 });
 
+test('behind so much that is there somebody goes through the layer: the largest window at once', (t) => {
+  for (const [there, brought] of [
+    [30, 20],
+    [10, 1],
+  ]) {
+    const { ahead, known } = layer(some('a', 100, 200 * KIB));
+    for (let chunk = 0; chunk < there; chunk++) known.add(chunk);
+    t.deepEqual(ahead.window(there, there + 1), { first: there, end: there + brought });
+  }
+});
+
 test('two chance neighbours are not reading in order', (t) => {
   const { ahead, known } = layer(some('a', 50, 300 * KIB));
   for (const chunk of [20, 21]) {

@@ -76,7 +76,12 @@ export class ReadAhead {
   window(first: number, end: number): ChunkSpan {
     const tree = this.#tree;
     const from = firstOfMember(tree, first);
-    const run = this.#runs.find((one) => this.#leadsTo(one, from));
+    let run = this.#runs.find((one) => this.#leadsTo(one, from));
+    if (run === undefined && this.#knownBehind(from) >= MAX_WINDOW) {
+      // So much without a gap is no burst's doing: somebody goes through the layer, if not in the very order of the blob.
+      run = { end: from, bytes: MAX_WINDOW / 2, steps: LASTING };
+      remember(this.#runs, run);
+    }
     if (run !== undefined && ++run.steps >= LASTING) {
       run.bytes = Math.min(MAX_WINDOW, Math.max(2 * run.bytes, FIRST_WINDOW));
       run.end = this.#forward(from, end, run.bytes);
@@ -131,6 +136,15 @@ export class ReadAhead {
     if (chunk < run.end || chunk - run.end > MAX_LOOK) return false;
     for (let at = run.end; at < chunk; at++) if (!this.#known(at)) return false;
     return true;
+  }
+
+  /** Compressed bytes that are known without a gap up to a chunk, as far as is looked. */
+  #knownBehind(chunk: number): number {
+    const { chunkOffset } = this.#tree;
+    const floor = Math.max(0, chunk - MAX_LOOK);
+    let back = chunk;
+    while (back > floor && chunkOffset[chunk] - chunkOffset[back] < MAX_WINDOW && this.#known(back - 1)) back--;
+    return back === floor && floor > 0 ? MAX_WINDOW : chunkOffset[chunk] - chunkOffset[back];
   }
 
   #within(run: Run, chunk: number): boolean {

@@ -36,7 +36,8 @@ export interface LayerView {
  * are first needed, and believed only then.
  */
 export class CachedLayer implements LayerView {
-  #suspects: Presence | undefined;
+  /** An unclean end came before: any chunk may be there though its bit is not set. */
+  #suspect: boolean;
   /** Bits were set since the bitmap was last saved. */
   #dirty = false;
   /** Bytes were written since the layer was opened: they must be on disk before the mark goes. */
@@ -53,12 +54,12 @@ export class CachedLayer implements LayerView {
     readonly tree: Tree,
     readonly presence: Presence,
     readonly fd: number,
-    suspects: Presence | undefined,
+    suspect: boolean,
     /** The bits as they were found. */
     private readonly saved: Presence | undefined,
     private mark: Mark,
   ) {
-    this.#suspects = suspects;
+    this.#suspect = suspect;
   }
 
   /**
@@ -87,9 +88,9 @@ export class CachedLayer implements LayerView {
       // A layer that was opened and never read leaves a file of holes, and no bitmap.
       const nothing = saved === undefined && blocks === 0;
       // The last bits before an unclean end were not saved: any chunk may be there.
-      const suspects = believed || nothing ? undefined : full(empty(), chunks);
+      const suspect = !believed && !nothing;
       const presence = believed ? saved : empty();
-      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspects, saved, mark);
+      return new CachedLayer(key, name, directory, slot, tree, presence, fd, suspect, saved, mark);
     } catch (error) {
       await closeFd(fd);
       throw error;
@@ -102,7 +103,7 @@ export class CachedLayer implements LayerView {
 
   /** Whether any chunk may be on disk though its bit is not set. */
   get hasSuspects(): boolean {
-    return this.#suspects !== undefined;
+    return this.#suspect;
   }
 
   /** Whether every chunk is there: after an unclean end, the suspects are verified for that, up to the first that is not. */
@@ -117,7 +118,7 @@ export class CachedLayer implements LayerView {
 
   /** Takes a suspect chunk back into belief if its bytes are right. Synchronous: reads and hashes the chunk. */
   recover(chunk: number): boolean {
-    if (this.#suspects === undefined || !this.#suspects.has(chunk)) return false;
+    if (!this.#suspect) return false;
     let bytes: Buffer | undefined;
     try {
       bytes = readVerified(this.fd, this.tree.chunkCache[chunk], this.tree, chunk);
@@ -173,7 +174,7 @@ export class CachedLayer implements LayerView {
   /** The bits to save: after an unclean end, also those that were found, though their chunks are still suspects. */
   #kept(): Presence {
     const { saved, presence } = this;
-    if (this.#suspects === undefined || saved === undefined) return presence;
+    if (!this.#suspect || saved === undefined) return presence;
     const chunks = this.tree.counts.chunks;
     const both = new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
     for (let chunk = 0; chunk < chunks; chunk++) if (saved.has(chunk) || presence.has(chunk)) both.set(chunk);
@@ -198,20 +199,13 @@ export class CachedLayer implements LayerView {
       await this.touch();
       if (this.#written) await sync(this.fd);
       await this.save();
-      if (this.#suspects === undefined || this.#settleSuspects()) {
+      if (!this.#suspect || this.presence.hasAll(0, this.tree.counts.chunks)) {
         await rm(join(this.directory, FILES.open), { force: true });
         await syncDirectory(this.directory);
       }
     } finally {
       await closeFd(this.fd);
     }
-  }
-
-  /** Whether every suspect has been believed by now. */
-  #settleSuspects(): boolean {
-    for (let chunk = 0; chunk < this.tree.counts.chunks; chunk++)
-      if (this.#suspects!.has(chunk) && !this.presence.has(chunk)) return false;
-    return true;
   }
 }
 
@@ -230,11 +224,6 @@ async function setMark(directory: string): Promise<Mark> {
     throw error;
   }
   return 'made';
-}
-
-function full(presence: Presence, chunks: number): Presence {
-  for (let chunk = 0; chunk < chunks; chunk++) presence.set(chunk);
-  return presence;
 }
 
 /** The chunk's bytes from a place in a file, or undefined where they are not what its digest names. */

@@ -5,7 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { ReadAhead, type ChunkSpan } from './read-ahead.js';
+import { GAP_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -31,8 +31,6 @@ function sourceOf(waits: readonly { readonly range: RangeFetch; readonly joined:
   return waits.some(({ range }) => range.demanded) ? 'shared' : 'prefetch';
 }
 
-/** Missing chunks that lie closer than this, in compressed bytes, share a request. */
-const GAP_BYTES = 64 * 1024;
 /** Uncompressed bytes that one look for chunks on disk takes in at most, as it holds the event loop. */
 const REUSE_BYTES = 1024 * 1024;
 /** A chunk that came wrong, or whose range somebody else gave up, is asked for so many times in all. */

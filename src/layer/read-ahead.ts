@@ -29,8 +29,8 @@ const NEAR_WINDOW = MIB;
 const BURST_MS = 5000;
 /** From this miss of a burst on, a window goes beyond the directory. */
 const WIDE_FROM = 2;
-/** Compressed bytes of other directories that a window takes along between files of its own, at most. */
-const GAP_BYTES = 64 * KIB;
+/** Compressed bytes between two wanted members that are taken along, at most, rather than that a second request is sent. */
+export const GAP_BYTES = 64 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** Windows of reading in order grow up to this, in compressed bytes. */
@@ -100,7 +100,7 @@ export class ReadAhead {
    */
   next(chunk: number): ChunkSpan | undefined {
     const { chunkOffset, counts } = this.#tree;
-    const run = this.#runs.find((one) => one.steps >= LASTING && chunk <= one.end && this.#within(one, chunk));
+    const run = this.#lastingAt(chunk);
     if (run === undefined || run.end >= counts.chunks || chunk >= counts.chunks) return undefined;
     if (chunkOffset[run.end] - chunkOffset[chunk] >= run.bytes / 2) return undefined;
     const first = run.end;
@@ -111,7 +111,7 @@ export class ReadAhead {
 
   /** A reader goes through a file in order, by its own word: what follows on `chunk` is brought ahead by `next` from now on. */
   inOrder(chunk: number): void {
-    if (this.#runs.some((one) => one.steps >= LASTING && chunk <= one.end && this.#within(one, chunk))) return;
+    if (this.#lastingAt(chunk) !== undefined) return;
     remember(this.#runs, { end: chunk, bytes: FIRST_WINDOW, steps: LASTING });
   }
 
@@ -147,10 +147,13 @@ export class ReadAhead {
     return back === floor && floor > 0 ? MAX_WINDOW : chunkOffset[chunk] - chunkOffset[back];
   }
 
-  #within(run: Run, chunk: number): boolean {
-    const { chunkOffset, counts } = this.#tree;
-    const end = run.end < counts.chunks ? chunkOffset[run.end] : this.#tree.facts.contentEnd;
-    return end - chunkOffset[chunk] <= run.bytes;
+  /** The reading in order whose last window holds a chunk, or ends with it. */
+  #lastingAt(chunk: number): Run | undefined {
+    const { chunkOffset, counts, facts } = this.#tree;
+    return this.#runs.find(({ steps, end, bytes }) => {
+      if (steps < LASTING || chunk > end) return false;
+      return (end < counts.chunks ? chunkOffset[end] : facts.contentEnd) - chunkOffset[chunk] <= bytes;
+    });
   }
 
   /** The end of a window that begins at `from` and takes in [from, end). */
@@ -233,6 +236,7 @@ export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
     if (chunkOffset[middle] < bytes) end = middle + 1;
     else high = middle;
   }
+  if (end === 0) return [];
   const large: ChunkSpan[] = [];
   for (let inode = 0; inode < counts.inodes; inode++) {
     if (!tree.isRegular(inode) || tree.first[inode] >= end) continue;

@@ -8,6 +8,7 @@ import {
   checkRoot,
   engineOf,
   engineOption,
+  networkOption,
   plainHttpOption,
   readyLineOption,
   readyOf,
@@ -42,7 +43,7 @@ export function addBenchStart(bench: Command, cli: Cli): void {
       'Measures how long a workload takes from "run this image", with nothing local, until it is ready: pulled whole by overlayfs, and lazily. Each run has a containerd and a lazylayer of its own, on empty directories. The registry must speak plain HTTP, such as one on localhost.',
     )
     .option('-n, --runs <count>', 'runs of each column, which take turns', wholeNumber(1, 1000), 3)
-    .option('--network <rtt,rate>', 'imitate a network before the registry, such as 40ms,200mbit')
+    .addOption(networkOption())
     .option('--optimized <image>', 'a column more: lazylayer on this image')
     .option('--full <image>', 'the image that is pulled whole (default: the same)')
     .option('--snapshotter <name=socket>', 'a column more: another snapshotter; ",COMMAND" pulls', parseOther, [])

@@ -18,6 +18,8 @@ export interface StartFlags {
 
 export const engineOption = (byDefault: EngineName) =>
   new Option('--engine <name>', 'what runs it').choices(engines).default(byDefault);
+export const networkOption = () =>
+  new Option('--network <rtt,rate>', 'imitate a network before the registry, such as 40ms,200mbit');
 export const readyLineOption = () =>
   new Option('--ready-line <regex>', 'ready with a line of its output (default: when it ends)').argParser(parsePattern);
 export const readyPortOption = () =>

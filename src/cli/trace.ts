@@ -8,6 +8,7 @@ import {
   checkRoot,
   engineOf,
   engineOption,
+  networkOption,
   plainHttpOption,
   readyLineOption,
   readyOf,
@@ -36,7 +37,7 @@ export function addTrace(program: Command, cli: Cli): void {
     )
     .option('--html <file>', 'write a page with the timeline')
     .option('--stall <time>', 'reads that take this long are stalls', parseStall, 20)
-    .option('--network <rtt,rate>', 'imitate a network before the registry, such as 40ms,200mbit')
+    .addOption(networkOption())
     .addOption(engineOption('mount'))
     .addOption(readyLineOption())
     .addOption(readyPortOption())

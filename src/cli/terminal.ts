@@ -45,7 +45,11 @@ export class Terminal {
 
   fail(text: string, hint?: string): void {
     this.say(`${this.#paint('31', 'lazylayer:')} ${text}`);
-    if (hint !== undefined) this.say(`${this.#paint('2', 'hint:')} ${hint}`);
+    if (hint !== undefined) this.hint(hint);
+  }
+
+  hint(text: string): void {
+    this.say(`${this.#paint('2', 'hint:')} ${text}`);
   }
 
   /** Whether what is said can be drawn over. */

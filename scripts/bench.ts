@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util';
 import { startDockerRegistry } from '../native-tests/support/docker-registry.js';
 import { program } from '../native-tests/support/scene.js';
 import { projectRoot, Teardown } from '../native-tests/support/tools.js';
-import { HALT_POLL_NS } from '../src/bench/halt-polling.js';
+import { HALT_POLL_NS } from '../src/util/halt-polling.js';
 import { parseNetwork } from '../src/bench/network.js';
 import { ProxyHandle } from '../src/bench/proxy.js';
 import { describeMachine, formatHaltPolling } from '../src/bench/report.js';
@@ -140,8 +140,7 @@ async function main(): Promise<void> {
     const overlay = { cleanup, image, runs, podman, lazylayer, signal: interrupted.signal, say };
     const { asIs, polling } = await benchOverlay(overlay);
     process.stdout.write(formatFs(asIs));
-    if (polling !== undefined)
-      process.stdout.write(`\nwith ${formatHaltPolling(HALT_POLL_NS)}\n${formatFs(polling)}`);
+    if (polling !== undefined) process.stdout.write(`\nwith ${formatHaltPolling(HALT_POLL_NS)}\n${formatFs(polling)}`);
     const place = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
     cleanup.teardown(() => rm(place, { recursive: true, force: true }));
     const tell = (text: string) => say(`files, cached reads beside a fetch: ${text}`);

@@ -4,7 +4,7 @@ import { startContainerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
-import { HALT_POLL_NS, pollBeforeHalt } from '../../src/bench/halt-polling.js';
+import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
 import { PodmanStorage } from '../../src/bench/start/podman-storage.js';

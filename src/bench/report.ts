@@ -1,5 +1,5 @@
 import { cpus, release, totalmem } from 'node:os';
-import { haltPollNs } from './halt-polling.js';
+import { haltPollNs } from '../util/halt-polling.js';
 
 /** What the figures were taken on. */
 export interface Machine {

@@ -1,5 +1,5 @@
 import { codeOf, describeError } from '../errors.js';
-import { HALT_POLL_FILE, HALT_POLL_NS } from '../bench/halt-polling.js';
+import { HALT_POLL_FILE, HALT_POLL_NS } from '../util/halt-polling.js';
 import { RegistryError } from '../registry/errors.js';
 import type { MountEntry } from '../util/mountinfo.js';
 

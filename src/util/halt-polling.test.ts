@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { HALT_POLL_FILE, HALT_POLL_NS, haltPollNs, pollBeforeHalt } from './halt-polling.js';
-import { describeMachine, formatMachine } from './report.js';
 
 /** A directory like /sys, and what the parameter's file says in it. */
 function sysfs(t: ExecutionContext, governor: string, parameter?: string) {
@@ -53,11 +52,4 @@ test('whoever ends without disposing of it leaves the parameter as it was', (t) 
   process.off('exit', atExit);
   atExit(0);
   t.is(parameter(), '0');
-});
-
-test('a machine is told with how its processors wait, where that is known', (t) => {
-  const { haltPollNs: _, ...machine } = describeMachine();
-  t.notRegex(formatMachine(machine), /polling/);
-  t.regex(formatMachine({ ...machine, haltPollNs: 0 }), /, guest halt polling off, Linux/);
-  t.regex(formatMachine({ ...machine, haltPollNs: 200_000 }), /, guest halt polling up to 200 µs, Linux/);
 });

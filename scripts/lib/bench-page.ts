@@ -149,7 +149,7 @@ function filesOf({ runs, machine, ratios, polling, verdicts }: FileFigures): str
     ...(polling === undefined
       ? ratioTable(ratios)
       : [
-          `Each request to a server in user space wakes two processors that have nothing else to do. Where the host makes that dear, a virtual machine whose idle processors poll before they halt is another machine ([how to have it so](../README.md#in-a-virtual-machine)): the same mounts were measured both ways, local ones too.`,
+          `The same mounts twice: as the machine is, whose idle processors halt at once, and once more while they poll before they halt. By itself lazylayer keeps the processors of a small machine awake only while requests to it follow each other closely; what that is about, and how a machine polls for all programs, is in [the README](../README.md#in-a-virtual-machine).`,
           '',
           `### As the machine is${machine.haltPollNs === undefined ? '' : `, ${formatHaltPolling(machine.haltPollNs)}`}`,
           '',

@@ -1,8 +1,5 @@
-import { realpath } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { listMounts } from '../util/mountinfo.js';
 import { examples, type Cli } from './context.js';
-import { hintForFiles } from './hints.js';
 import { wholeNumber } from './start-flags.js';
 
 interface Flags {
@@ -38,11 +35,7 @@ export function addBenchFs(bench: Command, cli: Cli): void {
         signal: cli.interrupts.signal,
         onRun: (run, what) => cli.terminal.say(`run ${run} of ${flags.runs}: ${what}`),
       });
-      const machine = describeMachine();
-      if (flags.json) await cli.terminal.json({ date: new Date().toISOString(), machine, trees });
+      if (flags.json) await cli.terminal.json({ date: new Date().toISOString(), machine: describeMachine(), trees });
       else await cli.terminal.write((await import('./bench-table.js')).formatFs(trees));
-      const real = await Promise.all(directories.map((directory) => realpath(directory)));
-      const hint = hintForFiles(real, await listMounts(), machine.haltPollNs);
-      if (hint !== undefined) cli.terminal.hint(hint);
     });
 }

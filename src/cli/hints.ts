@@ -1,7 +1,5 @@
 import { codeOf, describeError } from '../errors.js';
-import { HALT_POLL_FILE, HALT_POLL_NS } from '../util/halt-polling.js';
 import { RegistryError } from '../registry/errors.js';
-import type { MountEntry } from '../util/mountinfo.js';
 
 /** What a person can do about an error that the message itself does not say. */
 export function hintFor(error: unknown): string | undefined {
@@ -20,22 +18,4 @@ export function hintFor(error: unknown): string | undefined {
   if (code === 'BUSY' && /in use|busy/i.test(text) && !/--(lazy|root)/.test(text))
     return '`fuser -vm DIR` shows who uses it; `lazylayer umount --lazy DIR` takes it away in any case';
   return undefined;
-}
-
-/** What would make files of ours faster to reach, where any of the directories has such; `haltPollNs` is as a machine is described. */
-export function hintForFiles(
-  directories: readonly string[],
-  mounts: readonly MountEntry[],
-  haltPollNs: number | undefined,
-): string | undefined {
-  if (haltPollNs !== 0 || !directories.some((directory) => isOurs(directory, mounts))) return undefined;
-  return `idle processors of this virtual machine halt at once, which makes each request to lazylayer dear: try \`echo ${HALT_POLL_NS} >/sys/${HALT_POLL_FILE}\` as root`;
-}
-
-/** `directory` is an absolute path without symlinks. */
-function isOurs(directory: string, mounts: readonly MountEntry[]): boolean {
-  const around = mounts.filter(({ target }) => `${directory}/`.startsWith(target === '/' ? '/' : `${target}/`));
-  const deepest = Math.max(...around.map(({ target }) => target.length));
-  const mount = around.findLast(({ target }) => target.length === deepest);
-  return mount !== undefined && (mount.source === 'lazylayer' || mount.type === 'fuse.lazylayer');
 }

@@ -45,11 +45,7 @@ export class Terminal {
 
   fail(text: string, hint?: string): void {
     this.say(`${this.#paint('31', 'lazylayer:')} ${text}`);
-    if (hint !== undefined) this.hint(hint);
-  }
-
-  hint(text: string): void {
-    this.say(`${this.#paint('2', 'hint:')} ${text}`);
+    if (hint !== undefined) this.say(`${this.#paint('2', 'hint:')} ${hint}`);
   }
 
   /** Whether what is said can be drawn over. */

@@ -1,13 +1,14 @@
 import { rm } from 'node:fs/promises';
 import type { CachedLayer } from '../cache/cached-layer.js';
 import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
-import { nameOf, type LayerKey } from '../cache/key.js';
+import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
-import { readEstargzTree } from '../estargz/open.js';
+import { blindSuffixBytes, readEnd, readEstargzTree } from '../estargz/open.js';
+import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
-import { countingReader, type Meter } from './counting-reader.js';
+import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
@@ -72,12 +73,36 @@ export class LayerStore implements AsyncDisposable {
    */
   expect(blobs: readonly LayerBlob[]): void {
     const wanted = blobs.filter((blob) => {
-      if (refusal(blob) !== undefined) return false;
+      if (refusal(blob) !== undefined) {
+        this.#ahead.drop(blob.descriptor.digest);
+        return false;
+      }
       const key = { digest: blob.descriptor.digest, source: blob.tocDigest };
       return !this.#entries.has(nameOf(key)) && this.#cache.look(key, () => true) === undefined;
     });
     this.#threads.warm(wanted.filter(({ descriptor }) => descriptor.size > LARGE_BYTES).length);
-    for (const { descriptor, reader } of wanted) this.#ahead.ask(descriptor.digest, reader);
+    for (const { descriptor, reader } of wanted)
+      this.#ahead.ask(descriptor.digest, async (signal) => {
+        await using opened = reader();
+        return readEnd(opened, { signal, reason: 'toc' });
+      });
+  }
+
+  /**
+   * The same for blobs of which nothing but the digests is known yet, the lowest layer's first: they are likely to be eStargz. `read` brings
+   * the last bytes of one; where it fails, the layer is opened as if nobody had asked.
+   */
+  expectBlindly(
+    digests: readonly Digest[],
+    read: (digest: Digest, bytes: number, options: ReadOptions) => Promise<BlobEnd>,
+  ): void {
+    const open = new Set([...this.#entries.keys()].map(digestOfName));
+    for (const [index, digest] of digests.entries()) {
+      if (open.has(digest) || this.#cache.hasBlob(digest)) continue;
+      this.#ahead.ask(digest, (signal) =>
+        read(digest, blindSuffixBytes(index === 0), { signal, reason: 'toc' }).catch(() => undefined),
+      );
+    }
   }
 
   /**
@@ -172,8 +197,9 @@ export class LayerStore implements AsyncDisposable {
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
-        await using reader = countingReader(this.#ahead.take(key.digest, source.reader()), meter);
-        const how = { ...source, signal: options.signal, reason: 'toc' } as const;
+        await using reader = countingReader(source.reader(), meter);
+        const end = countingEnd(this.#ahead.take(key.digest), meter);
+        const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
         const opened = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;

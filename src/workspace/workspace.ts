@@ -61,6 +61,8 @@ export interface ImageOptions {
 
 /** How layers are going to be opened that their image is asked for. */
 export interface ExpectedLayers extends KnownLayerOptions {
+  /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
+  readonly blobs?: readonly Digest[];
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
@@ -71,7 +73,7 @@ export type KnownLayerOptions = Pick<OpenLayerOptions, 'allowNoVerification' | '
 /**
  * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
  * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock; `warm` is for
- * a process that lives long: it gets ready for an image's layers while the registry is asked for the image.
+ * a process that lives long: it is ready to read TOCs at any time.
  */
 export class Workspace implements AsyncDisposable {
   private constructor(
@@ -128,6 +130,7 @@ export class Workspace implements AsyncDisposable {
       maxConcurrency: fetch.max_concurrency,
       maxMemory: fetch.max_memory,
       quietMs: fetch.background_quiet_sec * 1000,
+      tocThreads: { standby: hooks.warm === true ? 1 : 0 },
     });
     return new Workspace(registry, pool, cache, layers, config);
   }
@@ -175,6 +178,7 @@ export class Workspace implements AsyncDisposable {
         const index = manifest.layers.findIndex((l) => l.digest === layer);
         if (index >= 0) this.#expect(name, manifest.layers.slice(index), layers);
       });
+    if (!this.pool.has(reference)) this.#expectBlindly(name, layers);
     for (const revalidate of [false, true]) {
       const known = await this.pool.get(reference, { revalidate, onManifest, signal });
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
@@ -237,6 +241,14 @@ export class Workspace implements AsyncDisposable {
       reader: () => this.registry.openBlob(name, descriptor),
       allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
     };
+  }
+
+  /** Sends the requests for the layers' TOCs beside that for the manifest, where no authorization has to be learnt from its answer. */
+  #expectBlindly(name: Reference, { blobs = [], urls }: ExpectedLayers = {}): void {
+    if (blobs.length === 0 || urls !== undefined || !this.registry.asksForNone(name.host)) return;
+    this.layers.expectBlindly(blobs, (digest, bytes, options) =>
+      this.registry.fetchBlobEnd(name, digest, bytes, options),
+    );
   }
 
   #expect(name: Reference, layers: readonly Descriptor[], { urls, ...options }: ExpectedLayers): void {

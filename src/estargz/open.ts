@@ -30,7 +30,7 @@ export interface OpenOptions extends ReadOptions {
   /** Brings the blob's end where it was asked for before; what does not fit the blob is asked for again. */
   readonly end?: (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
   /** Brings the bytes of the TOC's own blob (a gzipped tar) for a layer whose TOC lies in another image. */
-  readonly externalToc?: () => Promise<Uint8Array>;
+  readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
 
 /** A TOC as it lies in the blob, not verified yet: plain data, fit to be handed to another thread. */
@@ -115,7 +115,7 @@ async function fetchToc(
         'UNSUPPORTED',
         'eStargz: the TOC lies in another image, and no way to that image was given',
       );
-    compressed = await options.externalToc();
+    compressed = await options.externalToc(options.signal);
   } else {
     if (tocBytes > MAX_TOC_BYTES)
       throw new FormatError('eStargz footer', {

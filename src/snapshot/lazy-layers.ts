@@ -88,7 +88,12 @@ export class LazyLayers implements RemoteLayers {
     const { skipVerify, prefetchBytes, urls } = source;
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
-      layers: { ...openOptions(source), urls, ...(source.tocDigest !== undefined && { blobs: source.layers }) },
+      layers: {
+        ...openOptions(source),
+        ...(source.tocDigest !== undefined && { blobs: source.layers }),
+        onOpened: (layer) => this.#fetchMarked(layer),
+        urls,
+      },
       signal,
     });
     for (let next = index + 1; next < image.manifest.layers.length; next++)

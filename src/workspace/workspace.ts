@@ -63,6 +63,8 @@ export interface ImageOptions {
 export interface ExpectedLayers extends KnownLayerOptions {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
+  /** Hears of those that were opened before their turn, since the disk did not have them. */
+  readonly onOpened?: (layer: Layer) => void;
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
@@ -229,9 +231,7 @@ export class Workspace implements AsyncDisposable {
   }
 
   #source({ reference, descriptor, diffId }: ImageLayer, options: OpenLayerOptions): LayerSource {
-    const name = parseReference(reference);
-    const externalToc = () => this.#externalToc(name, descriptor.digest, options.signal);
-    return { ...this.#blob(name, descriptor, options), diffId, externalToc };
+    return { ...this.#blob(parseReference(reference), descriptor, options), diffId };
   }
 
   #blob(name: Reference, descriptor: Descriptor, options: KnownLayerOptions): LayerBlob {
@@ -239,6 +239,7 @@ export class Workspace implements AsyncDisposable {
       descriptor,
       tocDigest: annotationTocDigest(descriptor.annotations),
       reader: () => this.registry.openBlob(name, descriptor),
+      externalToc: (signal) => this.#externalToc(name, descriptor.digest, signal),
       allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
     };
   }
@@ -251,8 +252,11 @@ export class Workspace implements AsyncDisposable {
     );
   }
 
-  #expect(name: Reference, layers: readonly Descriptor[], { urls, ...options }: ExpectedLayers): void {
-    this.layers.expect(layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)));
+  #expect(name: Reference, layers: readonly Descriptor[], { urls, onOpened, ...options }: ExpectedLayers): void {
+    this.layers.expect(
+      layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
+      onOpened,
+    );
   }
 
   /** Opens every layer of an image, side by side, lowest first; all or none. */

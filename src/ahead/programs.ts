@@ -4,7 +4,7 @@ import type { ImageConfig } from '../image/config.js';
 import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
-import { PREFETCH } from '../layer/scheduler.js';
+import { DEMAND, PREFETCH, type Priority } from '../layer/scheduler.js';
 import { pathsOf } from '../toc/paths.js';
 import { readDynamic, type Dynamic } from './elf.js';
 
@@ -73,13 +73,14 @@ export class ProgramsAhead {
 
   /**
    * The same, and its command is about to be started: brings that, and what a container's runtime looks its user up in. Where a layer says
-   * itself what a start needs, nothing is guessed. Resolves when all that it leads to is asked for; never rejects.
+   * itself what a start needs, nothing else is guessed. Resolves when all that it leads to is asked for; never rejects.
    */
   async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
     this.know(slots);
     await this.#visit(slots, async (visit) => {
+      // It waits for these before anything else can begin, so they do not wait for a landmark's many bytes.
+      visit.bring(ANY_START, DEMAND);
       if (visit.marked) return;
-      visit.bring(ANY_START);
       await Promise.all(visit.command(config).map((node) => visit.follow(node)));
     });
   }
@@ -160,14 +161,17 @@ class Visit {
   }
 
   /** Asks for files by their paths, side by side. */
-  bring(paths: readonly string[]): void {
-    this.#bring(paths.flatMap((path) => this.#first([path]) ?? []));
+  bring(paths: readonly string[], priority?: Priority): void {
+    this.#bring(
+      paths.flatMap((path) => this.#first([path]) ?? []),
+      priority,
+    );
   }
 
-  #bring(nodes: readonly MergedNode[]): void {
+  #bring(nodes: readonly MergedNode[], priority?: Priority): void {
     for (const [index, layer] of this.layers.entries()) {
       const inodes = nodes.filter((node) => node.layer === index).map(({ inode }) => inode);
-      if (inodes.length > 0) layer.bring(inodes);
+      if (inodes.length > 0) layer.bring(inodes, priority);
     }
   }
 

@@ -193,8 +193,7 @@ export async function readBlobEnd(
     bytes.set(piece, at);
     at += piece.byteLength;
   }
-  if (at < bytes.byteLength)
-    throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${at}`, true);
+  if (at < bytes.byteLength) throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${at}`, true);
   return { start, bytes };
 }
 

@@ -208,7 +208,7 @@ export class ChunkFetcher {
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
-  bring(spans: readonly ChunkSpan[]): void {
+  bring(spans: readonly ChunkSpan[], priority: Priority = PREFETCH): void {
     const { chunkOffset } = this.target.tree;
     const joined: { first: number; end: number }[] = [];
     for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
@@ -218,7 +218,7 @@ export class ChunkFetcher {
         last.end = Math.max(last.end, end);
       else joined.push({ first: firstOfMember(this.target.tree, first), end });
     }
-    for (const span of joined) this.#startSpan(span, span, PREFETCH);
+    for (const span of joined) this.#startSpan(span, span, priority);
   }
 
   /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */

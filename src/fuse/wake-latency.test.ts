@@ -14,11 +14,16 @@ test('latencies are asked for as numbers of 32 bits', (t) => {
     const bytes = readFileSync(device);
     return Array.from({ length: bytes.length / 4 }, (_, i) => bytes.readInt32LE(i * 4));
   };
-  const latency = WakeLatency.open(device)!;
+  let needed = true;
+  const latency = WakeLatency.open(() => needed, device)!;
   t.deepEqual(asked(), [], 'to have it open asks for nothing');
   latency.hold();
   latency.release();
   t.deepEqual(asked(), [0, 2_000_000_000]);
+  needed = false;
+  latency.hold();
+  t.is(asked().length, 2, 'the machine polls by itself by now');
+  needed = true;
   latency[Symbol.dispose]();
   latency.hold();
   latency[Symbol.dispose]();
@@ -26,7 +31,10 @@ test('latencies are asked for as numbers of 32 bits', (t) => {
 });
 
 test('where there is no such device, or it takes nothing, nothing is asked for', (t) => {
-  t.is(WakeLatency.open(join(tmpdir(), 'lazylayer-no-such-device')), undefined);
-  using full = WakeLatency.open('/dev/full')!;
+  t.is(
+    WakeLatency.open(() => true, join(tmpdir(), 'lazylayer-no-such-device')),
+    undefined,
+  );
+  using full = WakeLatency.open(() => true, '/dev/full')!;
   t.notThrows(() => full.hold());
 });

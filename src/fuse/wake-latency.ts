@@ -18,21 +18,24 @@ const any = new Uint8Array(Int32Array.of(2_000_000_000).buffer);
 export class WakeLatency implements Held, Disposable {
   #fd: number;
 
-  private constructor(fd: number) {
+  private constructor(
+    fd: number,
+    private readonly needed: () => boolean,
+  ) {
     this.#fd = fd;
   }
 
-  /** Undefined where this user may not ask. */
-  static open(device = '/dev/cpu_dma_latency'): WakeLatency | undefined {
+  /** Asks where it is `needed` at that time. Undefined where this user may not ask. */
+  static open(needed = halts, device = '/dev/cpu_dma_latency'): WakeLatency | undefined {
     try {
-      return new WakeLatency(openSync(device, 'r+'));
+      return new WakeLatency(openSync(device, 'r+'), needed);
     } catch {
       return undefined;
     }
   }
 
   hold(): void {
-    this.#ask(none);
+    if (this.#fd >= 0 && this.needed()) this.#ask(none);
   }
 
   release(): void {

@@ -14,6 +14,8 @@ export interface LayerBlob {
   readonly reader: () => RandomAccessReader;
   /** What the manifest vouches for by `containerd.io/snapshot/stargz/toc.digest`. */
   readonly tocDigest?: Digest;
+  /** Digest of the uncompressed tar. Before it is known, a layer can only be opened lazily. */
+  readonly diffId?: Digest;
   /** Serve an eStargz layer although nothing vouches for its TOC. */
   readonly allowNoVerification?: boolean;
   /** Brings the TOC's own blob where it lies in another image. */
@@ -22,7 +24,6 @@ export interface LayerBlob {
 
 /** With what the image's config tells. */
 export interface LayerSource extends LayerBlob {
-  /** Digest of the uncompressed tar. */
   readonly diffId: Digest;
 }
 

@@ -26,6 +26,8 @@ export interface LayerStoreOptions {
   /** How long nobody must have read before background work goes on, in milliseconds; 5000 by default. */
   readonly quietMs?: number;
   readonly tocThreads?: TocThreadsOptions;
+  /** How long a layer that was opened ahead waits for somebody to open it, in milliseconds; 30,000 by default. */
+  readonly expectedMs?: number;
 }
 
 export interface OpenLayerOptions {
@@ -35,9 +37,6 @@ export interface OpenLayerOptions {
   /** Refuse a layer that would have to be downloaded whole, by an UNSUPPORTED error that says why. */
   readonly lazyOnly?: boolean;
 }
-
-/** What a layer is opened from. Without a diffID, before the image's config is there, it can only be opened lazily. */
-type OpenSource = LayerBlob & Partial<Pick<LayerSource, 'diffId'>>;
 
 interface Entry {
   /** It may fail for those who want the layer at any price. */
@@ -57,12 +56,15 @@ export class LayerStore implements AsyncDisposable {
   /** How to give back layers that were opened ahead, by name. */
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
+  readonly #expectedMs: number;
+  #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
 
   constructor(options: LayerStoreOptions) {
     this.#cache = options.cache;
     this.#threads = new TocThreads(options.tocThreads);
+    this.#expectedMs = options.expectedMs ?? 30_000;
     const { maxConcurrency: maxRequests, maxMemory: memoryBytes, quietMs } = options;
     this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
   }
@@ -80,8 +82,9 @@ export class LayerStore implements AsyncDisposable {
     const wanted = blobs.flatMap((blob) => {
       const key = keyOf(blob);
       const name = nameOf(key);
-      if (refusal(blob) === undefined && !this.#entries.has(name) && this.#cache.look(key, () => true) === undefined)
-        return { blob, name };
+      if (this.#entries.has(name)) return [];
+      // What nothing vouches for may be no eStargz at all: it is opened by who knows what to do then.
+      if (blob.tocDigest !== undefined && this.#cache.look(key, () => true) === undefined) return { blob, name };
       this.#ahead.drop(key.digest);
       return [];
     });
@@ -95,26 +98,24 @@ export class LayerStore implements AsyncDisposable {
         controller.abort(new LazylayerError('ABORTED', 'nobody opens the layer that this was asked for'));
         void opening.then((layer) => layer[Symbol.asyncDispose]()).catch(() => {});
       };
-      const timer = setTimeout(giveBack, EXPECTED_MS).unref();
+      const timer = setTimeout(giveBack, this.#expectedMs).unref();
       this.#expected.set(name, giveBack);
       opening.then(onOpened, giveBack); // why it failed is told to whoever opens it
     }
   }
 
   /**
-   * The same for blobs of which nothing but the digests is known yet, the lowest layer's first: they are likely to be eStargz. `read` brings
-   * the last bytes of one; where it fails, the layer is opened as if nobody had asked.
+   * Asks for the ends of blobs of which nothing but the digests is known yet, the lowest layer's first, if they are not many: they are likely
+   * to be eStargz. `read` brings the last bytes of one; where it fails, the layer is opened as if nobody had asked.
    */
   expectBlindly(
     digests: readonly Digest[],
     read: (digest: Digest, bytes: number, options: ReadOptions) => Promise<BlobEnd>,
   ): void {
     const open = new Set([...this.#entries.keys()].map(digestOfName));
-    for (const [index, digest] of digests.entries()) {
+    for (const [index, digest] of digests.slice(0, MAX_BLIND).entries()) {
       if (open.has(digest) || this.#cache.hasBlob(digest)) continue;
-      this.#ahead.ask(digest, (signal) =>
-        read(digest, blindSuffixBytes(index === 0), { signal, reason: 'toc' }).catch(() => undefined),
-      );
+      this.#ahead.ask(digest, (signal) => read(digest, blindSuffixBytes(index === 0), { signal, reason: 'toc' }));
     }
   }
 
@@ -123,8 +124,9 @@ export class LayerStore implements AsyncDisposable {
    * where its TOC is long); one download of the whole for any other, whose diffID must be known. Who opens a layer disposes it once.
    * @throws UNSUPPORTED where the layer cannot be lazy and `lazyOnly` is set; VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
    */
-  async open(source: OpenSource, options?: OpenLayerOptions): Promise<Layer> {
+  async open(source: LayerBlob, options?: OpenLayerOptions): Promise<Layer> {
     options?.signal?.throwIfAborted();
+    if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closed');
     const key = keyOf(source);
     const name = nameOf(key);
     let entry = this.#entries.get(name);
@@ -193,7 +195,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   async #open(
-    source: OpenSource,
+    source: LayerBlob,
     key: LayerKey,
     name: string,
     options: {
@@ -270,6 +272,7 @@ export class LayerStore implements AsyncDisposable {
 
   /** Ends the fetching for good. Layers that nobody gave back end too. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
     await Promise.all([...this.#entries].map(([name, entry]) => ((entry.holders = 1), this.#giveBack(name, entry))));
     for (const giveBack of this.#expected.values()) giveBack();
     this.#ahead.dropAll();
@@ -279,7 +282,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /** What the cache has of the layer, if this source's claims vouch for it. */
-  async #fromDisk(source: OpenSource, key: LayerKey): Promise<CachedLayer | undefined> {
+  async #fromDisk(source: LayerBlob, key: LayerKey): Promise<CachedLayer | undefined> {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
@@ -297,13 +300,13 @@ export class LayerStore implements AsyncDisposable {
   }
 }
 
-function keyOf(source: OpenSource): LayerKey {
+function keyOf(source: LayerBlob): LayerKey {
   const { descriptor, tocDigest, diffId, allowNoVerification } = source;
   return { digest: descriptor.digest, source: tocDigest ?? (allowNoVerification === true ? undefined : diffId) };
 }
 
 /** Whether the source vouches for a tree that was made from `found`: its TOC, or the whole of its tar. */
-function accepts(source: OpenSource, found: Digest): boolean {
+function accepts(source: LayerBlob, found: Digest): boolean {
   if (found === source.diffId || found === source.tocDigest) return true;
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
@@ -312,8 +315,8 @@ function accepts(source: OpenSource, found: Digest): boolean {
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
 const TINY_BYTES = 16 * 1024;
-/** How long a layer that was opened ahead waits for somebody to open it, in milliseconds. */
-const EXPECTED_MS = 30_000;
+/** Ends of blobs that are asked for side by side before the manifest tells more. */
+const MAX_BLIND = 8;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */

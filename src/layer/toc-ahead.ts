@@ -19,21 +19,16 @@ interface Coming {
 export class TocsAhead {
   readonly #coming = new Map<Digest, Coming>();
 
-  /** Has a blob's end read, unless it is on its way; `undefined` leaves that to whoever opens the layer. */
-  ask(digest: Digest, read: (signal: AbortSignal) => Promise<BlobEnd | undefined>): void {
+  /** Has a blob's end read, unless it is on its way. Where that fails, it is left to whoever opens the layer. */
+  ask(digest: Digest, read: (signal: AbortSignal) => Promise<BlobEnd>): void {
     if (this.#coming.has(digest)) return;
     const abort = new AbortController();
-    const end = read(abort.signal);
+    const end = read(abort.signal).catch(() => undefined);
     const timer = setTimeout(() => this.drop(digest), WAIT_MS).unref();
-    const coming: Coming = { end, abort, timer };
-    this.#coming.set(digest, coming);
-    end.catch(() => {
-      // Whoever opens the layer from now on asks anew; who waits already is told.
-      if (this.#coming.get(digest) === coming) this.drop(digest);
-    });
+    this.#coming.set(digest, { end, abort, timer });
   }
 
-  /** What was asked for ahead, which is used up by that: given when it has come. @throws what reading it threw */
+  /** What was asked for ahead, which is used up by that: given when it has come, or did not. */
   take(digest: Digest): ((signal?: AbortSignal) => Promise<BlobEnd | undefined>) | undefined {
     const coming = this.#coming.get(digest);
     if (coming === undefined) return undefined;

@@ -105,6 +105,21 @@ test('a thread that stands by is there from the start, and stays', async (t) => 
   t.is(threads.running, 1);
 });
 
+test.serial('a thread that stood by and died of a TOC is replaced', async (t) => {
+  await using threads = new TocThreads({ threads: 1, standby: 1 });
+  const toc = await fetched(1);
+  const sound = Object.getOwnPropertyDescriptor(Worker.prototype, 'postMessage')!;
+  const mend = () => void Object.defineProperty(Worker.prototype, 'postMessage', sound);
+  t.teardown(mend);
+  Worker.prototype.postMessage = function () {
+    mend();
+    void this.terminate();
+  };
+  await t.throwsAsync(threads.tree(toc), { code: 'INTERNAL' });
+  t.is(threads.running, 1);
+  t.is((await threads.tree(toc)).counts.inodes, 910);
+});
+
 test('who waits for a tree when the store is closed is told', async (t) => {
   const threads = new TocThreads({ threads: 1 });
   const toc = await fetched(1);

@@ -24,6 +24,8 @@ export interface TocThreadsOptions {
   readonly idleMs?: number;
 }
 
+/** So many times longer threads wait for their first TOC: the network is still being waited for. */
+const WARM_TIMES = 30;
 const defaultThreads = Math.max(1, Math.min(3, availableParallelism() - 1));
 /** Compressed bytes of a TOC up to which its tree is made at once: some 300 entries, which take less than a message and a wait. */
 const INLINE_BYTES = 16 * 1024;
@@ -58,7 +60,7 @@ export class TocThreads implements AsyncDisposable {
   /** Has as many threads stand by as so many TOCs may want. */
   warm(tocs: number): void {
     while (!this.#closed && this.#threads.size < Math.min(tocs, this.#limit)) this.#start();
-    this.#rest();
+    this.#rest(WARM_TIMES * this.#idleMs);
   }
 
   /** @throws what `buildTree` throws; INTERNAL where the thread ended before its work was done; ABORTED once closed */
@@ -118,6 +120,8 @@ export class TocThreads implements AsyncDisposable {
   #lost(thread: Worker, cause: unknown): void {
     const job = this.#threads.get(thread);
     if (!this.#threads.delete(thread)) return;
+    // One that died of a TOC is replaced; one that could not even begin would be so for ever.
+    if (job !== undefined) while (!this.#closed && this.#threads.size < this.#standby) this.#start();
     job?.reject(
       this.#closed
         ? new LazylayerError('ABORTED', 'the layer store is closed')
@@ -126,16 +130,16 @@ export class TocThreads implements AsyncDisposable {
     this.#feed();
   }
 
-  /** Ends the threads if nobody wants them for a while. */
-  #rest(): void {
+  /** Ends the threads if nobody wants them for a while: the youngest, as the others have compiled more of what they run. */
+  #rest(idleMs = this.#idleMs): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      for (const [thread, job] of this.#threads)
+      for (const [thread, job] of [...this.#threads].reverse())
         if (job === undefined && this.#threads.size > this.#standby) {
           this.#threads.delete(thread);
           void thread.terminate();
         }
-    }, this.#idleMs).unref();
+    }, idleMs).unref();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -26,6 +26,7 @@ export interface LoadOptions {
   readonly platform?: string;
   /** What the reference stood for when it was last asked for: what still holds of it need not be asked for again. */
   readonly known?: PoolContent;
+  readonly onAsked?: () => void;
   readonly onManifest?: (manifest: Manifest) => void;
   readonly signal: AbortSignal;
 }
@@ -52,6 +53,8 @@ export interface GetOptions {
    * is the answer, with `stale` set.
    */
   readonly revalidate?: boolean;
+  /** Hears that the registry was asked just now, before it has answered. */
+  readonly onAsked?: () => void;
   /** Hears of the manifest before the config is there, where the registry is asked; not where others have asked already. */
   readonly onManifest?: (manifest: Manifest) => void;
   readonly signal?: AbortSignal;
@@ -242,10 +245,11 @@ export class RefPool implements AsyncDisposable {
 
   async #fetch(id: string, name: PoolName, options: LoadOptions): Promise<PoolEntry> {
     const { reference, platform } = name;
-    const { known, onManifest, signal } = options;
+    const { known, onAsked, onManifest, signal } = options;
     const { descriptor, manifestBytes, configBytes } = await this.#load(reference, {
       platform,
       known,
+      onAsked,
       onManifest,
       signal,
     });

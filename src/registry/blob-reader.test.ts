@@ -216,23 +216,37 @@ for (const [action, code] of [
   [{ kind: 'excess', bytes: 10 }, undefined],
   [{ kind: 'truncate', after: 500 }, 'UNAVAILABLE'],
   [{ kind: 'status', status: 416 }, undefined],
+  [{ kind: 'status', status: 503 }, 'UNAVAILABLE'],
 ] as const)
   test(`the end of a blob is refused: ${JSON.stringify(action)}`, async (t) => {
     const { server, client, reader } = await setUp(t, faulty(action));
     const name = { host: server.host, repository: 'app' };
     const ending = client.fetchBlobEnd(name, reader.descriptor.digest, 1000);
     await t.throwsAsync(ending, { instanceOf: RegistryError, ...(code !== undefined && { code }) });
+    t.is(server.requests.length, 1);
   });
 
 test('who asks for authorization is remembered; over HTTPS it is expected', async (t) => {
   const { server, client, reader } = await setUp(t);
-  t.true(client.asksForNone(server.host), 'plain HTTP');
-  t.false(client.asksForNone('registry.test'), 'HTTPS that was never asked');
+  t.true(client.givesEnds(server.host), 'plain HTTP');
+  t.false(client.givesEnds('registry.test'), 'HTTPS that was never asked');
   await reader.read(0, 1);
-  t.true(client.asksForNone(server.host));
+  t.true(client.givesEnds(server.host));
 
   const guarded = await setUp(t, { auth: { kind: 'bearer' } });
-  t.true(guarded.client.asksForNone(guarded.server.host));
+  t.true(guarded.client.givesEnds(guarded.server.host));
   await guarded.reader.read(0, 1);
-  t.false(guarded.client.asksForNone(guarded.server.host));
+  t.false(guarded.client.givesEnds(guarded.server.host));
+});
+
+test('a registry without suffix ranges is remembered; a mirror is asked for authorization like its upstream', async (t) => {
+  const { server, client, reader } = await setUp(t, faulty({ kind: 'ignore-range' }));
+  const name = { host: server.host, repository: 'app' };
+  await t.throwsAsync(client.fetchBlobEnd(name, reader.descriptor.digest, 1000), { code: 'UNSUPPORTED' });
+  t.false(client.givesEnds(server.host));
+  t.is(server.requests.length, 1);
+
+  const hosts = { 'mirrored.test': { hosts: [{ url: server.url }] } };
+  await using mirrored = new Registry({ env, hosts });
+  t.false(mirrored.givesEnds('mirrored.test'), 'the upstream speaks HTTPS');
 });

@@ -157,7 +157,7 @@ export class BlobReader implements RandomAccessReader {
 
 /**
  * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request (RFC 9110, 14.1.2: a suffix
- * range). A transfer that breaks is not gone on with.
+ * range). What fails is not tried again.
  * @throws RegistryError; its code is UNSUPPORTED where the registry has no such ranges
  */
 export async function readBlobEnd(
@@ -169,6 +169,7 @@ export async function readBlobEnd(
 ): Promise<BlobEnd> {
   const answer = await transport.get(targetOf(name, digest), {
     headers: { range: `bytes=-${length}` },
+    once: true,
     signal,
     purpose: { blob: digest, ...(reason !== undefined && { reason }) },
   });

@@ -1,7 +1,7 @@
 import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
-import { FormatError, LazylayerError } from '../errors.js';
+import { codeOf, FormatError, LazylayerError } from '../errors.js';
 import { checkDiffIds, maxConfigSize, parseConfig, type ImageConfig } from '../image/config.js';
 import type { Descriptor } from '../image/descriptor.js';
 import { parseIndex, parseManifest, type Manifest } from '../image/manifest.js';
@@ -71,6 +71,8 @@ export class Registry implements AsyncDisposable {
   readonly #dispatchers: Dispatchers;
   readonly #exchanger: Exchanger;
   readonly #transport: Transport;
+  /** Hosts that do not have suffix ranges. */
+  readonly #withoutEnds = new Set<string>();
 
   constructor(options: RegistryOptions = {}) {
     const timeouts = { ...defaultTimeouts, ...options.timeouts };
@@ -141,16 +143,24 @@ export class Registry implements AsyncDisposable {
   }
 
   /**
-   * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request.
+   * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request that is not tried again.
    * @throws RegistryError; its code is UNSUPPORTED where the registry has no such ranges
    */
-  fetchBlobEnd(name: Name, digest: Digest, length: number, options?: ReadOptions): Promise<BlobEnd> {
-    return readBlobEnd(this.#transport, name, digest, length, options);
+  async fetchBlobEnd(name: Name, digest: Digest, length: number, options?: ReadOptions): Promise<BlobEnd> {
+    try {
+      return await readBlobEnd(this.#transport, name, digest, length, options);
+    } catch (error) {
+      if (codeOf(error) === 'UNSUPPORTED') this.#withoutEnds.add(name.host);
+      throw error;
+    }
   }
 
-  /** Whether a host is likely to answer without authorization, so that requests side by side are not refused side by side. */
-  asksForNone(host: string): boolean {
-    return this.#transport.asksForNone(host);
+  /**
+   * Whether a host is likely to answer requests for the ends of blobs, so that many side by side are not sent in vain: as far as is known
+   * it wants no authorization, and has such ranges.
+   */
+  givesEnds(host: string): boolean {
+    return !this.#withoutEnds.has(host) && this.#transport.asksForNone(host);
   }
 
   /** A whole blob in memory, verified. `limit` in bytes is held before anything is sent. */

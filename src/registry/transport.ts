@@ -29,6 +29,8 @@ export interface GetOptions {
   readonly location?: Location;
   /** Told with the requests that come of it. */
   readonly purpose?: RequestPurpose;
+  /** What fails is not tried again. */
+  readonly once?: boolean;
 }
 
 export interface RetryOptions extends BackoffOptions {
@@ -79,14 +81,14 @@ export class Transport {
     };
     return retry(round, (error) => this.waitFor(pending.length > 0, error), {
       ...this.retryOptions,
+      ...(options.once === true && { attempts: 1 }),
       signal: options.signal,
     });
   }
 
-  /** Whether the server of a host that is asked first for content is likely to want no authorization. */
+  /** Whether none of the servers of a host that are asked for content is likely to want authorization. */
   asksForNone(host: string): boolean {
-    const first = this.endpointsOf(host).find((e) => e.capabilities.has('pull'));
-    return first !== undefined && this.authorizer.asksForNone(first);
+    return this.endpointsOf(host).every((e) => !e.capabilities.has('pull') || this.authorizer.asksForNone(e));
   }
 
   /** For `retry`: how long to wait at least before the next try after this error, or undefined for no other try. */

@@ -16,12 +16,12 @@ const layers: LayerSpec[] = [
   { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
 ];
 
-async function start(t: ExecutionContext, options?: TestRegistryOptions) {
+async function start(t: ExecutionContext, options?: TestRegistryOptions, specs = layers) {
   const root = await mkdtemp(join(tmpdir(), 'lazylayer-lazy-'));
   t.teardown(() => rm(root, { recursive: true }));
   const registry = await startTestRegistry(options);
   t.teardown(() => registry.stop());
-  const image = await buildImage({ layers });
+  const image = await buildImage({ layers: specs });
   for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
   registry.putManifest('img', '1', image.manifest.bytes, image.manifest.descriptor.mediaType);
   const labelsOf = (index: number) => ({
@@ -76,32 +76,67 @@ test('the first layer asked for brings the others along; what cannot be lazy say
   t.is(served.initial().layers.length, 0);
 });
 
-test('TOCs are asked for beside the manifest where the client says that there are some, and not of a registry that wants a login', async (t) => {
-  for (const guarded of [false, true]) {
-    const { root, registry, labelsOf, image } = await start(t, guarded ? { auth: { kind: 'bearer' } } : {});
+const tocLabel = 'containerd.io/snapshot/stargz/toc.digest';
+const layersLabel = 'containerd.io/snapshot/remote/stargz.layers';
+const ends = (registry: TestRegistry) =>
+  registry.requests.flatMap(({ range }) => range ?? []).filter((r) => /=-/.test(r));
+
+test('TOCs are asked for beside the manifest where the client says that there are some', async (t) => {
+  const { root, registry, labelsOf, image } = await start(t);
+  const { workspace, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const digests = image.layers.map(({ descriptor }) => descriptor.digest);
+  const labels = { ...labelsOf(0), [layersLabel]: digests.join(','), [tocLabel]: digests[0] };
+  const free = registry.faults.add({ action: { kind: 'hang' }, path: '/manifests/' });
+  const leaving = new AbortController();
+  const left = t.throwsAsync(lazy.prepare(labels, leaving.signal), { message: 'I leave' });
+  await until(() => registry.requests.length === 4);
+  t.regex(registry.requests[0].path, /manifests/, 'it goes first');
+  t.deepEqual(ends(registry).sort(), ['bytes=-262144', 'bytes=-262144', 'bytes=-524288']);
+  leaving.abort(new Error('I leave'));
+  await left;
+  free();
+  asPrepared(t, await lazy.prepare(labels));
+  asPrepared(t, await lazy.prepare(labelsOf(1)));
+  // The manifest once more, and the config. The plain layer was asked for too, as labels do not tell: in vain.
+  t.is(registry.requests.length, 6);
+});
+
+test('no end is asked for blindly: without the label, with other places, of who wants a login, of an image that is known', async (t) => {
+  const cases: [object, TestRegistryOptions, boolean][] = [
+    [{ [tocLabel]: undefined }, {}, false],
+    [{ 'containerd.io/snapshot/remote/urls': 'http://127.0.0.1:1/blob' }, {}, false],
+    [{}, { auth: { kind: 'bearer' } }, false],
+    [{}, {}, true],
+  ];
+  for (const [more, options, known] of cases) {
+    const { root, registry, labelsOf, image } = await start(t, options);
     const { workspace, lazy } = await open(root);
     t.teardown(() => workspace[Symbol.asyncDispose]());
-    const [low, high, plain] = [0, 1, 2].map((index) => labelsOf(index)['containerd.io/snapshot/remote/stargz.digest']);
-    const labels = {
-      ...labelsOf(0),
-      'containerd.io/snapshot/remote/stargz.layers': [low, high, plain].join(','),
-      'containerd.io/snapshot/stargz/toc.digest': low,
-    };
     const [{ descriptor }] = image.layers;
-    if (guarded) await workspace.probe({ reference: `${registry.host}/img:1`, descriptor });
-    registry.reset();
-    const free = registry.faults.add({ action: { kind: 'latency', ms: 300 }, path: '/manifests/' });
-    const preparing = lazy.prepare(labels);
-    await until(() => registry.count('/manifests/') === 1);
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    const before = registry.requests.map(({ range }) => range).sort();
-    t.deepEqual(before, guarded ? [undefined] : ['bytes=-262144', 'bytes=-262144', 'bytes=-524288', undefined]);
-    asPrepared(t, await preparing);
-    free();
-    asPrepared(t, await lazy.prepare(labelsOf(1)));
-    // The plain layer was asked for too, as labels do not tell: one request that led to nothing.
-    t.is(registry.requests.length, guarded ? 4 : 5);
+    const reference = `${registry.host}/img:1`;
+    if (options.auth !== undefined) await workspace.probe({ reference, descriptor });
+    if (known) await workspace.image(reference);
+    const labels = Object.fromEntries(
+      Object.entries({ ...labelsOf(0), [tocLabel]: descriptor.digest, ...more }).filter(
+        ([, value]) => value !== undefined,
+      ),
+    ) as Record<string, string>;
+    asPrepared(t, await lazy.prepare(labels));
+    t.deepEqual(ends(registry), []);
   }
+});
+
+test('what the landmark of a layer asks for does not wait for the layer’s turn', async (t) => {
+  const marked: LayerSpec[] = [0, 1].map((i) => ({ files: [{ path: `f${i}`, size: 60_000 }], prefetch: 1 }));
+  const { root, registry, labelsOf, image } = await start(t, {}, marked);
+  const { workspace, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  asPrepared(t, await lazy.prepare(labelsOf(0)));
+  const upper = image.layers[1].descriptor.digest;
+  // Its TOC, and its file.
+  await until(() => registry.count(upper) === 2);
+  t.pass();
 });
 
 test('a restart brings layers back without a request, in the same places; unreachable and uncached ones fail the check', async (t) => {

@@ -13,8 +13,6 @@ import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
 import type { Labels } from './snapshotter.js';
 import { sourceOf, type LayerSourceLabels } from './source-labels.js';
 
-/** How long a layer that was opened ahead waits to be asked for, in milliseconds. */
-const aheadMs = 60_000;
 /** How long a registry that answered counts as reachable, in milliseconds. */
 const reachableMs = 30_000;
 /** How long a registry has to answer when a container is about to start, in milliseconds. */
@@ -59,8 +57,8 @@ export class LazyLayers implements RemoteLayers {
   readonly #options: LazyLayersOptions;
   /** By digest of the blob; one for all snapshots that are made of it. */
   readonly #held = new Map<Digest, Held>();
-  /** Layers of images of which one was asked for, opened before their turn. */
-  readonly #ahead = new Map<Digest, Promise<Layer>>();
+  /** Ends the fetching for layers that nobody holds yet. */
+  readonly #ending = new AbortController();
   /** When the registry last gave something of a layer, in milliseconds since 1970. */
   readonly #reachedAt = new Map<Digest, number>();
 
@@ -86,24 +84,24 @@ export class LazyLayers implements RemoteLayers {
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
     const { workspace, fuseRoot, prefetchLabel } = this.#options;
     const { skipVerify, prefetchBytes, urls } = source;
+    const expected = {
+      allowNoVerification: skipVerify,
+      onOpened: (layer: Layer) => this.#fetchMarked(layer),
+      urls,
+    };
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
-      layers: {
-        ...openOptions(source),
-        ...(source.tocDigest !== undefined && { blobs: source.layers }),
-        onOpened: (layer) => this.#fetchMarked(layer),
-        urls,
-      },
+      layers: { ...expected, ...(source.tocDigest !== undefined && { blobs: source.layers }) },
       signal,
     });
-    for (let next = index + 1; next < image.manifest.layers.length; next++)
-      this.#openAhead(labelled(layerOf(image, next), source), skipVerify);
+    // Clients ask for one layer after the other; opened side by side, all take the time of one.
+    workspace.expectLayers(image, index + 1, expected);
     const record: LayerRecord = {
       ...labelled(layerOf(image, index), source),
       ...(skipVerify === true && { skipVerify }),
       ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
     };
-    const layer = await this.#open(record, signal);
+    const layer = await this.#openLayer(record, signal);
     this.#reachedAt.set(layer.digest, Date.now());
     const { tree } = layer;
     await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
@@ -122,42 +120,13 @@ export class LazyLayers implements RemoteLayers {
     void this.#options.programs?.expect(slots, config.config);
   }
 
-  /** The layer opened ahead, if there is one, else opened now. */
-  async #open(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
-    const { digest } = record.descriptor;
-    const ahead = this.#ahead.get(digest);
-    this.#ahead.delete(digest);
-    return ahead ?? this.#openLayer(record, signal);
-  }
-
   #openLayer(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
     return this.#options.workspace.openLayer(record, { ...openOptions(record), signal });
   }
 
-  /** Clients ask for one layer after the other; opened side by side, all take the time of one. */
-  #openAhead(layer: ImageLayer, skipVerify?: boolean): void {
-    const { digest } = layer.descriptor;
-    if (this.#held.has(digest) || this.#ahead.has(digest)) return;
-    const opening = this.#openLayer({ ...layer, skipVerify });
-    this.#ahead.set(digest, opening);
-    opening.then(
-      (opened) => this.#fetchMarked(opened),
-      () => {}, // told to whoever asks for the layer
-    );
-    setTimeout(() => {
-      if (this.#ahead.get(digest) !== opening) return;
-      this.#ahead.delete(digest);
-      void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => {});
-    }, aheadMs).unref();
-  }
-
-  /** What its landmark asks for is wanted by whoever wants the layer: it need not wait for the layer's turn. */
+  /** What its landmark asks for is wanted by whoever wants the layer: it need not wait for the layer's turn, when failures are told. */
   #fetchMarked(layer: Layer): void {
-    const { prefetch, onError } = this.#options;
-    if (!prefetch) return;
-    layer.prefetch().catch((error: unknown) => {
-      if (codeOf(error) !== 'ABORTED') onError?.(`fetch layer ${layer.digest} ahead`, error);
-    });
+    if (this.#options.prefetch) layer.prefetch({ signal: this.#ending.signal }).catch(() => {});
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */
@@ -235,8 +204,9 @@ export class LazyLayers implements RemoteLayers {
 
   /** Begins no fetch any more that nobody waits for: the process is about to end. */
   stopFetching(): void {
-    for (const { fetching } of this.#held.values())
-      fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));
+    const reason = new LazylayerError('ABORTED', 'the process is ending');
+    this.#ending.abort(reason);
+    for (const { fetching } of this.#held.values()) fetching.abort(reason);
   }
 
   async release(record: unknown): Promise<void> {

@@ -93,7 +93,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     const reference = referenceOf(name);
     if (digest === undefined) {
       try {
-        await this.#options.workspace.image(reference, { layers: lazily, revalidate: false, signal });
+        await this.#options.workspace.image(reference, { layers: {}, revalidate: false, signal });
       } catch (error) {
         throw unavailable(reference, error);
       }

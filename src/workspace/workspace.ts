@@ -60,7 +60,7 @@ export interface ImageOptions {
 }
 
 /** How layers are going to be opened that their image is asked for. */
-export interface ExpectedLayers extends KnownLayerOptions {
+export interface ExpectedLayers extends Pick<KnownLayerOptions, 'allowNoVerification'> {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
   /** Hears of those that were opened before their turn, since the disk did not have them. */
@@ -123,7 +123,9 @@ export class Workspace implements AsyncDisposable {
       holdMs: config.pool.hold_sec * 1000,
       load: (reference, options) => {
         if (hooks.warm !== undefined && options.onManifest !== undefined) layers.warm();
-        return resolve(registry, reference, options);
+        const resolving = resolve(registry, reference, options);
+        options.onAsked?.();
+        return resolving;
       },
       onEvict: hooks.onEvict,
     });
@@ -180,9 +182,9 @@ export class Workspace implements AsyncDisposable {
         const index = manifest.layers.findIndex((l) => l.digest === layer);
         if (index >= 0) this.#expect(name, manifest.layers.slice(index), layers);
       });
-    if (!this.pool.has(reference)) this.#expectBlindly(name, layers);
+    const onAsked = layers && (() => this.#expectBlindly(name, layers));
     for (const revalidate of [false, true]) {
-      const known = await this.pool.get(reference, { revalidate, onManifest, signal });
+      const known = await this.pool.get(reference, { revalidate, onAsked, onManifest, signal });
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
         mediaType: known.descriptor.mediaType,
       });
@@ -192,6 +194,11 @@ export class Workspace implements AsyncDisposable {
       if (index >= 0) return { image, index };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);
+  }
+
+  /** The layers of an image from an index up are about to be opened. */
+  expectLayers(image: Image, from: number, options: ExpectedLayers): void {
+    this.#expect(parseReference(image.reference), image.manifest.layers.slice(from), options);
   }
 
   /** Opens one layer. Close it when done. */
@@ -245,8 +252,8 @@ export class Workspace implements AsyncDisposable {
   }
 
   /** Sends the requests for the layers' TOCs beside that for the manifest, where no authorization has to be learnt from its answer. */
-  #expectBlindly(name: Reference, { blobs = [], urls }: ExpectedLayers = {}): void {
-    if (blobs.length === 0 || urls !== undefined || !this.registry.asksForNone(name.host)) return;
+  #expectBlindly(name: Reference, { blobs = [], urls }: ExpectedLayers): void {
+    if (urls !== undefined || !this.registry.givesEnds(name.host)) return;
     this.layers.expectBlindly(blobs, (digest, bytes, options) =>
       this.registry.fetchBlobEnd(name, digest, bytes, options),
     );

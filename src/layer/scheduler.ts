@@ -60,11 +60,15 @@ export class FetchScheduler implements AsyncDisposable {
     this.#memory = new PrioritySemaphore(memory, { priorities: 3 });
     this.buffers = new BufferPool(memory / 4);
     this.maxRange = Math.min(2 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
+    this.fileRange = Math.min(16 * MIB, Math.max(64 * KIB, Math.floor(memory / 2)));
     this.landmarkRange = Math.min(8 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
   }
 
   /** Compressed bytes that one request asks for at most (one member may be longer). */
   readonly maxRange: number;
+
+  /** The same of a file that is brought whole: what is read of it first is at its beginning, mostly, and need not share the network. */
+  readonly fileRange: number;
 
   /** The same of what a landmark asks for: all of it is wanted, in the order in which it lies. */
   readonly landmarkRange: number;

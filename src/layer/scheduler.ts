@@ -14,7 +14,7 @@ export type Priority = 0 | 1 | 2;
 export interface FetchSchedulerOptions {
   /** Requests at once over all layers. Default 8. */
   readonly maxRequests?: number;
-  /** Of these, at most so many that nobody waits for. Default 4. */
+  /** Of these, at most so many that nobody waits for. Default 6. */
   readonly maxBulkRequests?: number;
   /** Bytes of compressed data (and of chunks too large for the worker's own buffer) held at once. Default 32 MiB. */
   readonly memoryBytes?: number;
@@ -54,7 +54,7 @@ export class FetchScheduler implements AsyncDisposable {
     const memory = options.memoryBytes ?? 32 * MIB;
     this.#quietMs = options.quietMs ?? 5000;
     this.#requests = new PrioritySemaphore(requests, { priorities: 3 });
-    this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 4, Math.max(1, requests - 1)), {
+    this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 6, Math.max(1, requests - 1)), {
       priorities: 3,
     });
     this.#memory = new PrioritySemaphore(memory, { priorities: 3 });

@@ -19,7 +19,8 @@ interface Burst {
   misses: number;
   /** Of its files: see `Places.kind`. */
   readonly kinds: Set<number>;
-  readonly directories: Set<number>;
+  /** How often, by directory. */
+  readonly directories: Map<number, number>;
 }
 
 /** Reading in order: it has been asked for up to `end`, by windows of `bytes`. */
@@ -117,7 +118,7 @@ export class ReadAhead {
     const bytes = tree.chunkEnd(span.end - 1) - tree.chunkOffset[from];
     if (run === undefined) remember(this.#runs, { end: span.end, bytes, steps: 0 });
     else Object.assign(run, { end: span.end, bytes });
-    return span;
+    return { first: span.first, end: span.end };
   }
 
   /**
@@ -216,8 +217,9 @@ export class ReadAhead {
 
     const least = Math.max(LEAST_WINDOW, Math.min(FIRST_WINDOW, this.#rate() * WINDOW_SECONDS));
     const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst.misses);
-    const again = !program && directories.has(directory);
-    directories.add(directory);
+    const before = directories.get(directory) ?? 0;
+    directories.set(directory, before + 1);
+    const again = before === 1 && !program;
     let span = this.#grow(alone, again ? Math.max(window, AGAIN_WINDOWS * least) : window, largest, own);
     const enclosing = places.enclosing(directory, PACKAGE_BYTES);
     if (enclosing !== NONE)
@@ -267,7 +269,7 @@ export class ReadAhead {
   }
 }
 
-const newBurst = (): Burst => ({ misses: 0, kinds: new Set(), directories: new Set() });
+const newBurst = (): Burst => ({ misses: 0, kinds: new Set(), directories: new Map() });
 
 /** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
 export function programSpan(tree: Tree, inode: number): ChunkSpan {

@@ -1,8 +1,9 @@
-import { mkdir, open, readFile, readdir, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, readdir, readlink, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import test from 'ava';
+import { halts, WakeLatency } from '../src/fuse/wake-latency.js';
 import { sha256File } from './support/compare.js';
 import { program } from './support/scene.js';
 import { stageFor } from './support/stage.js';
@@ -32,6 +33,23 @@ for (const backend of ['kernel', 'fuse-native'] as const)
     await scene.daemonGone();
     t.deepEqual(await scene.mounted(), []);
   });
+
+for (const stayAwake of [true, false])
+  test.serial(
+    `stay_awake = ${stayAwake}: who serves ${stayAwake ? 'may' : 'does not'} keep processors awake`,
+    async (t) => {
+      const { scene, image, target } = await stage(t, `[fuse]\nstay_awake = ${stayAwake}\n`);
+      await scene.mount(image('lazy'), target, '--no-background-fetch');
+      const { serving } = await scene.processes();
+      const open = await readdir(`/proc/${serving}/fd`);
+      const files = await Promise.all(open.map((fd) => readlink(`/proc/${serving}/fd/${fd}`).catch(() => '')));
+      using possible = halts() ? WakeLatency.open() : undefined;
+      t.is(files.includes('/dev/cpu_dma_latency'), stayAwake && possible !== undefined);
+      await run('find', [target, '-xdev', '-newermt', '2200-01-01']);
+      await scene.umount(target);
+      await scene.daemonGone();
+    },
+  );
 
 test.serial('--rw: writes go to the upper and leave the layers as they are', async (t) => {
   const { scene, image, target } = await stage(t);

@@ -5,9 +5,10 @@ import { parseArgs } from 'node:util';
 import { startDockerRegistry } from '../native-tests/support/docker-registry.js';
 import { program } from '../native-tests/support/scene.js';
 import { projectRoot, Teardown } from '../native-tests/support/tools.js';
+import { HALT_POLL_NS } from '../src/util/halt-polling.js';
 import { parseNetwork } from '../src/bench/network.js';
 import { ProxyHandle } from '../src/bench/proxy.js';
-import { describeMachine } from '../src/bench/report.js';
+import { describeMachine, formatHaltPolling } from '../src/bench/report.js';
 import { startChart } from '../src/bench/start/chart.js';
 import { ContainerdEngine } from '../src/bench/start/containerd.js';
 import type { Candidate, Engine, Lazylayer, StartOptions } from '../src/bench/start/engine.js';
@@ -136,8 +137,10 @@ async function main(): Promise<void> {
   if (parts.includes('files')) {
     const image = `${registry.host}/${repositoryOf('lazy', { name: 'numpy', image: 'numpy' })}:1`;
     const podman = through.includes('podman');
-    const trees = await benchOverlay({ cleanup, image, runs, podman, lazylayer, signal: interrupted.signal, say });
-    process.stdout.write(formatFs(trees));
+    const overlay = { cleanup, image, runs, podman, lazylayer, signal: interrupted.signal, say };
+    const { asIs, polling } = await benchOverlay(overlay);
+    process.stdout.write(formatFs(asIs));
+    if (polling !== undefined) process.stdout.write(`\nwith ${formatHaltPolling(HALT_POLL_NS)}\n${formatFs(polling)}`);
     const place = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
     cleanup.teardown(() => rm(place, { recursive: true, force: true }));
     const tell = (text: string) => say(`files, cached reads beside a fetch: ${text}`);
@@ -154,7 +157,8 @@ async function main(): Promise<void> {
       date: new Date().toISOString(),
       machine: describeMachine(),
       runs,
-      ratios: overlayRatios(trees),
+      ratios: overlayRatios(asIs),
+      ...(polling && { polling: { ns: HALT_POLL_NS, ratios: overlayRatios(polling) } }),
       verdicts,
     };
     await save({ starts: [], files });

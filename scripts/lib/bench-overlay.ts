@@ -4,6 +4,7 @@ import { startContainerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
+import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
 import { PodmanStorage } from '../../src/bench/start/podman-storage.js';
@@ -38,23 +39,35 @@ export interface OverlayOptions {
   readonly say: (text: string) => void;
 }
 
+/** The same trees, twice. */
+export interface OverlayRuns {
+  readonly asIs: readonly FsRuns[];
+  /** With idle processors that poll before they halt, where the machine can and does not by itself. */
+  readonly polling?: readonly FsRuns[];
+}
+
 /**
  * An image unpacked by containerd into overlayfs first, then the same over lazy layers whose every chunk is cached: mounted by hand, and,
  * if wanted, by Podman.
  */
-export async function benchOverlay(options: OverlayOptions): Promise<FsRuns[]> {
+export async function benchOverlay(options: OverlayOptions): Promise<OverlayRuns> {
   const { cleanup, runs, signal, say } = options;
   const scene = await Scene.open(cleanup);
   const local = await mountLocal(options, scene);
   const target = await mountByHand(options, scene);
   const byPodman = options.podman ? [await mountByPodman(options, scene)] : [];
-  return benchFs({
-    directories: [local, target, ...byPodman],
-    runs,
-    dropCaches: true,
-    signal,
-    onRun: (i, what) => say(`files, run ${i} of ${runs}: ${what}`),
-  });
+  const measure = (how: string) =>
+    benchFs({
+      directories: [local, target, ...byPodman],
+      runs,
+      dropCaches: true,
+      signal,
+      onRun: (i, what) => say(`files${how}, run ${i} of ${runs}: ${what}`),
+    });
+  const asIs = await measure('');
+  using on = pollBeforeHalt();
+  if (on === undefined) return { asIs };
+  return { asIs, polling: await measure(`, guest halt polling ${HALT_POLL_NS / 1000} µs`) };
 }
 
 async function mountLocal({ cleanup, image, say }: OverlayOptions, scene: Scene): Promise<string> {

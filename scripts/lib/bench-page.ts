@@ -1,4 +1,4 @@
-import { formatMachine } from '../../src/bench/report.js';
+import { formatHaltPolling, formatMachine } from '../../src/bench/report.js';
 import { fsParts } from '../../src/bench/fs/fs.js';
 import { seconds } from '../../src/bench/start/chart.js';
 import { phases } from '../../src/bench/start/engine.js';
@@ -140,12 +140,36 @@ function bytesOf(cases: readonly Case[]): string[] {
   ];
 }
 
-function filesOf({ runs, ratios, verdicts }: FileFigures): string[] {
+function filesOf({ runs, machine, ratios, polling, verdicts }: FileFigures): string[] {
   return [
     '## Files',
     '',
     `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by \`lazylayer mount\` and by Podman over \`lazylayer store\`, against overlayfs on local disk.`,
     '',
+    ...(polling === undefined
+      ? ratioTable(ratios)
+      : [
+          `The same mounts twice: as the machine is, whose idle processors halt at once, and once more while they poll before they halt. By itself lazylayer keeps the processors of a small machine awake only while requests to it follow each other closely; what that is about, and how a machine polls for all programs, is in [the README](../README.md#in-a-virtual-machine).`,
+          '',
+          `### As the machine is${machine.haltPollNs === undefined ? '' : `, ${formatHaltPolling(machine.haltPollNs)}`}`,
+          '',
+          ...ratioTable(ratios),
+          `### With ${formatHaltPolling(polling.ns)}`,
+          '',
+          ...ratioTable(polling.ratios),
+          '### Beside a fetch',
+          '',
+        ]),
+    ...verdicts.map(
+      ({ claim, value, bound, holds }) =>
+        `- ${claim}: ${value.toFixed(2)}, wanted ${bound}: ${holds ? 'met' : '**missed**'}`,
+    ),
+    '',
+  ];
+}
+
+function ratioTable(ratios: FileFigures['ratios']): string[] {
+  return [
     row(['what', 'mounted by', 'local', 'lazy', 'ratio', 'wanted', '']),
     row(['---', '---', '---:', '---:', '---:', '---:', '---:']),
     ...ratios.map(({ part, by, localMs, lazyMs, ratio, wanted }) =>
@@ -158,11 +182,6 @@ function filesOf({ runs, ratios, verdicts }: FileFigures): string[] {
         wanted === undefined ? '' : `≤ ${wanted}`,
         wanted === undefined ? '' : verdict(ratio, wanted),
       ]),
-    ),
-    '',
-    ...verdicts.map(
-      ({ claim, value, bound, holds }) =>
-        `- ${claim}: ${value.toFixed(2)}, wanted ${bound}: ${holds ? 'met' : '**missed**'}`,
     ),
     '',
   ];

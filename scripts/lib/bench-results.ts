@@ -42,6 +42,8 @@ export interface StartFigures extends Taken {
 export interface FileFigures extends Taken {
   readonly runs: number;
   readonly ratios: readonly OverlayRatio[];
+  /** The same with idle processors that poll for so long, where the machine could and did not by itself. */
+  readonly polling?: { readonly ns: number; readonly ratios: readonly OverlayRatio[] };
   readonly verdicts: readonly Verdict[];
 }
 

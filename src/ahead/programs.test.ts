@@ -91,9 +91,8 @@ class Image implements AsyncDisposable {
   }
 
   /** A container of the image starts: its runtime reads who its user is. */
-  async start(config: ImageConfig['config'], first = '/etc/passwd'): Promise<void> {
-    this.programs.expect(this.slots, config);
-    await this.programs.read(...this.place(first));
+  async start(config: ImageConfig['config']): Promise<void> {
+    await this.programs.expect(this.slots, config);
   }
 
   get requests(): number {
@@ -155,21 +154,24 @@ test('a program whose beginning is read brings what it names, once', async (t) =
   t.is(image.requests, requests);
 });
 
-test('where a layer says what a start needs, nothing is guessed', async (t) => {
+test('where a layer says what a start needs, nothing is guessed but what the runtime reads', async (t) => {
   await using image = await Image.open([base], { landmarkAfter: 3 });
   await image.start({ Cmd: ['sh'] });
   t.deepEqual(await image.present(), ['etc/passwd']);
+  t.is(image.requests, 1);
 });
 
-test('an image starts once, with what is read first; one that is only known does not', async (t) => {
+test('an image that is only known brings nothing of its command, and one that started brings it once', async (t) => {
   await using image = await Image.open([base, upper]);
   image.programs.know(image.slots);
   await image.programs.read(...image.place('/etc/passwd'));
   t.is(image.requests, 1);
-  await image.start({ Cmd: ['sh'] }, '/bin/sh');
+  await image.start({ Cmd: ['sh'] });
+  await image.present();
   const { requests } = image;
   t.is(requests, 5);
-  await image.programs.read(...image.place('/etc/ld.so.cache'));
+  await image.start({ Cmd: ['sh'] });
+  await image.programs.read(...image.place('/bin/sh'));
   t.is(image.requests, requests);
 });
 
@@ -181,7 +183,7 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
     };
   await image.start({ Cmd: ['sh'] });
   const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
-  gone.expect(image.slots, { Cmd: ['sh'] });
+  await gone.expect(image.slots, { Cmd: ['sh'] });
   await gone.read(...image.place('/bin/sh'));
   t.deepEqual(await image.present(), []);
 });
@@ -193,12 +195,12 @@ test('no command, none that is there, and programs that need each other come to 
     library('usr/lib/libb.so', ['libc.so', 'libb.so']),
     library('usr/lib/libc.so', ['libb.so']),
   ];
-  await using image = await Image.open([[...circle, { path: 'first', content: 'x' }]]);
+  await using image = await Image.open([circle]);
   for (const config of [undefined, {}, { Cmd: [''] }, { Entrypoint: ['/none'], Cmd: ['bin'] }])
-    await image.start(config, '/first');
-  t.deepEqual(await image.present(), ['first']);
-  await image.start({ Cmd: ['a'] }, '/first');
-  t.deepEqual(await image.present(), ['bin/a', 'first', 'usr/lib/libb.so', 'usr/lib/libc.so']);
+    await image.start(config);
+  t.deepEqual(await image.present(), []);
+  await image.start({ Cmd: ['a'] });
+  t.deepEqual(await image.present(), ['bin/a', 'usr/lib/libb.so', 'usr/lib/libc.so']);
 });
 
 test('an image whose layers are gone makes room for another that shares one', async (t) => {
@@ -212,7 +214,7 @@ test('an image whose layers are gone makes room for another that shares one', as
     },
   });
   programs.know(image.slots);
-  programs.expect([image.slots[0], gone], { Cmd: ['sh'] });
+  await programs.expect([image.slots[0], gone], { Cmd: ['sh'] });
   await programs.read(...image.place('/bin/sh'));
   t.true((await image.present()).includes(`${LIB}/libc.so.6`));
 });

@@ -4,7 +4,7 @@ import type { ImageConfig } from '../image/config.js';
 import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
-import { PREFETCH } from '../layer/scheduler.js';
+import { DEMAND, PREFETCH, type Priority } from '../layer/scheduler.js';
 import { pathsOf } from '../toc/paths.js';
 import { readDynamic, type Dynamic } from './elf.js';
 
@@ -50,15 +50,15 @@ const TRIPLETS: Readonly<Record<number, string>> = {
 };
 
 /**
- * Brings what a program that starts reads next, before it is asked for: of an image that starts, what its config names as the
+ * Brings what a program that starts reads next, before it is asked for: of an image that is there, what its config names as the
  * command; of any program, library or script whose beginning somebody reads, the loader, libraries and interpreter that it names in turn.
  * These come one after the other otherwise, a round trip each. All of it is guessing: what cannot be found or fetched is left to
  * whoever reads it.
  */
 export class ProgramsAhead {
   readonly #layers: LayersBySlot;
-  /** By their slots. */
-  readonly #images = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
+  /** The slots of an image's layers, the lowest first, by themselves. */
+  readonly #images = new LRUCache<string, readonly number[]>({ max: MAX_IMAGES });
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
 
@@ -68,34 +68,31 @@ export class ProgramsAhead {
 
   /** An image is there, with the layers in these slots, the lowest first: its programs may be read. */
   know(slots: readonly number[]): void {
-    this.#images.set(slots.join(), { slots });
+    this.#images.set(slots.join(), slots);
   }
 
   /**
-   * The same, and who reads of it first is about to start its command: a container's runtime, which looks its user up. Where a layer
-   * says itself what a start needs, nothing is guessed.
+   * The same, and its command is about to be started: brings that, and what a container's runtime looks its user up in. Where a layer says
+   * itself what a start needs, nothing else is guessed. Resolves when all that it leads to is asked for; never rejects.
    */
-  expect(slots: readonly number[], config: ImageConfig['config']): void {
-    this.#images.set(slots.join(), { slots, command: config ?? {} });
+  async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
+    this.know(slots);
+    await this.#visit(slots, async (visit) => {
+      // It waits for these before anything else can begin, so they do not wait for a landmark's many bytes.
+      visit.bring(ANY_START, DEMAND);
+      if (visit.marked) return;
+      await Promise.all(visit.command(config).map((node) => visit.follow(node)));
+    });
   }
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
   async read(slot: number, inode: number): Promise<void> {
     // The image that was met last goes first: which of several that share a layer is read cannot be told.
-    for (const [key, image] of [...this.#images.entries()]) {
-      if (!image.slots.includes(slot)) continue;
-      const { command } = image;
-      image.command = undefined;
-      if (command === undefined && !(await this.#names(slot, inode))) return;
-      const visited = await this.#visit(image.slots, async (visit) => {
-        const nodes: MergedNode[] = [{ layer: image.slots.indexOf(slot), inode, parts: [] }];
-        if (command !== undefined && !visit.marked) {
-          visit.bring(ANY_START);
-          nodes.push(...visit.command(command));
-        }
-        await Promise.all(nodes.map((node) => visit.follow(node)));
-      });
-      if (visited) return;
+    for (const [key, slots] of [...this.#images.entries()]) {
+      if (!slots.includes(slot)) continue;
+      if (!(await this.#names(slot, inode))) return;
+      const node: MergedNode = { layer: slots.indexOf(slot), inode, parts: [] };
+      if (await this.#visit(slots, (visit) => visit.follow(node))) return;
       this.#images.delete(key);
     }
   }
@@ -125,13 +122,6 @@ export class ProgramsAhead {
       return codeOf(error) !== 'NOT_FOUND';
     }
   }
-}
-
-interface KnownImage {
-  /** Of its layers, the lowest first. */
-  readonly slots: readonly number[];
-  /** Its config, until its command was brought. */
-  command?: NonNullable<ImageConfig['config']>;
 }
 
 /** One walk from file to file through an image. */
@@ -171,14 +161,17 @@ class Visit {
   }
 
   /** Asks for files by their paths, side by side. */
-  bring(paths: readonly string[]): void {
-    this.#bring(paths.flatMap((path) => this.#first([path]) ?? []));
+  bring(paths: readonly string[], priority?: Priority): void {
+    this.#bring(
+      paths.flatMap((path) => this.#first([path]) ?? []),
+      priority,
+    );
   }
 
-  #bring(nodes: readonly MergedNode[]): void {
+  #bring(nodes: readonly MergedNode[], priority?: Priority): void {
     for (const [index, layer] of this.layers.entries()) {
       const inodes = nodes.filter((node) => node.layer === index).map(({ inode }) => inode);
-      if (inodes.length > 0) layer.bring(inodes);
+      if (inodes.length > 0) layer.bring(inodes, priority);
     }
   }
 

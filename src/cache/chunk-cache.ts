@@ -128,6 +128,12 @@ export class ChunkCache implements AsyncDisposable {
     }
   }
 
+  /** Whether the disk has anything of a blob, whatever vouches for it. */
+  hasBlob(digest: Digest): boolean {
+    for (const [name] of this.#directories.entries()) if (digestOfName(name) === digest) return true;
+    return false;
+  }
+
   /**
    * Until the returned function is called, the tree of the layer stays on disk, so that it can be opened at any time without the
    * registry; with `whole`, its content too. Else that may go while the layer is not open, last of all.

@@ -22,6 +22,8 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
         '"kernel": /dev/fuse itself, served by a thread of its own. "fuse-native": by libfuse 2, which must be installed; slower.\nFlag --backend.',
       layer_idle_sec:
         'A layer of which nothing was asked for this long, in seconds, leaves memory. The next request brings it back from disk.',
+      stay_awake:
+        "While requests follow each other closely, look for the next one some microseconds before going to sleep. In a virtual machine of at\nmost 8 processors that halt as soon as they are idle (cpuidle's haltpoll with polling switched off), the kernel is also asked to have\nthem poll for as long: each request would wait for two of them to be woken otherwise.",
     },
   },
   cache: {

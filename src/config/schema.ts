@@ -105,7 +105,11 @@ export const configSchema = table({
   log_level: v.optional(settings.log_level, 'info'),
   allow_no_verification: v.optional(flag(), false),
   fuse: v.optional(
-    table({ backend: v.optional(settings.backend, 'kernel'), layer_idle_sec: v.optional(decimal(0.05, 86_400), 300) }),
+    table({
+      backend: v.optional(settings.backend, 'kernel'),
+      layer_idle_sec: v.optional(decimal(0.05, 86_400), 300),
+      stay_awake: v.optional(flag(), true),
+    }),
     {},
   ),
   cache: v.optional(table({ max_bytes: v.optional(size(0), '20GiB') }), {}),

@@ -70,7 +70,7 @@ export async function startFuse(
     },
   };
   const start = async (): Promise<FuseServer> => {
-    const serve = { pool, ...served.initial() };
+    const serve = { pool, ...served.initial(), stayAwake: config.fuse.stay_awake };
     const server =
       config.fuse.backend === 'kernel'
         ? await serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume })

@@ -19,10 +19,11 @@ const deathsPerMinute = 5;
 
 /*
  * The serving process moves hundreds of megabytes through short-lived buffers of 64 KiB. Left alone, glibc keeps them in an arena a
- * thread, and V8 lets 16 MiB of objects that hold them pile up before it looks: together some 50 MB that nobody uses.
+ * thread, and V8 lets 16 MiB of objects that hold them pile up before it looks: together some 50 MB that nobody uses. So it looks often,
+ * at little, for which threads that help it cost more than they save.
  */
 /** The last is for layers that leave memory: see `collectSoon`. */
-const heapFlags = ['--max-semi-space-size=1', '--expose-gc'];
+const heapFlags = ['--max-semi-space-size=1', '--no-parallel-scavenge', '--expose-gc'];
 const mallocSettings = { MALLOC_ARENA_MAX: '1', MALLOC_MMAP_THRESHOLD_: '65536', MALLOC_TRIM_THRESHOLD_: '131072' };
 
 interface Serving {

@@ -4,7 +4,7 @@ import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { describeError, FormatError, LazylayerError } from '../errors.js';
-import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
+import type { BlobEnd, RandomAccessReader, ReadOptions } from '../io/reader.js';
 import { parseTarHeader, TAR_BLOCK } from '../tar/header.js';
 import type { Tree } from '../toc/tree.js';
 import { FOOTER_BYTES, parseFooter, type FooterKind } from './footer.js';
@@ -27,8 +27,10 @@ export interface OpenOptions extends ReadOptions {
   readonly tocDigest?: Digest;
   /** Open a layer without a TOC digest: nothing that it holds can then be trusted. */
   readonly allowNoVerification?: boolean;
+  /** Brings the blob's end where it was asked for before; what does not fit the blob is asked for again. */
+  readonly end?: (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
   /** Brings the bytes of the TOC's own blob (a gzipped tar) for a layer whose TOC lies in another image. */
-  readonly externalToc?: () => Promise<Uint8Array>;
+  readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
 
 /** A TOC as it lies in the blob, not verified yet: plain data, fit to be handed to another thread. */
@@ -64,7 +66,21 @@ export interface OpenedToc {
  * request costs a round trip, in which a line carries about a megabyte: what covers bases and most layers costs less than that.
  */
 export function suffixBytes(size: number): number {
-  return Math.min(size, Math.max(256 * 1024, Math.min(512 * 1024, Math.ceil(size / 128))));
+  return Math.min(size, Math.max(LEAST_SUFFIX_BYTES, Math.min(MOST_SUFFIX_BYTES, Math.ceil(size / 128))));
+}
+
+/** The same where the size is not known: of the lowest layer, which may be a base, and of those above it. */
+export function blindSuffixBytes(lowest: boolean): number {
+  return lowest ? MOST_SUFFIX_BYTES : LEAST_SUFFIX_BYTES;
+}
+
+const LEAST_SUFFIX_BYTES = 256 * 1024;
+const MOST_SUFFIX_BYTES = 512 * 1024;
+
+/** The end of a blob, with which reading its TOC begins. */
+export async function readEnd(reader: RandomAccessReader, options?: ReadOptions): Promise<BlobEnd> {
+  const start = reader.size - suffixBytes(reader.size);
+  return { start, bytes: await reader.read(start, reader.size - start, options) };
 }
 
 /**
@@ -85,8 +101,9 @@ async function fetchToc(
     );
   const { size } = reader;
   if (size < FOOTER_BYTES.external) throw new NotEstargzError(`${size} bytes`);
-  const start = size - suffixBytes(size);
-  const tail = await reader.read(start, size - start, options);
+  const ahead = await options.end?.(options.signal);
+  const fits = ahead !== undefined && ahead.start + ahead.bytes.byteLength === size;
+  const { start, bytes: tail } = fits ? ahead : await readEnd(reader, options);
   const footer = parseFooter(tail, size);
   if (footer === undefined) throw new NotEstargzError('other bytes');
   const { kind, tocOffset: contentEnd } = footer;
@@ -98,7 +115,7 @@ async function fetchToc(
         'UNSUPPORTED',
         'eStargz: the TOC lies in another image, and no way to that image was given',
       );
-    compressed = await options.externalToc();
+    compressed = await options.externalToc(options.signal);
   } else {
     if (tocBytes > MAX_TOC_BYTES)
       throw new FormatError('eStargz footer', {

@@ -55,6 +55,7 @@ class KernelServer implements FuseServer {
       layers: (options.layers ?? []).map(shared),
       asleep: options.asleep ?? [],
       references: options.references ?? [],
+      stayAwake: options.stayAwake ?? false,
       resume,
     };
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {

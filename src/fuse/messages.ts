@@ -29,6 +29,8 @@ export interface WorkerSetup {
   readonly layers: readonly SharedLayer[];
   readonly asleep: readonly SleepingLayer[];
   readonly references: References;
+  /** See `ServeOptions`. */
+  readonly stayAwake: boolean;
   /** The connection was negotiated by an earlier process. */
   readonly resume: boolean;
 }

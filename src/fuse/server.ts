@@ -55,6 +55,8 @@ export interface ServeOptions {
   /** Layers that are known from the first request on, and that `wake` brings. */
   readonly asleep?: readonly SleepingLayer[];
   readonly references?: References;
+  /** Do not sleep while requests follow each other closely (see `Alert`); of the kernel backend. */
+  readonly stayAwake?: boolean;
 }
 
 export interface FuseStats {

@@ -17,11 +17,13 @@ import {
   putHeader,
   resendRequests,
 } from './codec.js';
+import { Alert, alertLoop } from './alert.js';
 import { watchDevice } from './device.js';
 import { EntryInvalidations } from './entry-invalidations.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
 import { ReadRing } from './read-ring.js';
 import { Session } from './session.js';
+import { halts, WakeLatency } from './wake-latency.js';
 
 /*
  * The thread that serves one connection. It answers what it can from shared memory, and says the rest to the main thread, which
@@ -108,6 +110,10 @@ setup.layers.forEach(attach);
 setup.asleep.forEach((layer) => tree.sleep(layer));
 setup.references.forEach(({ reference, layers }) => tree.setReference(reference, layers));
 
+const loop = setup.stayAwake ? alertLoop() : undefined;
+const latency = loop !== undefined && halts() ? WakeLatency.open() : undefined;
+const alert = loop && new Alert(latency, loop);
+
 const device = watchDevice(setup.fd, request.bytes, {
   message: (length) => {
     try {
@@ -115,6 +121,7 @@ const device = watchDevice(setup.fd, request.bytes, {
     } catch (error) {
       unanswered(error, request.words[2], request.words[3]);
     }
+    alert?.answered();
   },
   end: (error) => say({ type: 'ended', error: isGone(error) ? undefined : error.message }),
 });
@@ -131,6 +138,8 @@ if (setup.resume) {
 port.on('message', (message: ToWorker) => {
   if (message.type === 'close') {
     session.close();
+    alert?.close();
+    latency?.[Symbol.dispose]();
     void invalidations.close().then(() => {
       device.close();
       port.close();

@@ -42,3 +42,9 @@ export function checkRange(size: number, offset: number, length: number): void {
       `range: expected one within ${size} bytes, found ${length} bytes from offset ${offset}`,
     );
 }
+
+/** The last bytes of something, and where in it they begin. */
+export interface BlobEnd {
+  readonly start: number;
+  readonly bytes: Uint8Array;
+}

@@ -5,7 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { GAP_BYTES, joinNear, ReadAhead, type ChunkSpan } from './read-ahead.js';
+import { GAP_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -221,9 +221,17 @@ export class ChunkFetcher {
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
-  bring(spans: readonly ChunkSpan[]): void {
-    for (const span of joinNear(this.target.tree, spans))
-      this.#startSpan(span, span, PREFETCH, this.scheduler.fileRange);
+  bring(spans: readonly ChunkSpan[], priority: Priority = PREFETCH): void {
+    const { chunkOffset } = this.target.tree;
+    const joined: { first: number; end: number }[] = [];
+    for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
+      const last = joined.at(-1);
+      if (first >= end) continue;
+      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= GAP_BYTES)
+        last.end = Math.max(last.end, end);
+      else joined.push({ first: firstOfMember(this.target.tree, first), end });
+    }
+    for (const span of joined) this.#startSpan(span, span, priority, this.scheduler.fileRange);
   }
 
   /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */

@@ -1,4 +1,4 @@
-import type { RandomAccessReader } from '../io/reader.js';
+import type { BlobEnd, RandomAccessReader } from '../io/reader.js';
 
 export interface Meter {
   requests: number;
@@ -21,4 +21,19 @@ export function countingReader(reader: RandomAccessReader, meter: Meter): Random
     },
     [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
   };
+}
+
+type EndSource = (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
+
+/** Counts what came ahead of a reader. */
+export function countingEnd(end: EndSource | undefined, meter: Meter): EndSource | undefined {
+  return (
+    end &&
+    (async (signal) => {
+      const found = await end(signal);
+      meter.requests++;
+      meter.bytes += found?.bytes.byteLength ?? 0;
+      return found;
+    })
+  );
 }

@@ -5,9 +5,9 @@ import type { ChunkCache } from '../cache/chunk-cache.js';
 import type { Digest } from '../digest/digest.js';
 import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
-import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
-import { joinNear, landmarkSpans, programSpan, type ChunkSpan } from './read-ahead.js';
+import { landmarkSpans, programSpan, type ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep, type SweepOptions } from './sweep.js';
@@ -110,34 +110,21 @@ export class Layer implements AsyncDisposable {
    * Asks for files that are likely to be read soon, those that lie together by one request: wholly, but of very large ones only the
    * beginning. Waits for nothing.
    */
-  bring(inodes: readonly number[]): void {
+  bring(inodes: readonly number[], priority: Priority = PREFETCH): void {
     if (this.#closed) return;
-    this.fetcher.bring(
-      inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode)),
-    );
+    const spans = inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode));
+    this.fetcher.bring(spans, priority);
   }
 
   /**
    * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). Of very large
-   * files only the beginning: a trace names whole files, of which programs read parts. With a landmark's comes what a container's
-   * runtime looks its user up in: it does so from outside of the container, where no trace sees it.
+   * files only the beginning: a trace names whole files, of which programs read parts.
    */
   async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
-    const { prefetchBytes } = this.tree.facts;
-    const marked = landmarkSpans(this.tree, prefetchBytes ?? options.unmarkedBytes ?? 0);
-    const spans = joinNear(this.tree, prefetchBytes === undefined ? marked : [...marked, ...this.#accounts()]);
+    const spans = landmarkSpans(this.tree, this.tree.facts.prefetchBytes ?? options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;
     await Promise.all(spans.map((span) => this.#sweep(span, { priority: PREFETCH, rangeBytes, signal })));
-  }
-
-  #accounts(): ChunkSpan[] {
-    const directory = this.tree.lookup(ROOT, Buffer.from('etc'));
-    if (directory === NONE || !this.tree.isDirectory(directory)) return [];
-    return ['passwd', 'group']
-      .map((name) => this.tree.lookup(directory, Buffer.from(name)))
-      .filter((inode) => inode !== NONE && this.tree.isRegular(inode))
-      .map((inode) => programSpan(this.tree, inode));
   }
 
   /** Brings everything to the cache; gives up after a few failures of the network. See `sweep` for the errors. */

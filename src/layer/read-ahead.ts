@@ -55,8 +55,6 @@ const BEYOND_BYTES = 384 * KIB;
 const BURST_MS = 5000;
 /** Compressed bytes between two wanted members that are taken along, at most, rather than that a second request is sent. */
 export const GAP_BYTES = 64 * KIB;
-/** The same between spans that are asked for at once. */
-const JOIN_BYTES = 128 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** Windows of reading in order grow up to this, in compressed bytes. */
@@ -301,19 +299,6 @@ export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
     first = passed.end;
   }
   return spans;
-}
-
-/** Spans in the order of the blob, from the beginning of members, those that lie near each other as one. */
-export function joinNear(tree: Tree, spans: readonly ChunkSpan[]): ChunkSpan[] {
-  const joined: { first: number; end: number }[] = [];
-  for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
-    const last = joined.at(-1);
-    if (first >= end) continue;
-    if (last !== undefined && tree.chunkOffset[first] - tree.chunkEnd(last.end - 1) <= JOIN_BYTES)
-      last.end = Math.max(last.end, end);
-    else joined.push({ first: firstOfMember(tree, first), end });
-  }
-  return joined;
 }
 
 /** Compressed bytes of a file's members, from the first to the last. */

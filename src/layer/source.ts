@@ -16,14 +16,14 @@ export interface LayerBlob {
   readonly tocDigest?: Digest;
   /** Serve an eStargz layer although nothing vouches for its TOC. */
   readonly allowNoVerification?: boolean;
+  /** Brings the TOC's own blob where it lies in another image. */
+  readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
 
 /** With what the image's config tells. */
 export interface LayerSource extends LayerBlob {
   /** Digest of the uncompressed tar. */
   readonly diffId: Digest;
-  /** Brings the TOC's own blob where it lies in another image. */
-  readonly externalToc?: () => Promise<Uint8Array>;
 }
 
 /** Bytes of a blob that have come, of how many. */

@@ -1,13 +1,14 @@
 import { rm } from 'node:fs/promises';
 import type { CachedLayer } from '../cache/cached-layer.js';
 import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
-import { nameOf, type LayerKey } from '../cache/key.js';
+import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
-import { readEstargzTree } from '../estargz/open.js';
+import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
+import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
-import { countingReader, type Meter } from './counting-reader.js';
+import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
@@ -35,6 +36,9 @@ export interface OpenLayerOptions {
   readonly lazyOnly?: boolean;
 }
 
+/** What a layer is opened from. Without a diffID, before the image's config is there, it can only be opened lazily. */
+type OpenSource = LayerBlob & Partial<Pick<LayerSource, 'diffId'>>;
+
 interface Entry {
   /** It may fail for those who want the layer at any price. */
   readonly lazyOnly: boolean;
@@ -50,6 +54,8 @@ export class LayerStore implements AsyncDisposable {
   readonly #ending = new Map<string, Promise<void>>();
   readonly #cache: ChunkCache;
   readonly #ahead = new TocsAhead();
+  /** How to give back layers that were opened ahead, by name. */
+  readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -67,25 +73,57 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Sends the requests that opening these layers will begin with, except of those that are open or on disk, and gets threads ready to
-   * read what comes. Who does not open them after all loses nothing but that.
+   * Opens these layers, side by side, for somebody who is about to, except those that are on disk or cannot be lazy: their TOCs are asked for
+   * and their trees made meanwhile. Who does not open them after all loses nothing but that. `onOpened` hears of each that is there.
    */
-  expect(blobs: readonly LayerBlob[]): void {
-    const wanted = blobs.filter((blob) => {
-      if (refusal(blob) !== undefined) return false;
-      const key = { digest: blob.descriptor.digest, source: blob.tocDigest };
-      return !this.#entries.has(nameOf(key)) && this.#cache.look(key, () => true) === undefined;
+  expect(blobs: readonly LayerBlob[], onOpened?: (layer: Layer) => void): void {
+    const wanted = blobs.flatMap((blob) => {
+      const key = keyOf(blob);
+      const name = nameOf(key);
+      if (refusal(blob) === undefined && !this.#entries.has(name) && this.#cache.look(key, () => true) === undefined)
+        return { blob, name };
+      this.#ahead.drop(key.digest);
+      return [];
     });
-    this.#threads.warm(wanted.filter(({ descriptor }) => descriptor.size > LARGE_BYTES).length);
-    for (const { descriptor, reader } of wanted) this.#ahead.ask(descriptor.digest, reader);
+    this.#threads.warm(wanted.filter(({ blob }) => blob.descriptor.size > LARGE_BYTES).length);
+    for (const { blob, name } of wanted) {
+      const controller = new AbortController();
+      const opening = this.open(blob, { lazyOnly: true, signal: controller.signal });
+      const giveBack = () => {
+        clearTimeout(timer);
+        if (this.#expected.get(name) === giveBack) this.#expected.delete(name);
+        controller.abort(new LazylayerError('ABORTED', 'nobody opens the layer that this was asked for'));
+        void opening.then((layer) => layer[Symbol.asyncDispose]()).catch(() => {});
+      };
+      const timer = setTimeout(giveBack, EXPECTED_MS).unref();
+      this.#expected.set(name, giveBack);
+      opening.then(onOpened, giveBack); // why it failed is told to whoever opens it
+    }
+  }
+
+  /**
+   * The same for blobs of which nothing but the digests is known yet, the lowest layer's first: they are likely to be eStargz. `read` brings
+   * the last bytes of one; where it fails, the layer is opened as if nobody had asked.
+   */
+  expectBlindly(
+    digests: readonly Digest[],
+    read: (digest: Digest, bytes: number, options: ReadOptions) => Promise<BlobEnd>,
+  ): void {
+    const open = new Set([...this.#entries.keys()].map(digestOfName));
+    for (const [index, digest] of digests.entries()) {
+      if (open.has(digest) || this.#cache.hasBlob(digest)) continue;
+      this.#ahead.ask(digest, (signal) =>
+        read(digest, blindSuffixBytes(index === 0), { signal, reason: 'toc' }).catch(() => undefined),
+      );
+    }
   }
 
   /**
    * Opens a layer, or joins those who have it open. Costs no request where the cache has the tree; one for an eStargz layer (two
-   * where its TOC is long); one download of the whole for any other. Who opens a layer disposes it once.
+   * where its TOC is long); one download of the whole for any other, whose diffID must be known. Who opens a layer disposes it once.
    * @throws UNSUPPORTED where the layer cannot be lazy and `lazyOnly` is set; VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
    */
-  async open(source: LayerSource, options?: OpenLayerOptions): Promise<Layer> {
+  async open(source: OpenSource, options?: OpenLayerOptions): Promise<Layer> {
     options?.signal?.throwIfAborted();
     const key = keyOf(source);
     const name = nameOf(key);
@@ -105,11 +143,12 @@ export class LayerStore implements AsyncDisposable {
     }
     const joined = entry;
     joined.holders++;
+    this.#expected.get(name)?.();
     if (options?.onProgress !== undefined) joined.listeners.add(options.onProgress);
     try {
       const layer = await leaveOnAbort(joined.opening, options?.signal);
       if (!accepts(source, layer.tree.facts.source))
-        throw new VerificationError(`layer ${key.digest}, opened before`, source.diffId, layer.tree.facts.source);
+        throw new VerificationError(`layer ${key.digest}, opened before`, key.source ?? 'any', layer.tree.facts.source);
       return layer;
     } catch (error) {
       await this.#giveBack(name, joined);
@@ -154,7 +193,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   async #open(
-    source: LayerSource,
+    source: OpenSource,
     key: LayerKey,
     name: string,
     options: {
@@ -172,8 +211,9 @@ export class LayerStore implements AsyncDisposable {
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
-        await using reader = countingReader(this.#ahead.take(key.digest, source.reader()), meter);
-        const how = { ...source, signal: options.signal, reason: 'toc' } as const;
+        await using reader = countingReader(source.reader(), meter);
+        const end = countingEnd(this.#ahead.take(key.digest), meter);
+        const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
         const opened = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
@@ -184,8 +224,9 @@ export class LayerStore implements AsyncDisposable {
     }
     if (cached === undefined) {
       reason ??= NO_ESTARGZ;
-      if (options.lazyOnly) throw new LazylayerError('UNSUPPORTED', reason);
-      const { tree, path, bytes } = await downloadPlain(source, this.#cache, reason, options);
+      const { diffId } = source;
+      if (options.lazyOnly || diffId === undefined) throw new LazylayerError('UNSUPPORTED', reason);
+      const { tree, path, bytes } = await downloadPlain({ ...source, diffId }, this.#cache, reason, options);
       try {
         cached = await this.#cache.create(key, tree, path);
       } catch (error) {
@@ -230,6 +271,7 @@ export class LayerStore implements AsyncDisposable {
   /** Ends the fetching for good. Layers that nobody gave back end too. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#entries].map(([name, entry]) => ((entry.holders = 1), this.#giveBack(name, entry))));
+    for (const giveBack of this.#expected.values()) giveBack();
     this.#ahead.dropAll();
     await Promise.all(this.#ending.values());
     await this.#threads[Symbol.asyncDispose]();
@@ -237,7 +279,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /** What the cache has of the layer, if this source's claims vouch for it. */
-  async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
+  async #fromDisk(source: OpenSource, key: LayerKey): Promise<CachedLayer | undefined> {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
@@ -255,13 +297,13 @@ export class LayerStore implements AsyncDisposable {
   }
 }
 
-function keyOf(source: LayerSource): LayerKey {
+function keyOf(source: OpenSource): LayerKey {
   const { descriptor, tocDigest, diffId, allowNoVerification } = source;
   return { digest: descriptor.digest, source: tocDigest ?? (allowNoVerification === true ? undefined : diffId) };
 }
 
 /** Whether the source vouches for a tree that was made from `found`: its TOC, or the whole of its tar. */
-function accepts(source: LayerSource, found: Digest): boolean {
+function accepts(source: OpenSource, found: Digest): boolean {
   if (found === source.diffId || found === source.tocDigest) return true;
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
@@ -270,6 +312,8 @@ function accepts(source: LayerSource, found: Digest): boolean {
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
 const TINY_BYTES = 16 * 1024;
+/** How long a layer that was opened ahead waits for somebody to open it, in milliseconds. */
+const EXPECTED_MS = 30_000;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */

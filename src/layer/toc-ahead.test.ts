@@ -1,10 +1,16 @@
 import test from 'ava';
+import { setImmediate as turn } from 'node:timers/promises';
+import type { Digest } from '../digest/digest.js';
 import { estargzLayer, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { ROOT } from '../toc/tree.js';
 import type { Layer } from './layer.js';
 
 const bytes = randomness(9).bytes(40_000);
 const files = [{ name: 'a', bytes }];
+
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await turn();
+}
 
 async function readAll(layer: Layer): Promise<Uint8Array> {
   return layer.read(layer.tree.lookup(ROOT, Buffer.from('a')), 0, 1 << 20);
@@ -15,12 +21,14 @@ test('a layer that is expected costs the request that opening it would, before i
   const { blob, source } = await estargzLayer(files);
   bench.store.expect([source]);
   bench.store.expect([source]);
-  t.is(blob.asked.length, 1);
+  await until(() => blob.asked.length > 0);
   await using layer = await bench.store.open(source);
   t.is(blob.asked.length, 1);
   t.is(layer.stats.requests, 1);
   t.true(bytes.equals(await readAll(layer)));
+  t.is(blob.asked.length, 2);
   bench.store.expect([source]);
+  await turn();
   t.is(blob.asked.length, 2, 'an open layer is not asked for');
 });
 
@@ -34,7 +42,7 @@ test('what the disk has, and what could not be lazy, is not asked for', async (t
   t.is(blob.asked.length, 1);
   t.is(other.blob.asked.length, 0);
   bench.store.expect([{ ...unvouched, allowNoVerification: true }]);
-  t.is(other.blob.asked.length, 1);
+  await until(() => other.blob.asked.length === 1);
 });
 
 test('a request ahead that fails is made again by who opens the layer later, and told to who waits for it', async (t) => {
@@ -42,7 +50,7 @@ test('a request ahead that fails is made again by who opens the layer later, and
   const { blob, source } = await estargzLayer(files);
   blob.beforePiece = () => Promise.reject(new Error('the line is dead'));
   bench.store.expect([source]);
-  await new Promise((resolve) => setImmediate(resolve));
+  await turn();
   blob.beforePiece = () => {};
   await (await bench.store.open(source))[Symbol.asyncDispose]();
   t.is(blob.asked.length, 2);
@@ -73,23 +81,82 @@ test('bytes that came ahead are verified like any other', async (t) => {
 test('an opener that leaves ends what was asked for ahead', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
+  let reading = false;
   let aborted = false;
   const reader = () => ({
     ...blob.reader(),
     read: (_offset: number, _length: number, options?: { signal?: AbortSignal }) =>
-      new Promise<Uint8Array>((_resolve, reject) =>
+      new Promise<Uint8Array>((_resolve, reject) => {
+        reading = true;
         options?.signal?.addEventListener('abort', () => {
           aborted = true;
           reject(options.signal!.reason as Error);
-        }),
-      ),
+        });
+      }),
   });
   const slow = { ...source, reader };
   bench.store.expect([slow]);
   const controller = new AbortController();
   const opening = bench.store.open(slow, { signal: controller.signal });
+  await until(() => reading);
   controller.abort(new Error('I leave'));
   await t.throwsAsync(opening, { message: 'I leave' });
   for (let i = 0; i < 2000 && !aborted; i++) await new Promise((resolve) => setTimeout(resolve, 5));
   t.true(aborted);
+});
+
+test('ends that were asked for by digest alone are what layers are opened from: most of the lowest, all of a short one', async (t) => {
+  await using bench = await LayerBench.create();
+  const made = await Promise.all([
+    estargzLayer([{ name: 'a', bytes: randomness(1).bytes(1_500_000) }]),
+    estargzLayer([{ name: 'a', bytes: randomness(2).bytes(1_500_000) }]),
+    estargzLayer(files),
+  ]);
+  const digests = made.map(({ source }) => source.descriptor.digest);
+  const asked: [Digest, number][] = [];
+  const read = async (digest: Digest, length: number) => {
+    asked.push([digest, length]);
+    const { bytes: all } = made[digests.indexOf(digest)].blob;
+    return { start: Math.max(0, all.byteLength - length), bytes: all.subarray(-length) };
+  };
+  bench.store.expectBlindly(digests, read);
+  bench.store.expectBlindly(digests, read);
+  t.deepEqual(asked, [
+    [digests[0], 512 * 1024],
+    [digests[1], 256 * 1024],
+    [digests[2], 256 * 1024],
+  ]);
+  for (const { blob, source } of made) {
+    await using layer = await bench.store.open(source);
+    t.is(layer.stats.requests, 1);
+    t.is(blob.asked.length, 0);
+    bench.store.expectBlindly([source.descriptor.digest], read);
+  }
+  bench.store.expectBlindly(digests, read);
+  t.is(asked.length, 3, 'what is open or on disk is not asked for');
+});
+
+test('an end that does not come, or is not of this blob, costs one request more and nothing else', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files);
+  const { digest } = source.descriptor;
+  bench.store.expectBlindly([digest], () => Promise.reject(new Error('no suffix ranges')));
+  await (await bench.store.open(source))[Symbol.asyncDispose]();
+  t.is(blob.asked.length, 1);
+  const other = await estargzLayer([{ name: 'b', bytes }]);
+  bench.store.expectBlindly([other.source.descriptor.digest], async () => ({ start: 5, bytes: Buffer.alloc(100) }));
+  await (await bench.store.open(other.source))[Symbol.asyncDispose]();
+  t.is(other.blob.asked.length, 1);
+});
+
+test('a layer that is expected hears of being open, and goes to whoever opens it', async (t) => {
+  await using bench = await LayerBench.create();
+  const { source } = await estargzLayer(files);
+  const heard: Layer[] = [];
+  bench.store.expect([source], (layer) => heard.push(layer));
+  await until(() => heard.length > 0);
+  const layer = await bench.store.open(source);
+  t.is(layer, heard[0]);
+  await layer[Symbol.asyncDispose]();
+  await t.throwsAsync(layer.read(0, 0, 1), undefined, 'nobody else holds it');
 });

@@ -18,7 +18,9 @@ interface Job {
 export interface TocThreadsOptions {
   /** At most; by default one less than there are processors, but 1 to 3. */
   readonly threads?: number;
-  /** How long they wait for another TOC before they end, in milliseconds; a minute by default. */
+  /** Of these, so many stand by all the time; by default none. */
+  readonly standby?: number;
+  /** How long the others wait for another TOC before they end, in milliseconds; a minute by default. */
   readonly idleMs?: number;
 }
 
@@ -27,21 +29,25 @@ const defaultThreads = Math.max(1, Math.min(3, availableParallelism() - 1));
 const INLINE_BYTES = 16 * 1024;
 
 /**
- * Makes trees of TOCs in threads of its own, so that an image's layers are ready side by side and nothing else waits for them. Threads
- * are started ahead by `warm`, while the network is waited for, or by the first TOC, and end when there has been none for a while.
+ * Makes trees of TOCs in threads of its own, so that an image's layers are ready side by side and nothing else waits for them. A thread
+ * that stands by has run its code already; others are started by `warm`, while the network is waited for, or by the first TOC, and end
+ * when there has been none for a while.
  */
 export class TocThreads implements AsyncDisposable {
   /** With the work that each has in hand. */
   readonly #threads = new Map<Worker, Job | undefined>();
   readonly #waiting: Job[] = [];
   readonly #limit: number;
+  readonly #standby: number;
   readonly #idleMs: number;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor({ threads = defaultThreads, idleMs = 60_000 }: TocThreadsOptions = {}) {
+  constructor({ threads = defaultThreads, standby = 0, idleMs = 60_000 }: TocThreadsOptions = {}) {
     this.#limit = threads;
+    this.#standby = Math.min(standby, threads);
     this.#idleMs = idleMs;
+    while (this.#threads.size < this.#standby) this.#start();
   }
 
   /** How many threads there are now. */
@@ -125,7 +131,7 @@ export class TocThreads implements AsyncDisposable {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       for (const [thread, job] of this.#threads)
-        if (job === undefined) {
+        if (job === undefined && this.#threads.size > this.#standby) {
           this.#threads.delete(thread);
           void thread.terminate();
         }

@@ -190,3 +190,49 @@ test('a whole blob, streamed, is one request, and its bytes are counted', async 
   t.deepEqual(client.stats, { requests: 1, bytes: size });
   t.is(server.requests[0].bytes, size);
 });
+
+test('the end of a blob of unknown size is one request, and all of a short one', async (t) => {
+  const { server, client, reader } = await setUp(t);
+  const name = { host: server.host, repository: 'app' };
+  const { digest } = reader.descriptor;
+  const end = await client.fetchBlobEnd(name, digest, 1000);
+  t.is(end.start, size - 1000);
+  t.true(bytes.subarray(-1000).equals(end.bytes));
+  const all = await client.fetchBlobEnd(name, digest, size + 1);
+  t.is(all.start, 0);
+  t.true(bytes.equals(all.bytes));
+  t.deepEqual(
+    server.requests.map(({ range }) => range),
+    ['bytes=-1000', `bytes=-${size + 1}`],
+  );
+});
+
+for (const [action, code] of [
+  [{ kind: 'ignore-range' }, 'UNSUPPORTED'],
+  [{ kind: 'gzip' }, 'UNSUPPORTED'],
+  [{ kind: 'content-range', value: `bytes 0-999/${size}` }, 'DATA_LOSS'],
+  [{ kind: 'content-range', value: `bytes ${size - 1000}-${size - 1}/*` }, 'DATA_LOSS'],
+  [{ kind: 'content-range', value: 'none' }, 'DATA_LOSS'],
+  [{ kind: 'excess', bytes: 10 }, undefined],
+  [{ kind: 'truncate', after: 500 }, 'UNAVAILABLE'],
+  [{ kind: 'status', status: 416 }, undefined],
+] as const)
+  test(`the end of a blob is refused: ${JSON.stringify(action)}`, async (t) => {
+    const { server, client, reader } = await setUp(t, faulty(action));
+    const name = { host: server.host, repository: 'app' };
+    const ending = client.fetchBlobEnd(name, reader.descriptor.digest, 1000);
+    await t.throwsAsync(ending, { instanceOf: RegistryError, ...(code !== undefined && { code }) });
+  });
+
+test('who asks for authorization is remembered; over HTTPS it is expected', async (t) => {
+  const { server, client, reader } = await setUp(t);
+  t.true(client.asksForNone(server.host), 'plain HTTP');
+  t.false(client.asksForNone('registry.test'), 'HTTPS that was never asked');
+  await reader.read(0, 1);
+  t.true(client.asksForNone(server.host));
+
+  const guarded = await setUp(t, { auth: { kind: 'bearer' } });
+  t.true(guarded.client.asksForNone(guarded.server.host));
+  await guarded.reader.read(0, 1);
+  t.false(guarded.client.asksForNone(guarded.server.host));
+});

@@ -1,12 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Digest } from '../digest/digest.js';
 import type { Descriptor } from '../image/descriptor.js';
-import { checkRange, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
+import type { Reference } from '../image/reference.js';
+import { checkRange, type BlobEnd, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ErrorCode } from '../errors.js';
 import { RegistryError } from './errors.js';
 import type { Answer } from './exchange.js';
-import { externalEndpoints } from './hosts.js';
+import { externalEndpoints, type Endpoint } from './hosts.js';
 import type { GetOptions, Location, Target, Transport } from './transport.js';
+
+type Name = Pick<Reference, 'host' | 'repository'>;
 
 /** A 200 answer to a range is read past up to this many bytes; further in, the registry counts as one without ranges. */
 const cheapSkip = 1024 * 1024;
@@ -26,19 +30,11 @@ export class BlobReader implements RandomAccessReader {
 
   constructor(
     private readonly transport: Transport,
-    name: { readonly host: string; readonly repository: string },
+    name: Name,
     readonly descriptor: Descriptor,
   ) {
     this.size = descriptor.size;
-    const { host, repository } = name;
-    const external = externalEndpoints(descriptor.urls ?? []);
-    this.#target = {
-      host,
-      repository,
-      path: `blobs/${descriptor.digest}`,
-      capability: 'pull',
-      ...(external.length > 0 && { external }),
-    };
+    this.#target = targetOf(name, descriptor.digest, externalEndpoints(descriptor.urls ?? []));
   }
 
   /** @throws RegistryError; its code is UNSUPPORTED when the registry answers ranges with the whole blob */
@@ -157,6 +153,58 @@ export class BlobReader implements RandomAccessReader {
 
   /** Nothing to release: connections belong to the registry. */
   async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+/**
+ * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request (RFC 9110, 14.1.2: a suffix
+ * range). A transfer that breaks is not gone on with.
+ * @throws RegistryError; its code is UNSUPPORTED where the registry has no such ranges
+ */
+export async function readBlobEnd(
+  transport: Transport,
+  name: Name,
+  digest: Digest,
+  length: number,
+  { signal, reason }: ReadOptions = {},
+): Promise<BlobEnd> {
+  const answer = await transport.get(targetOf(name, digest), {
+    headers: { range: `bytes=-${length}` },
+    signal,
+    purpose: { blob: digest, ...(reason !== undefined && { reason }) },
+  });
+  const refuse = async (problem: string, code?: ErrorCode): Promise<never> => {
+    await answer.discard();
+    throw bad(answer, problem, false, code);
+  };
+  const encoding = answer.header('content-encoding') ?? 'identity';
+  if (encoding !== 'identity')
+    return refuse(`expected no content-encoding, found ${JSON.stringify(encoding)}`, 'UNSUPPORTED');
+  if (answer.status !== 206) return refuse('expected the end of the blob, found all of it', 'UNSUPPORTED');
+  const found = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(answer.header('content-range') ?? '') ?? [];
+  const [start, last, size] = found.slice(1).map(Number);
+  if (size === undefined || last !== size - 1 || start !== Math.max(0, size - length))
+    return refuse(
+      `expected content-range for the last ${length} bytes, found ${answer.header('content-range') ?? 'none'}`,
+    );
+  const bytes = Buffer.allocUnsafeSlow(size - start);
+  let at = 0;
+  for await (const piece of answer) {
+    if (piece.byteLength > bytes.byteLength - at) throw bad(answer, `expected ${bytes.byteLength} bytes, found more`);
+    bytes.set(piece, at);
+    at += piece.byteLength;
+  }
+  if (at < bytes.byteLength) throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${at}`, true);
+  return { start, bytes };
+}
+
+function targetOf({ host, repository }: Name, digest: Digest, external: readonly Endpoint[] = []): Target {
+  return {
+    host,
+    repository,
+    path: `blobs/${digest}`,
+    capability: 'pull',
+    ...(external.length > 0 && { external }),
+  };
 }
 
 function bad(answer: Answer, problem: string, retriable = false, code?: ErrorCode): RegistryError {

@@ -1,3 +1,4 @@
+import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { FormatError, LazylayerError } from '../errors.js';
@@ -7,10 +8,11 @@ import { parseIndex, parseManifest, type Manifest } from '../image/manifest.js';
 import { isIndexType, isManifestType } from '../image/mediatype.js';
 import { formatPlatform, hostPlatform, matchPlatform, type Platform } from '../image/platform.js';
 import { formatReference, type Reference } from '../image/reference.js';
+import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { Authorizer } from './auth/authorizer.js';
 import { chainCredentials, fileCredentials } from './auth/auth-files.js';
 import type { Credential, CredentialSource } from './auth/credentials.js';
-import { BlobReader } from './blob-reader.js';
+import { BlobReader, readBlobEnd } from './blob-reader.js';
 import { Dispatchers, type Timeouts } from './dispatchers.js';
 import { fetchManifestDocument, verifyDocument, type FetchedManifest } from './documents.js';
 import { Exchanger, type RequestRecord } from './exchange.js';
@@ -136,6 +138,19 @@ export class Registry implements AsyncDisposable {
   /** A reader on a blob. Sends nothing. */
   openBlob(name: Name, descriptor: Descriptor): BlobReader {
     return new BlobReader(this.#transport, name, descriptor);
+  }
+
+  /**
+   * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request.
+   * @throws RegistryError; its code is UNSUPPORTED where the registry has no such ranges
+   */
+  fetchBlobEnd(name: Name, digest: Digest, length: number, options?: ReadOptions): Promise<BlobEnd> {
+    return readBlobEnd(this.#transport, name, digest, length, options);
+  }
+
+  /** Whether a host is likely to answer without authorization, so that requests side by side are not refused side by side. */
+  asksForNone(host: string): boolean {
+    return this.#transport.asksForNone(host);
   }
 
   /** A whole blob in memory, verified. `limit` in bytes is held before anything is sent. */

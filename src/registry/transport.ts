@@ -83,6 +83,12 @@ export class Transport {
     });
   }
 
+  /** Whether the server of a host that is asked first for content is likely to want no authorization. */
+  asksForNone(host: string): boolean {
+    const first = this.endpointsOf(host).find((e) => e.capabilities.has('pull'));
+    return first !== undefined && this.authorizer.asksForNone(first);
+  }
+
   /** For `retry`: how long to wait at least before the next try after this error, or undefined for no other try. */
   waitFor(worthIt: boolean, error: unknown): number | undefined {
     if (!worthIt || !(error instanceof RegistryError)) return undefined;
@@ -166,6 +172,7 @@ export class Transport {
       });
     const known = await this.authorizer.known(endpoint, repository, signal);
     const answer = await send(known);
+    if (known === undefined) this.authorizer.met(endpoint, answer.status === 401);
     if (answer.status !== 401) return answer;
     const challenge = answer.header('www-authenticate') ?? '';
     const error = await answer.toError();

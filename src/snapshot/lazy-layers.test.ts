@@ -5,7 +5,7 @@ import test, { type ExecutionContext } from 'ava';
 import { defaultConfig } from '../config/config.js';
 import { ServedLayers } from '../fuse/served.js';
 import { buildImage, type LayerSpec } from '../testing/image.js';
-import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '../testing/registry.js';
 import { Workspace } from '../workspace/workspace.js';
 import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
@@ -16,10 +16,10 @@ const layers: LayerSpec[] = [
   { files: [{ path: 'c', content: 'plain' }], format: 'gzip' },
 ];
 
-async function start(t: ExecutionContext) {
+async function start(t: ExecutionContext, options?: TestRegistryOptions) {
   const root = await mkdtemp(join(tmpdir(), 'lazylayer-lazy-'));
   t.teardown(() => rm(root, { recursive: true }));
-  const registry = await startTestRegistry();
+  const registry = await startTestRegistry(options);
   t.teardown(() => registry.stop());
   const image = await buildImage({ layers });
   for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
@@ -28,7 +28,7 @@ async function start(t: ExecutionContext) {
     'containerd.io/snapshot/remote/stargz.reference': `${registry.host}/img:1`,
     'containerd.io/snapshot/remote/stargz.digest': image.layers[index].descriptor.digest,
   });
-  return { root, registry, labelsOf };
+  return { root, registry, labelsOf, image };
 }
 
 async function open(root: string, options: Pick<LazyLayersOptions, 'prefetchLabel'> = {}) {
@@ -74,6 +74,34 @@ test('the first layer asked for brings the others along; what cannot be lazy say
   await lazy.release(first.record);
   await lazy.release(second.record);
   t.is(served.initial().layers.length, 0);
+});
+
+test('TOCs are asked for beside the manifest where the client says that there are some, and not of a registry that wants a login', async (t) => {
+  for (const guarded of [false, true]) {
+    const { root, registry, labelsOf, image } = await start(t, guarded ? { auth: { kind: 'bearer' } } : {});
+    const { workspace, lazy } = await open(root);
+    t.teardown(() => workspace[Symbol.asyncDispose]());
+    const [low, high, plain] = [0, 1, 2].map((index) => labelsOf(index)['containerd.io/snapshot/remote/stargz.digest']);
+    const labels = {
+      ...labelsOf(0),
+      'containerd.io/snapshot/remote/stargz.layers': [low, high, plain].join(','),
+      'containerd.io/snapshot/stargz/toc.digest': low,
+    };
+    const [{ descriptor }] = image.layers;
+    if (guarded) await workspace.probe({ reference: `${registry.host}/img:1`, descriptor });
+    registry.reset();
+    const free = registry.faults.add({ action: { kind: 'latency', ms: 300 }, path: '/manifests/' });
+    const preparing = lazy.prepare(labels);
+    await until(() => registry.count('/manifests/') === 1);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const before = registry.requests.map(({ range }) => range).sort();
+    t.deepEqual(before, guarded ? [undefined] : ['bytes=-262144', 'bytes=-262144', 'bytes=-524288', undefined]);
+    asPrepared(t, await preparing);
+    free();
+    asPrepared(t, await lazy.prepare(labelsOf(1)));
+    // The plain layer was asked for too, as labels do not tell: one request that led to nothing.
+    t.is(registry.requests.length, guarded ? 4 : 5);
+  }
 });
 
 test('a restart brings layers back without a request, in the same places; unreachable and uncached ones fail the check', async (t) => {

@@ -88,7 +88,12 @@ export class LazyLayers implements RemoteLayers {
     const { skipVerify, prefetchBytes, urls } = source;
     const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
-      layers: { ...openOptions(source), urls },
+      layers: {
+        ...openOptions(source),
+        ...(source.tocDigest !== undefined && { blobs: source.layers }),
+        onOpened: (layer) => this.#fetchMarked(layer),
+        urls,
+      },
       signal,
     });
     for (let next = index + 1; next < image.manifest.layers.length; next++)
@@ -114,7 +119,7 @@ export class LazyLayers implements RemoteLayers {
   /** With its last layer an image is complete. */
   #complete({ manifest, config }: Image): void {
     const slots = manifest.layers.flatMap(({ digest }) => this.#held.get(digest)?.layer.slot ?? []);
-    this.#options.programs?.expect(slots, config.config);
+    void this.#options.programs?.expect(slots, config.config);
   }
 
   /** The layer opened ahead, if there is one, else opened now. */
@@ -135,12 +140,24 @@ export class LazyLayers implements RemoteLayers {
     if (this.#held.has(digest) || this.#ahead.has(digest)) return;
     const opening = this.#openLayer({ ...layer, skipVerify });
     this.#ahead.set(digest, opening);
-    opening.catch(() => {}); // told to whoever asks for the layer
+    opening.then(
+      (opened) => this.#fetchMarked(opened),
+      () => {}, // told to whoever asks for the layer
+    );
     setTimeout(() => {
       if (this.#ahead.get(digest) !== opening) return;
       this.#ahead.delete(digest);
       void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => {});
     }, aheadMs).unref();
+  }
+
+  /** What its landmark asks for is wanted by whoever wants the layer: it need not wait for the layer's turn. */
+  #fetchMarked(layer: Layer): void {
+    const { prefetch, onError } = this.#options;
+    if (!prefetch) return;
+    layer.prefetch().catch((error: unknown) => {
+      if (codeOf(error) !== 'ABORTED') onError?.(`fetch layer ${layer.digest} ahead`, error);
+    });
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */

@@ -1,4 +1,5 @@
 import { isDigest, type Digest } from '../digest/digest.js';
+import { TOC_DIGEST_ANNOTATION } from '../estargz/annotations.js';
 import type { Labels } from './snapshotter.js';
 
 /** Which layer of which image a client wants, by the labels that it put on a snapshot. */
@@ -9,6 +10,8 @@ export interface LayerSourceLabels {
   readonly manifest?: Digest;
   /** Layers of the image from this one up, lowest first, as far as the client's labels had room for them. */
   readonly layers: readonly Digest[];
+  /** Digest of the layer's TOC, where it has one. */
+  readonly tocDigest?: Digest;
   /** Serve the layer although nothing vouches for its TOC. */
   readonly skipVerify?: boolean;
   /** Bytes from the blob's start to prefetch where no landmark in the layer says how many. */
@@ -40,11 +43,13 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
   const listed = (read(`${CRI}image-layers`) ?? read(`${STARGZ}layers`) ?? '').split(',');
   const layers = listed.filter(isDigest);
   const prefetch = read(`${STARGZ}prefetch`);
+  const tocDigest = read(TOC_DIGEST_ANNOTATION);
   const urls = urlsOf(labels, digest, listed);
   return {
     reference,
     digest,
     ...(manifest !== undefined && isDigest(manifest) && { manifest }),
+    ...(tocDigest !== undefined && isDigest(tocDigest) && { tocDigest }),
     layers: layers.includes(digest) ? layers : [digest, ...layers],
     ...(read(`${STARGZ}skipverify`) === 'true' && { skipVerify: true }),
     ...(prefetch !== undefined && /^\d{1,15}$/.test(prefetch) && { prefetchBytes: Number(prefetch) }),

@@ -134,7 +134,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     const showing = image.manifest.layers.map((_, i) => this.#show(layerOf(image, i)));
     void Promise.allSettled(showing).then((outcomes) => {
       const slots = outcomes.flatMap((one) => (one.status === 'fulfilled' ? one.value.layer.slot : []));
-      this.#options.programs?.expect(slots, image.config.config);
+      void this.#options.programs?.expect(slots, image.config.config);
     });
     return showing[index];
   }

@@ -61,6 +61,10 @@ export interface ImageOptions {
 
 /** How layers are going to be opened that their image is asked for. */
 export interface ExpectedLayers extends KnownLayerOptions {
+  /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
+  readonly blobs?: readonly Digest[];
+  /** Hears of those that were opened before their turn, since the disk did not have them. */
+  readonly onOpened?: (layer: Layer) => void;
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
@@ -71,7 +75,7 @@ export type KnownLayerOptions = Pick<OpenLayerOptions, 'allowNoVerification' | '
 /**
  * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
  * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock; `warm` is for
- * a process that lives long: it gets ready for an image's layers while the registry is asked for the image.
+ * a process that lives long: it is ready to read TOCs at any time.
  */
 export class Workspace implements AsyncDisposable {
   private constructor(
@@ -128,6 +132,7 @@ export class Workspace implements AsyncDisposable {
       maxConcurrency: fetch.max_concurrency,
       maxMemory: fetch.max_memory,
       quietMs: fetch.background_quiet_sec * 1000,
+      tocThreads: { standby: hooks.warm === true ? 1 : 0 },
     });
     return new Workspace(registry, pool, cache, layers, config);
   }
@@ -175,6 +180,7 @@ export class Workspace implements AsyncDisposable {
         const index = manifest.layers.findIndex((l) => l.digest === layer);
         if (index >= 0) this.#expect(name, manifest.layers.slice(index), layers);
       });
+    if (!this.pool.has(reference)) this.#expectBlindly(name, layers);
     for (const revalidate of [false, true]) {
       const known = await this.pool.get(reference, { revalidate, onManifest, signal });
       const image = imageOf(reference, known.manifestBytes, known.configBytes, {
@@ -225,9 +231,7 @@ export class Workspace implements AsyncDisposable {
   }
 
   #source({ reference, descriptor, diffId }: ImageLayer, options: OpenLayerOptions): LayerSource {
-    const name = parseReference(reference);
-    const externalToc = () => this.#externalToc(name, descriptor.digest, options.signal);
-    return { ...this.#blob(name, descriptor, options), diffId, externalToc };
+    return { ...this.#blob(parseReference(reference), descriptor, options), diffId };
   }
 
   #blob(name: Reference, descriptor: Descriptor, options: KnownLayerOptions): LayerBlob {
@@ -235,12 +239,24 @@ export class Workspace implements AsyncDisposable {
       descriptor,
       tocDigest: annotationTocDigest(descriptor.annotations),
       reader: () => this.registry.openBlob(name, descriptor),
+      externalToc: (signal) => this.#externalToc(name, descriptor.digest, signal),
       allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
     };
   }
 
-  #expect(name: Reference, layers: readonly Descriptor[], { urls, ...options }: ExpectedLayers): void {
-    this.layers.expect(layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)));
+  /** Sends the requests for the layers' TOCs beside that for the manifest, where no authorization has to be learnt from its answer. */
+  #expectBlindly(name: Reference, { blobs = [], urls }: ExpectedLayers = {}): void {
+    if (blobs.length === 0 || urls !== undefined || !this.registry.asksForNone(name.host)) return;
+    this.layers.expectBlindly(blobs, (digest, bytes, options) =>
+      this.registry.fetchBlobEnd(name, digest, bytes, options),
+    );
+  }
+
+  #expect(name: Reference, layers: readonly Descriptor[], { urls, onOpened, ...options }: ExpectedLayers): void {
+    this.layers.expect(
+      layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
+      onOpened,
+    );
   }
 
   /** Opens every layer of an image, side by side, lowest first; all or none. */

@@ -31,11 +31,26 @@ export interface Refusal {
 export class Authorizer {
   readonly #grants = new Map<string, Grant>();
   readonly #flights = new Singleflight<string, string>();
+  /** By the endpoint's base: whether any request to it was answered by 401 so far. */
+  readonly #challenged = new Map<string, boolean>();
 
   constructor(
     private readonly exchanger: Exchanger,
     private readonly credentials: CredentialSource,
   ) {}
+
+  /**
+   * Whether requests are likely to be answered as they are: an endpoint that has never sent a challenge, over plain HTTP also one that was
+   * never asked, as no login belongs there.
+   */
+  asksForNone(endpoint: Endpoint): boolean {
+    return !(this.#challenged.get(endpoint.base) ?? endpoint.base.startsWith('https:'));
+  }
+
+  /** An endpoint answered a request that had no authorization: by a challenge, or without one. */
+  met(endpoint: Endpoint, challenged: boolean): void {
+    if (challenged || !this.#challenged.has(endpoint.base)) this.#challenged.set(endpoint.base, challenged);
+  }
 
   /** The header for a request, from what earlier refusals taught. */
   async known(endpoint: Endpoint, repository: string, signal?: AbortSignal): Promise<string | undefined> {

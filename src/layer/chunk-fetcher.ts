@@ -5,7 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { GAP_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
+import { GAP_BYTES, JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -227,7 +227,7 @@ export class ChunkFetcher {
     for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
       const last = joined.at(-1);
       if (first >= end) continue;
-      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= GAP_BYTES)
+      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= JOIN_BYTES)
         last.end = Math.max(last.end, end);
       else joined.push({ first: firstOfMember(this.target.tree, first), end });
     }

@@ -55,6 +55,8 @@ const BEYOND_BYTES = 384 * KIB;
 const BURST_MS = 5000;
 /** Compressed bytes between two wanted members that are taken along, at most, rather than that a second request is sent. */
 export const GAP_BYTES = 64 * KIB;
+/** The same between spans that are asked for at once. */
+export const JOIN_BYTES = 128 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** Windows of reading in order grow up to this, in compressed bytes. */

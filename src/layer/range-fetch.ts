@@ -75,9 +75,9 @@ export class RangeFetch {
     return !this.#over && chunk >= this.first && chunk < this.end && !this.#missed.has(chunk);
   }
 
-  /** Compressed bytes still to come until the chunk is complete. */
+  /** Compressed bytes still to come before the chunk's own. */
   distanceTo(chunk: number): number {
-    return this.host.target.tree.chunkEnd(chunk) - this.#received;
+    return this.host.target.tree.chunkOffset[chunk] - this.#received;
   }
 
   /** Leaves the chunks from `chunk` on, the first of a member, to somebody else. False when they are about to come anyway. */

@@ -98,9 +98,12 @@ export class FetchScheduler implements AsyncDisposable {
     return this.#rate < 6 * MIB ? 64 * KIB : this.#rate < 12 * MIB ? 128 * KIB : 256 * KIB;
   }
 
-  /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer, and never many. */
+  /**
+   * Bytes that a reader rather waits for than sends a request of its own, which takes a round trip and a part of the network, and ends
+   * another before its time: about 150 ms of transfer, and never many.
+   */
   get nearBytes(): number {
-    return Math.min(MIB, Math.max(256 * KIB, this.#rate / 10));
+    return Math.min(2 * MIB, Math.max(256 * KIB, this.#rate / 7));
   }
 
   measured(bytes: number, milliseconds: number): void {

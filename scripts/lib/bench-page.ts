@@ -37,7 +37,7 @@ export function benchmarksPage(results: Results): string {
     '',
     '## Cold starts',
     '',
-    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests and bytes are those up to the last output, those of the engine itself included.`,
+    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests and bytes are those up to the last output; "its own" are the requests that lazylayer sent, of which the wanted number is: the others are those by which the engine itself asks for manifest and config, lazily or not.`,
     '',
     ...engines.flatMap((engine) => startsOf(engine, inOrder(starts.filter((figures) => figures.engine === engine)))),
     'The commands:',
@@ -68,6 +68,8 @@ function startsOf(engine: EngineName, cases: readonly Case[]): string[] {
     'wanted',
     '',
     'requests',
+    'its own',
+    '',
     'bytes',
     'memory',
   ];
@@ -95,7 +97,7 @@ function rowsOf(of: BenchCase, { engine, columns }: StartFigures): string[] {
     const { name, runs } = column;
     const total = summarize(runs.map(({ totalMs }) => totalMs));
     const memory = runs.map((run) => run.memory).filter((bytes) => bytes !== undefined);
-    const asked = median(runs.map((run) => run.requests));
+    const own = i === 0 ? undefined : median(runs.map((run) => run.ownRequests));
     const ratio = total.median / first;
     return row([
       i === 0 ? `${of.title} (${runs.length} times)` : '',
@@ -105,7 +107,9 @@ function rowsOf(of: BenchCase, { engine, columns }: StartFigures): string[] {
       ratio.toFixed(3),
       wanted[i] === undefined ? '' : `≤ ${wanted[i]}`,
       wanted[i] === undefined ? '' : verdict(ratio, wanted[i]),
-      requests[i] === undefined ? String(asked) : `${asked} (≤ ${requests[i]}: ${verdict(asked, requests[i])})`,
+      String(median(runs.map((run) => run.requests))),
+      own === undefined ? '' : String(own),
+      own === undefined || requests[i] === undefined ? '' : `≤ ${requests[i]}: ${verdict(own, requests[i])}`,
       megabytes(median(runs.map((run) => run.bytes))),
       memory.length === 0 ? '' : megabytes(median(memory)),
     ]);

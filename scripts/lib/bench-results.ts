@@ -12,6 +12,8 @@ export type EngineName = (typeof engines)[number];
 /** What a run has cost: the requests by their number alone. */
 export type RunFigures = Pick<StartRun, 'phases' | 'totalMs' | 'connections' | 'bytes' | 'memory'> & {
   readonly requests: number;
+  /** Of these, those that lazylayer sent: the rest are its client's own. */
+  readonly ownRequests: number;
 };
 
 /** One more start, traced: what was read is held against what was fetched. */
@@ -63,6 +65,7 @@ export function columnFigures({ name, runs }: CandidateRuns, traced: TraceReport
       bytes,
       memory,
       requests: requests.length,
+      ownRequests: requests.filter(({ agent }) => agent === 'lazylayer').length,
     })),
     ...(traced && { traced: tracedFigures(traced) }),
   };

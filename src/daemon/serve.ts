@@ -39,7 +39,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const given = new GivenCredentials();
   const workspace = await Workspace.open(config, {
     credentials: async (host, repository) => given.find(host, repository),
-    warm: true,
+    warm: persistent ? 'always' : true,
     onEvent: (event, fields) => {
       metrics?.heard(event, fields);
       if (event === 'request') tracer.request(fields as RequestRecord);

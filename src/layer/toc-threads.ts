@@ -20,7 +20,7 @@ export interface TocThreadsOptions {
   readonly threads?: number;
   /** Of these, so many stand by all the time; by default none. */
   readonly standby?: number;
-  /** How long the others wait for another TOC before they end, in milliseconds; a minute by default. */
+  /** How long the others wait for another TOC before they end, in milliseconds; 2000 by default. */
   readonly idleMs?: number;
 }
 
@@ -43,7 +43,7 @@ export class TocThreads implements AsyncDisposable {
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor({ threads = defaultThreads, standby = 0, idleMs = 60_000 }: TocThreadsOptions = {}) {
+  constructor({ threads = defaultThreads, standby = 0, idleMs = 2_000 }: TocThreadsOptions = {}) {
     this.#limit = threads;
     this.#standby = Math.min(standby, threads);
     this.#idleMs = idleMs;

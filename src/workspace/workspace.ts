@@ -75,7 +75,7 @@ export type KnownLayerOptions = Pick<OpenLayerOptions, 'allowNoVerification' | '
 /**
  * Everything between a reference and an open layer: registry client, refPool and layer store over one root directory. Whoever
  * opens one over a root must be the only process there; `temporary` needs no root, keeps nothing, and takes no lock; `warm` is for
- * a process that lives long: it is ready to read TOCs at any time.
+ * a process that lives long: it gets ready to read TOCs while the registry is asked for an image, or, with `always`, once and for all.
  */
 export class Workspace implements AsyncDisposable {
   private constructor(
@@ -88,7 +88,7 @@ export class Workspace implements AsyncDisposable {
 
   static async open(
     config: Config,
-    hooks: WorkspaceHooks & { temporary?: boolean; warm?: boolean } = {},
+    hooks: WorkspaceHooks & { temporary?: boolean; warm?: true | 'always' } = {},
   ): Promise<Workspace> {
     const { fetch } = config;
     const registry = new Registry({
@@ -122,7 +122,7 @@ export class Workspace implements AsyncDisposable {
       max: config.pool.max_entries,
       holdMs: config.pool.hold_sec * 1000,
       load: (reference, options) => {
-        if (hooks.warm === true && options.onManifest !== undefined) layers.warm();
+        if (hooks.warm !== undefined && options.onManifest !== undefined) layers.warm();
         return resolve(registry, reference, options);
       },
       onEvict: hooks.onEvict,
@@ -132,7 +132,7 @@ export class Workspace implements AsyncDisposable {
       maxConcurrency: fetch.max_concurrency,
       maxMemory: fetch.max_memory,
       quietMs: fetch.background_quiet_sec * 1000,
-      tocThreads: { standby: hooks.warm === true ? 1 : 0 },
+      tocThreads: { standby: hooks.warm === 'always' ? 1 : 0 },
     });
     return new Workspace(registry, pool, cache, layers, config);
   }

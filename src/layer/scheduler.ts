@@ -100,10 +100,10 @@ export class FetchScheduler implements AsyncDisposable {
 
   /**
    * Bytes that a reader rather waits for than sends a request of its own, which takes a round trip and a part of the network, and ends
-   * another before its time: about 150 ms of transfer, and never many.
+   * another before its time: about 250 ms of transfer, and never many.
    */
   get nearBytes(): number {
-    return Math.min(2 * MIB, Math.max(256 * KIB, this.#rate / 7));
+    return Math.min(4 * MIB, Math.max(256 * KIB, this.#rate / 4));
   }
 
   measured(bytes: number, milliseconds: number): void {

@@ -213,7 +213,8 @@ class Visit {
     const dynamic = await readDynamic(read);
     if (dynamic === undefined) return [];
     const libraries = libraryDirectory(dynamic);
-    if (dynamic.interpreter !== undefined) this.bring(DYNAMIC_START.map((path) => path.replace('$LIB', libraries)));
+    if (dynamic.interpreter !== undefined && !this.marked)
+      this.bring(DYNAMIC_START.map((path) => path.replace('$LIB', libraries)));
     let own: string | undefined;
     const origin = () => (own ??= this.#directoryOf(node));
     const places = [

@@ -5,7 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { GAP_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
+import { GAP_BYTES, JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -93,7 +93,7 @@ export class ChunkFetcher {
       for (let attempt = 1; ; attempt++) {
         signal?.throwIfAborted();
         this.#closing.signal.throwIfAborted();
-        const waits = this.#plan(first, end, held, priority, alone);
+        const waits = this.#plan(inode, { first, end }, held, priority, alone);
         if (attempt === 1 && priority === DEMAND && waits.length > 0) this.#bringAlong(inode, { first, end });
         if (attempt === 1) options?.onSource?.(sourceOf(waits));
         if (waits.length === 0) return held.size === 0 ? undefined : held;
@@ -133,7 +133,7 @@ export class ChunkFetcher {
   }
 
   /** Makes sure that every missing chunk of [first, end) is on its way, and gives what to wait for. */
-  #plan(first: number, end: number, held: Map<number, Uint8Array>, priority: Priority, alone: boolean) {
+  #plan(inode: number, { first, end }: ChunkSpan, held: Map<number, Uint8Array>, priority: Priority, alone: boolean) {
     const { presence } = this.target;
     const waits: { chunk: number; range: RangeFetch; joined: boolean; arrival: Promise<Arrival> }[] = [];
     const wait = (chunk: number, range: RangeFetch, joined: boolean) =>
@@ -152,7 +152,9 @@ export class ChunkFetcher {
         continue;
       }
       if (this.#reuse(chunk)) continue;
-      ranges = ranges.concat(this.#startRanges({ first: chunk, end }, priority, alone));
+      const missing = { first: chunk, end };
+      if (alone || priority !== DEMAND) ranges = ranges.concat(this.#startOwn(missing, priority, alone));
+      else ranges = ranges.concat(this.#startWithMore(inode, missing, first));
       wait(
         chunk,
         ranges.find((r) => r.covers(chunk))!,
@@ -173,17 +175,28 @@ export class ChunkFetcher {
     return !range.cutBefore(firstOfMember(this.target.tree, chunk));
   }
 
-  /** Starts ranges for missing chunks, and for what is likely to be read with them. */
-  #startRanges(wanted: ChunkSpan, priority: Priority, alone: boolean): RangeFetch[] {
+  /** Starts ranges for missing chunks and no others, `alone` for the first one's member and no other. */
+  #startOwn(wanted: ChunkSpan, priority: Priority, alone: boolean): RangeFetch[] {
     const { tree } = this.target;
     const first = firstOfMember(tree, wanted.first);
-    if (alone) return this.#startSpan({ first, end: endOfMember(tree, first, tree.counts.chunks) }, wanted, priority);
-    if (priority !== DEMAND) return this.#startSpan({ first, end: wanted.end }, wanted, priority);
-    return this.#startSpan(this.#ahead.window(first, wanted.end), wanted, priority);
+    const end = alone ? endOfMember(tree, first, tree.counts.chunks) : wanted.end;
+    return this.#startSpan({ first, end }, wanted, priority, this.scheduler.maxRange);
+  }
+
+  /**
+   * Starts ranges for missing chunks that a reader waits for, and for what is likely to be read with them. The rest of a file follows on
+   * what is waited for in the same request: a request of its own would take half of the network from it.
+   */
+  #startWithMore(inode: number, wanted: ChunkSpan, missed: number): RangeFetch[] {
+    const window = this.#ahead.window(wanted.first, wanted.end);
+    const file = this.#ahead.wholeFile(inode, missed);
+    const rest = file !== undefined && file.end > window.end;
+    const span = rest ? { first: window.first, end: file.end } : window;
+    return this.#startSpan(span, wanted, DEMAND, rest ? this.scheduler.fileRange : this.scheduler.maxRange);
   }
 
   /** Starts ranges for what is missing of a span. What nobody asked for yet is no demand. */
-  #startSpan(span: ChunkSpan, wanted: ChunkSpan, priority: Priority): RangeFetch[] {
+  #startSpan(span: ChunkSpan, wanted: ChunkSpan, priority: Priority, limit: number): RangeFetch[] {
     const ranges: RangeFetch[] = [];
     const next = (from: number) => {
       const found = this.#nextToFetch(from, span.end);
@@ -192,7 +205,7 @@ export class ChunkFetcher {
       return from < wanted.first ? wanted.first : span.end;
     };
     for (let at = next(span.first); at < span.end;) {
-      const end = this.#extent(at, span.end, this.scheduler.maxRange);
+      const end = this.#extent(at, span.end, limit);
       const asked = at < wanted.end && end > wanted.first;
       ranges.push(this.#start(at, end, asked ? priority : (Math.max(priority, PREFETCH) as Priority)));
       at = next(end);
@@ -214,11 +227,11 @@ export class ChunkFetcher {
     for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
       const last = joined.at(-1);
       if (first >= end) continue;
-      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= GAP_BYTES)
+      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= JOIN_BYTES)
         last.end = Math.max(last.end, end);
       else joined.push({ first: firstOfMember(this.target.tree, first), end });
     }
-    for (const span of joined) this.#startSpan(span, span, priority);
+    for (const span of joined) this.#startSpan(span, span, priority, this.scheduler.fileRange);
   }
 
   /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */
@@ -234,16 +247,18 @@ export class ChunkFetcher {
 
   /**
    * The end of one request from a missing chunk: over small gaps of chunks that are there, up to `limit` compressed bytes, and to
-   * a chunk that somebody else brings. Ends with a missing chunk's member. What the disk has is taken from there.
+   * a chunk that somebody else brings; half of that more, rather than that a short rest is left. Ends with a missing chunk's member. What
+   * the disk has is taken from there.
    */
   #extent(first: number, stop: number, limit: number): number {
     const { tree, presence } = this.target;
     const start = tree.chunkOffset[first];
+    const most = tree.chunkEnd(stop - 1) - start <= 1.5 * limit ? Infinity : limit;
     let end = endOfMember(tree, first, stop);
     let local = 0;
     for (let at = end; at < stop && local < REUSE_BYTES;) {
       const next = endOfMember(tree, at, stop);
-      if (tree.chunkEnd(at) - start > limit || this.#apart(at)) break;
+      if (tree.chunkEnd(at) - start > most || this.#apart(at)) break;
       let missing = false;
       for (let chunk = at; chunk < next; chunk++) {
         if (presence.has(chunk)) continue;

@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import type { Layer } from './layer.js';
 
@@ -15,9 +15,9 @@ function gate(blob: FakeBlob) {
 }
 
 async function until(condition: () => boolean) {
-  for (let i = 0; i < 5000; i++) {
+  for (let i = 0; i < 20_000; i++) {
     if (condition()) return;
-    await turn();
+    await (i < 1000 ? turn() : sleep(2));
   }
   throw new Error('it never came to pass');
 }
@@ -107,8 +107,8 @@ test('a reader gets its request out while background work fills its share, and i
 test('a reader takes a far chunk out of a slow range that nobody waits for', async (t) => {
   await using bench = await LayerBench.create();
   const random = randomness(7);
-  const files = Array.from({ length: 40 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(200_000) }));
-  const { blob, source } = await estargzLayer(files, { level: 1 });
+  const files = Array.from({ length: 40 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(400_000) }));
+  const { blob, source } = await estargzLayer(files, { level: 1, landmarkAfter: 39 });
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
   let slow!: () => void;
@@ -116,12 +116,13 @@ test('a reader takes a far chunk out of a slow range that nobody waits for', asy
   const [wanted] = [layer.tree.first[inodeOf(layer, 'f36')]];
   // Whatever begins in the first half crawls.
   blob.beforePiece = (offset) => (offset < layer.tree.chunkOffset[wanted] ? slowly : undefined);
-  const all = layer.fetchAll();
+  const all = layer.prefetch();
   await until(() => blob.asked.length > 0);
   t.true(blob.asked.some((r) => r.offset < layer.tree.chunkOffset[wanted]));
   t.true(files[36].bytes.equals(await layer.read(inodeOf(layer, 'f36'), 0, 1 << 20)));
   slow();
   await all;
+  await layer.fetchAll();
   t.is(layer.stats.presentBytes, layer.stats.totalBytes);
   t.true(layer.stats.fetchedBytes < 1.3 * source.descriptor.size);
 });
@@ -295,6 +296,89 @@ test('random reads over random layers give the right bytes, and no byte of a blo
     { numRuns: 60 },
   );
   t.pass();
+});
+
+test('the rest of a file follows on what is missed in the same request, before it in another', async (t) => {
+  const bytes = randomness(14).bytes(6_000_000); // about half of it compressed
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes }], { level: 1, chunkSize: 256 * 1024 });
+  for (const [place, requests] of [
+    [0, 1],
+    [3_000_000, 2],
+  ]) {
+    await using bench = await LayerBench.create();
+    await using layer = await bench.store.open(source);
+    blob.asked.length = 0;
+    t.true(bytes.subarray(place, place + 10).equals(await layer.read(inodeOf(layer, 'a'), place, 10)));
+    await until(() => layer.stats.presentBytes === bytes.byteLength);
+    t.is(blob.asked.length, requests);
+    const { first } = layer.tree.chunksOf(inodeOf(layer, 'a'), place, 10);
+    t.is(blob.asked[0].offset, layer.tree.chunkOffset[first]);
+  }
+});
+
+test('a short rest of a file is no request of its own', async (t) => {
+  await using bench = await LayerBench.create({ store: { maxMemory: 2 << 20 } }); // ranges of half of that
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes: randomness(15).bytes(2_800_000) }], {
+    level: 1,
+    chunkSize: 64 * 1024,
+  });
+  await using layer = await bench.store.open(source);
+  t.true(layer.tree.facts.contentEnd > 1.2 * bench.store.scheduler.fileRange);
+  blob.asked.length = 0;
+  layer.bring([inodeOf(layer, 'a')]);
+  await until(() => layer.stats.presentBytes === 2_800_000);
+  t.is(blob.asked.length, 1);
+});
+
+test('spans that are asked for at once and lie near each other are one request', async (t) => {
+  await using bench = await LayerBench.create();
+  const random = randomness(16);
+  const files = [1_000, 150_000, 1_000, 400_000, 1_000].map((size, i) => ({ name: `${i}`, bytes: random.bytes(size) }));
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  layer.bring(['4', '2', '0'].map((name) => inodeOf(layer, name)));
+  await until(() => bench.store.scheduler.requestsInUse === 0 && layer.stats.presentBytes >= 153_000);
+  t.is(blob.asked.length, 2);
+  t.is(layer.stats.presentBytes, 153_000);
+});
+
+test('what is fetched ahead and has to wait goes first once a reader waits for it', async (t) => {
+  await using bench = await LayerBench.create();
+  const random = randomness(17);
+  const files = Array.from({ length: 20 }, (_, i) => ({ name: `${i}`, bytes: random.bytes(600_000) }));
+  const { blob, source } = await estargzLayer(files, { level: 1 });
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  const open = gate(blob);
+  for (let i = 0; i < 20; i += 2) layer.bring([inodeOf(layer, `${i}`)]);
+  await until(() => blob.asked.length > 0);
+  await turn();
+  const share = blob.asked.length;
+  t.true(share < 10);
+  const reading = layer.read(inodeOf(layer, '18'), 0, 10);
+  await until(() => blob.asked.length === share + 1);
+  t.is(blob.asked.at(-1)!.offset, layer.tree.chunkOffset[layer.tree.first[inodeOf(layer, '18')]]);
+  open();
+  t.true(files[18].bytes.subarray(0, 10).equals(await reading));
+  await until(() => layer.stats.presentBytes === 10 * 600_000);
+  t.is(blob.asked.length, 10);
+});
+
+test('a landmark takes no more memory than its range needs', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(
+    [0, 1].map((i) => ({ name: `${i}`, bytes: randomness(18 + i).bytes(40_000) })),
+    { landmarkAfter: 1 },
+  );
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  const open = gate(blob);
+  const prefetch = layer.prefetch();
+  await until(() => blob.asked.length === 1);
+  t.true(bench.store.scheduler.memoryInUse <= 40_000, `${bench.store.scheduler.memoryInUse}`);
+  open();
+  await prefetch;
 });
 
 test('few bytes of a file that was replaced are passed over within one request', async (t) => {

@@ -47,6 +47,7 @@ export class RangeFetch {
   /** Chunks that came and are not in the cache file: bad ones, and those that the disk had no room for. */
   readonly #missed = new Set<number>();
   readonly #controller = new AbortController();
+  readonly #urged = new AbortController();
   #filling: Filling | undefined;
   /** Compressed bytes up to here have come. */
   #received: number;
@@ -74,9 +75,9 @@ export class RangeFetch {
     return !this.#over && chunk >= this.first && chunk < this.end && !this.#missed.has(chunk);
   }
 
-  /** Compressed bytes still to come until the chunk is complete. */
+  /** Compressed bytes still to come before the chunk's own. */
   distanceTo(chunk: number): number {
-    return this.host.target.tree.chunkEnd(chunk) - this.#received;
+    return this.host.target.tree.chunkOffset[chunk] - this.#received;
   }
 
   /** Leaves the chunks from `chunk` on, the first of a member, to somebody else. False when they are about to come anyway. */
@@ -89,7 +90,10 @@ export class RangeFetch {
 
   /** Waits for one chunk of the range. `urgent` waits make the range's work urgent. */
   join(chunk: number, urgent: boolean): Promise<Arrival> {
-    if (urgent) this.priority = DEMAND;
+    if (urgent && this.priority !== DEMAND) {
+      this.priority = DEMAND;
+      this.#urged.abort();
+    }
     let wait = this.#waits.get(chunk);
     if (wait === undefined) {
       let resolve!: (bytes: Arrival) => void;
@@ -119,7 +123,7 @@ export class RangeFetch {
     let leave = admission;
     let error: unknown;
     try {
-      leave ??= await scheduler.admit(this.priority, this.weight(), aborted);
+      leave ??= await this.#admission(aborted);
       await this.#receive(batches, aborted);
     } catch (e) {
       error = e;
@@ -139,6 +143,20 @@ export class RangeFetch {
     if (error !== undefined) for (const wait of this.#waits.values()) wait.reject(error);
     else for (const [chunk, wait] of this.#waits) this.#answer(chunk, wait);
     return { failed, error };
+  }
+
+  /** Leave to start. Asked for again, as urgent, once a reader waits for a range that has none yet. */
+  async #admission(signal: AbortSignal): Promise<Admission> {
+    const { scheduler } = this.host;
+    if (this.priority !== DEMAND) {
+      const urged = this.#urged.signal;
+      try {
+        return await scheduler.admit(this.priority, this.weight(), AbortSignal.any([signal, urged]));
+      } catch (error) {
+        if (!urged.aborted) throw error;
+      }
+    }
+    return scheduler.admit(DEMAND, this.weight(), signal);
   }
 
   /** Memory that the range takes while it is in flight, in bytes. */

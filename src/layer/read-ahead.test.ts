@@ -62,52 +62,103 @@ function layer(files: readonly Specified[], rate = 100 * MIB) {
   };
 }
 
+const file = (chunks: readonly number[]): Specified => ({ name: 'a', chunks });
 const some = (directory: string, count: number, bytes: number): Specified[] =>
   Array.from({ length: count }, (_, i) => ({ name: `${directory}/${String(i).padStart(3, '0')}`, chunks: [bytes] }));
 
+/** So many bytes that what lies before them is no package with what follows on them. */
+const much: Specified = { name: 'much', chunks: Array<number>(3).fill(MIB) };
+
 test('a small file brings those around it in its directory', (t) => {
-  const { read } = layer([...some('a', 10, 4 * KIB), ...some('b', 10, 4 * KIB), ...some('c', 10, 4 * KIB)]);
+  const { read } = layer([...some('a', 10, 4 * KIB), ...some('b', 10, 4 * KIB), ...some('c', 10, 4 * KIB), much]);
   t.deepEqual(read('b/004'), ['b/000', 'b/009']);
 });
 
 test('a window has a size, and most of it lies ahead', (t) => {
-  const files = some('a', 400, 4 * KIB);
+  const files = some('a', 800, 4 * KIB);
   const { read } = layer(files);
-  const [low, high] = read('a/200').map((name) => files.findIndex((file) => file.name === name));
-  t.is(high - low, 128); // 512 KiB, itself not counted
-  t.true(high - 200 > 200 - low && 200 - low > 40);
+  const [low, high] = read('a/400').map((name) => files.findIndex((file) => file.name === name));
+  t.is(high - low + 1, 128); // 512 KiB
+  t.true(high - 400 > 400 - low && 400 - low > 40);
 });
 
 test('a slow network has smaller ones', (t) => {
-  const files = some('a', 400, 4 * KIB);
+  const files = some('a', 800, 4 * KIB);
   const { read } = layer(files, MIB);
-  const [low, high] = read('a/200').map((name) => files.findIndex((file) => file.name === name));
-  t.is(high - low, 32); // 128 KiB, the least
+  const [low, high] = read('a/400').map((name) => files.findIndex((file) => file.name === name));
+  t.is(high - low + 1, 32); // 128 KiB, the least
 });
 
-test('from the third miss of a burst on, windows go beyond the directory, to twice the size', (t) => {
-  const directories = Array.from({ length: 200 }, (_, i) => some(String(i).padStart(3, '0'), 2, 8 * KIB)).flat();
-  const { read, tree } = layer(directories);
+test('from the second miss of a burst on, windows go beyond the directory, by so much', (t) => {
+  const directories = Array.from({ length: 400 }, (_, i) => some(String(i).padStart(3, '0'), 2, 8 * KIB)).flat();
+  const { read } = layer(directories);
   t.deepEqual(read('020/000'), ['020/000', '020/001']);
-  t.deepEqual(read('120/001'), ['120/000', '120/001']);
-  const [low, high] = read('070/000').map((name) => directories.findIndex((file) => file.name === name));
-  t.is((high - low) * 8 * KIB, MIB);
-  t.is(tree.counts.chunks, 400);
+  const [low, high] = read('220/001').map((name) => directories.findIndex((file) => file.name === name));
+  t.is((high - low + 1) * 8 * KIB, 16 * KIB + 384 * KIB);
 });
 
-test('a large file is not brought along, and does not bring others', (t) => {
+test('the second miss in a directory brings most of it, the third no more than another', (t) => {
+  const { read } = layer(some('a', 1000, 8 * KIB));
+  const sizes = ['a/100', 'a/300', 'a/800'].map((name) => {
+    const [low, high] = read(name).map((found) => Number(found.slice(2)));
+    return (high - low + 1) * 8 * KIB;
+  });
+  t.deepEqual(sizes, [512 * KIB, 2.5 * MIB, MIB]);
+});
+
+test('a directory that is short with all below it is a package, which comes whole', (t) => {
   const { read } = layer([
-    { name: 'a/0', chunks: [KIB] },
-    { name: 'a/1', chunks: [MIB] },
-    { name: 'a/2', chunks: [KIB] },
-    { name: 'a/3', chunks: [KIB] },
+    ...some('a', 4, 4 * KIB),
+    ...some('b/one', 4, 4 * KIB),
+    ...some('b/two', 4, 4 * KIB),
+    ...some('c', 4, 4 * KIB),
+    much,
   ]);
-  t.deepEqual(read('a/3'), ['a/2', 'a/3']);
-  t.deepEqual(read('a/1'), ['a/1', 'a/1']);
+  t.deepEqual(read('b/one/002'), ['b/one/000', 'b/two/003']);
+});
+
+test('neighbours are files whose names end as those of missed ones', (t) => {
+  const named = (endings: readonly string[], bytes: number) =>
+    endings.map((ending, i) => ({ name: `a/${i}${ending}`, chunks: [bytes] }));
+  const { read } = layer([...named(['.c', '.c', '.so', '.c', '.so.1.2', '.c', '.h', '.c'], 10 * KIB), much]);
+  t.deepEqual(read('a/2.so'), ['a/2.so', 'a/4.so.1.2']);
+  t.deepEqual(read('a/6.h'), ['a/6.h', 'a/6.h']);
+  t.deepEqual(read('a/0.c'), ['a/0.c', 'a/7.c']);
+});
+
+test('a large program comes alone, and no large ones with a small one', (t) => {
+  const program = (name: string, bytes: number) => ({ name: `a/${name}`, chunks: [bytes], mode: 0o755 });
+  const { read } = layer([
+    program('0', 4 * KIB),
+    program('1', 4 * KIB),
+    program('2', 200 * KIB),
+    program('3', 4 * KIB),
+  ]);
+  t.deepEqual(read('a/2'), ['a/2', 'a/2']);
+  t.deepEqual(read('a/1'), ['a/0', 'a/1']);
+});
+
+test('a large file is not brought along, and brings little', (t) => {
+  const { read } = layer([
+    { name: 'a/0', chunks: [200 * KIB] },
+    { name: 'a/1', chunks: [200 * KIB] },
+    { name: 'a/2', chunks: [MIB] },
+    { name: 'a/3', chunks: [KIB] },
+    { name: 'a/4', chunks: [KIB] },
+    { name: 'b/0', chunks: [KIB] },
+  ]);
+  t.deepEqual(read('a/4'), ['a/3', 'b/0']);
+  t.deepEqual(read('a/2'), ['a/1', 'a/2']);
+});
+
+test('where a part of a large file is missed, the other parts are no neighbours', (t) => {
+  const { read, ahead } = layer([file(Array<number>(200).fill(100 * KIB)), ...some('b', 9, KIB)]);
+  t.deepEqual(read('b/008'), ['b/000', 'b/008']);
+  t.deepEqual(ahead.window(100, 101), { first: 100, end: 101 });
 });
 
 test('reading in order goes on in order, by windows that double up to 4 MiB', (t) => {
-  const { ahead, known, tree } = layer(some('a', 300, 200 * KIB));
+  const { ahead, known, tree } = layer([file(Array<number>(300).fill(200 * KIB))]);
   const sizes: number[] = [];
   for (let chunk = 0; chunk < tree.counts.chunks;) {
     const { first, end } = ahead.window(chunk, chunk + 1);
@@ -122,7 +173,7 @@ test('reading in order goes on in order, by windows that double up to 4 MiB', (t
 });
 
 test('who reads in order and still finds what he reads has more asked for in time', (t) => {
-  const { ahead, known, tree } = layer(some('a', 300, 200 * KIB));
+  const { ahead, known, tree } = layer([file(Array<number>(300).fill(200 * KIB))]);
   ahead.inOrder(0);
   let misses = 0;
   let asked = 0;
@@ -147,14 +198,14 @@ test('behind so much that is there somebody goes through the layer: the largest 
     [30, 20],
     [10, 1],
   ]) {
-    const { ahead, known } = layer(some('a', 100, 200 * KIB));
+    const { ahead, known } = layer([file(Array<number>(100).fill(200 * KIB))]);
     for (let chunk = 0; chunk < there; chunk++) known.add(chunk);
     t.deepEqual(ahead.window(there, there + 1), { first: there, end: there + brought });
   }
 });
 
 test('two chance neighbours are not reading in order', (t) => {
-  const { ahead, known } = layer(some('a', 50, 300 * KIB));
+  const { ahead, known } = layer([file(Array<number>(50).fill(300 * KIB))]);
   for (const chunk of [20, 21]) {
     t.deepEqual(ahead.window(chunk, chunk + 1), { first: chunk, end: chunk + 1 });
     known.add(chunk);

@@ -1,10 +1,26 @@
-import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import { NONE, type Tree } from '../toc/tree.js';
 import { endOfMember, firstOfMember } from './chunk-writer.js';
+import { Places } from './places.js';
 
 /** Chunks [first, end). */
 export interface ChunkSpan {
   readonly first: number;
   readonly end: number;
+}
+
+interface Neighbourhood extends ChunkSpan {
+  /** Compressed bytes of it that are not known yet. */
+  readonly bytes: number;
+}
+
+/** What a program that starts has missed until now. */
+interface Burst {
+  /** Small files. */
+  misses: number;
+  /** Of its files: see `Places.kind`. */
+  readonly kinds: Set<number>;
+  /** How often, by directory. */
+  readonly directories: Map<number, number>;
 }
 
 /** Reading in order: it has been asked for up to `end`, by windows of `bytes`. */
@@ -17,20 +33,30 @@ interface Run {
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
-/** A member up to so many compressed bytes is brought along with its neighbours; a larger one is worth a request of its own. */
+/** A file up to so many compressed bytes is brought along with its neighbours; a larger one is worth a request of its own. */
 const SMALL_BYTES = 128 * KIB;
+/** The same of a file in the directory of the one that is read. */
+const OWN_BYTES = 512 * KIB;
 /** Compressed bytes to bring with a small file from a place where nothing was read before: some 25 ms of transfer, within bounds. */
 const FIRST_WINDOW = 512 * KIB;
 const LEAST_WINDOW = 128 * KIB;
 const WINDOW_SECONDS = 0.025;
 /** The same, at most, of neighbours that are read in no order. */
 const NEAR_WINDOW = MIB;
+/** First windows that the second miss of a burst in one directory brings of it. */
+const AGAIN_WINDOWS = 5;
+/** Compressed bytes to bring with a large file. */
+const BESIDE_BYTES = 256 * KIB;
+/** Compressed bytes up to which a directory and all below it are one package. */
+const PACKAGE_BYTES = 2 * MIB;
+/** Compressed bytes of a window that may lie outside of the package. */
+const BEYOND_BYTES = 384 * KIB;
 /** Misses that follow on each other within so many milliseconds belong to one program that starts. */
 const BURST_MS = 5000;
-/** From this miss of a burst on, a window goes beyond the directory. */
-const WIDE_FROM = 2;
 /** Compressed bytes between two wanted members that are taken along, at most, rather than that a second request is sent. */
 export const GAP_BYTES = 64 * KIB;
+/** The same between spans that are asked for at once. */
+export const JOIN_BYTES = 128 * KIB;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** Windows of reading in order grow up to this, in compressed bytes. */
@@ -49,21 +75,22 @@ const MEMORY = 64;
 /**
  * What the readers of one layer are likely to read next, from where they have read. Tools put a layer's files in the order of their
  * names, so neighbours in the blob are neighbours in a directory, or belong to the same package: the more reads a program makes in a
- * burst, the more of the neighbourhood comes with the next one. Reading in order goes on in order, by windows that double.
+ * burst, the more of the neighbourhood comes with the next one. Of the neighbours, those count whose names end as those of files that it
+ * has missed: who reads modules or headers leaves the sources and manuals between them alone, and who runs a program leaves the others
+ * alone that it lies among. Reading in order goes on in order, by windows that double.
  * All sizes are compressed bytes, as that is what the network is asked for.
  */
 export class ReadAhead {
   readonly #tree: Tree;
   readonly #known: (chunk: number) => boolean;
   readonly #rate: () => number;
-  /** Small files that were missed in a burst, and when the last was, in milliseconds. */
-  #burst = 0;
+  #burst: Burst = newBurst();
+  /** When something was missed last, in milliseconds. */
   #missedAt = -Infinity;
   readonly #runs: Run[] = [];
   /** Files of several chunks that were missed, and where first. */
   readonly #files = new Map<number, number>();
-  /** By chunk, the directory of the file that it belongs to. */
-  #directories: Uint32Array | undefined;
+  #places: Places | undefined;
 
   /** `known`: whether a chunk is there, or on its way. `rate`: bytes per second of a transfer, of late. */
   constructor(tree: Tree, known: (chunk: number) => boolean, rate: () => number) {
@@ -87,11 +114,11 @@ export class ReadAhead {
       run.end = this.#forward(from, end, run.bytes);
       return { first: from, end: run.end };
     }
-    const span = this.#sizeOf(from) > SMALL_BYTES ? { first: from, end } : this.#neighbourhood(from, end);
+    const span = this.#neighbourhood(from, end);
     const bytes = tree.chunkEnd(span.end - 1) - tree.chunkOffset[from];
     if (run === undefined) remember(this.#runs, { end: span.end, bytes, steps: 0 });
     else Object.assign(run, { end: span.end, bytes });
-    return span;
+    return { first: span.first, end: span.end };
   }
 
   /**
@@ -166,60 +193,83 @@ export class ReadAhead {
     return at;
   }
 
-  /** Small files around one: first those of its directory, then, as a burst goes on, what lies around. */
+  /**
+   * Files around a missed one: first those of its directory, then of its package, then whatever lies around. A second miss in a directory
+   * brings most of it.
+   */
   #neighbourhood(first: number, end: number): ChunkSpan {
     const tree = this.#tree;
-    const offset = tree.chunkOffset[first];
+    const places = (this.#places ??= new Places(tree));
     const now = performance.now();
-    this.#burst = now - this.#missedAt < BURST_MS ? this.#burst + 1 : 0;
+    if (now - this.#missedAt >= BURST_MS) this.#burst = newBurst();
     this.#missedAt = now;
+    const { kinds, directories } = this.#burst;
+    kinds.add(places.kind(first));
+    const directory = places.directory(first);
+    const alike = (chunk: number) => kinds.has(places.kind(chunk)) && !this.#known(chunk);
+    const own = (chunk: number) => places.directory(chunk) === directory && alike(chunk);
+    const alone = { first, end, bytes: tree.chunkEnd(end - 1) - tree.chunkOffset[first] };
+
+    const program = places.isProgram(first);
+    const largest = program ? SMALL_BYTES : OWN_BYTES;
+    if (Math.max(places.fileBytes(first), this.#sizeOf(first)) > largest)
+      return program ? alone : this.#grow(alone, alone.bytes + BESIDE_BYTES, largest, own);
+
     const least = Math.max(LEAST_WINDOW, Math.min(FIRST_WINDOW, this.#rate() * WINDOW_SECONDS));
-    const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst);
-    const directory = this.#burst < WIDE_FROM ? this.#directory(first) : NONE;
-    const belongs = (chunk: number) => directory === NONE || this.#directory(chunk) === directory;
-    let low = first;
-    let high = end;
-    // How far the window was looked for: subdirectories lie between the files of a directory, and short ones are taken along.
-    let from = first;
-    let to = end;
-    let behind = 0;
-    let ahead = 0;
-    for (let down = true, up = true; (down || up) && behind + ahead < window;) {
-      if (up && (!down || behind >= ahead * (BEHIND / (1 - BEHIND)))) {
-        up =
-          to < tree.counts.chunks &&
-          tree.chunkOffset[to] - offset <= window &&
-          tree.chunkOffset[to] - tree.chunkEnd(high - 1) <= GAP_BYTES &&
-          this.#sizeOf(to) <= SMALL_BYTES;
-        if (!up) continue;
-        if (!this.#known(to)) ahead += this.#sizeOf(to);
-        const next = endOfMember(tree, to, tree.counts.chunks);
-        if (belongs(to)) high = next;
-        to = next;
-      } else {
-        down =
-          from > 0 &&
-          offset - tree.chunkOffset[from - 1] <= window &&
-          tree.chunkOffset[low] - tree.chunkEnd(from - 1) <= GAP_BYTES &&
-          this.#sizeOf(from - 1) <= SMALL_BYTES;
-        if (!down) continue;
-        from = firstOfMember(tree, from - 1);
-        if (!this.#known(from)) behind += this.#sizeOf(from);
-        if (belongs(from)) low = from;
-      }
+    const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst.misses);
+    const before = directories.get(directory) ?? 0;
+    directories.set(directory, before + 1);
+    const again = before === 1 && !program;
+    let span = this.#grow(alone, again ? Math.max(window, AGAIN_WINDOWS * least) : window, largest, own);
+    const enclosing = places.enclosing(directory, PACKAGE_BYTES);
+    if (enclosing !== NONE)
+      span = this.#grow(span, window, largest, (chunk) => places.isBelow(chunk, enclosing) && alike(chunk));
+    if (this.#burst.misses++ === 0) return span;
+    return this.#grow(span, Math.min(window, span.bytes + BEYOND_BYTES), SMALL_BYTES, alike);
+  }
+
+  /**
+   * Takes in members of files up to `largest` bytes that belong, to both sides, and short gaps between them, until `most` compressed bytes
+   * are to be fetched.
+   */
+  #grow(from: Neighbourhood, most: number, largest: number, belongs: (chunk: number) => boolean): Neighbourhood {
+    const { chunkOffset, counts } = this.#tree;
+    let { first, end, bytes } = from;
+    // How far it was looked, and the bytes from the span up to there.
+    const down = { at: first, gap: 0, taken: 0, open: true };
+    const up = { at: end, gap: 0, taken: 0, open: true };
+    while (down.open || up.open) {
+      const side = up.open && (!down.open || down.taken >= up.taken * (BEHIND / (1 - BEHIND))) ? up : down;
+      const chunk = side === up ? up.at : down.at - 1;
+      const apart =
+        chunk >= 0 && chunk < counts.chunks
+          ? side === up
+            ? chunkOffset[chunk] - this.#tree.chunkEnd(end - 1)
+            : chunkOffset[first] - this.#tree.chunkEnd(chunk)
+          : Infinity;
+      side.open = apart <= GAP_BYTES && Math.max(this.#sizeOf(chunk), this.#places!.fileBytes(chunk)) <= largest;
+      if (!side.open) continue;
+      if (!this.#known(chunk)) side.gap += this.#sizeOf(chunk);
+      side.open = bytes + side.gap <= most;
+      if (!side.open) continue;
+      side.at = side === up ? endOfMember(this.#tree, chunk, counts.chunks) : firstOfMember(this.#tree, chunk);
+      if (!belongs(chunk)) continue;
+      if (side === up) end = side.at;
+      else first = side.at;
+      side.taken += side.gap;
+      bytes += side.gap;
+      side.gap = 0;
     }
-    return { first: low, end: high };
+    return { first, end, bytes };
   }
 
   /** Compressed bytes of the member that a chunk lies in. */
   #sizeOf(chunk: number): number {
     return this.#tree.chunkEnd(chunk) - this.#tree.chunkOffset[chunk];
   }
-
-  #directory(chunk: number): number {
-    return (this.#directories ??= directoriesOf(this.#tree))[chunk];
-  }
 }
+
+const newBurst = (): Burst => ({ misses: 0, kinds: new Set(), directories: new Map() });
 
 /** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
 export function programSpan(tree: Tree, inode: number): ChunkSpan {
@@ -261,19 +311,4 @@ function bytesOf(tree: Tree, { first, end }: ChunkSpan): number {
 function remember<V>(list: V[], value: V): void {
   list.push(value);
   if (list.length > MEMORY) list.shift();
-}
-
-function directoriesOf(tree: Tree): Uint32Array {
-  const directories = new Uint32Array(tree.counts.chunks).fill(NONE);
-  const waiting = [ROOT];
-  for (let directory = waiting.pop(); directory !== undefined; directory = waiting.pop()) {
-    const end = tree.first[directory] + tree.count[directory];
-    for (let dirent = tree.first[directory]; dirent < end; dirent++) {
-      const inode = tree.direntInode[dirent];
-      if (tree.isDirectory(inode)) waiting.push(inode);
-      else if (tree.isRegular(inode))
-        directories.fill(directory, tree.first[inode], tree.first[inode] + tree.count[inode]);
-    }
-  }
-  return directories;
 }

@@ -14,7 +14,7 @@ export type Priority = 0 | 1 | 2;
 export interface FetchSchedulerOptions {
   /** Requests at once over all layers. Default 8. */
   readonly maxRequests?: number;
-  /** Of these, at most so many that nobody waits for. Default 4. */
+  /** Of these, at most so many that nobody waits for. Default 6. */
   readonly maxBulkRequests?: number;
   /** Bytes of compressed data (and of chunks too large for the worker's own buffer) held at once. Default 32 MiB. */
   readonly memoryBytes?: number;
@@ -54,17 +54,21 @@ export class FetchScheduler implements AsyncDisposable {
     const memory = options.memoryBytes ?? 32 * MIB;
     this.#quietMs = options.quietMs ?? 5000;
     this.#requests = new PrioritySemaphore(requests, { priorities: 3 });
-    this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 4, Math.max(1, requests - 1)), {
+    this.#bulk = new PrioritySemaphore(Math.min(options.maxBulkRequests ?? 6, Math.max(1, requests - 1)), {
       priorities: 3,
     });
     this.#memory = new PrioritySemaphore(memory, { priorities: 3 });
     this.buffers = new BufferPool(memory / 4);
     this.maxRange = Math.min(2 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
+    this.fileRange = Math.min(16 * MIB, Math.max(64 * KIB, Math.floor(memory / 2)));
     this.landmarkRange = Math.min(8 * MIB, Math.max(64 * KIB, Math.floor(memory / 4)));
   }
 
   /** Compressed bytes that one request asks for at most (one member may be longer). */
   readonly maxRange: number;
+
+  /** The same of a file that is brought whole: what is read of it first is at its beginning, mostly, and need not share the network. */
+  readonly fileRange: number;
 
   /** The same of what a landmark asks for: all of it is wanted, in the order in which it lies. */
   readonly landmarkRange: number;
@@ -94,9 +98,12 @@ export class FetchScheduler implements AsyncDisposable {
     return this.#rate < 6 * MIB ? 64 * KIB : this.#rate < 12 * MIB ? 128 * KIB : 256 * KIB;
   }
 
-  /** Bytes that a reader rather waits for than sends a request of its own: about 100 ms of transfer, and never many. */
+  /**
+   * Bytes that a reader rather waits for than sends a request of its own, which takes a round trip and a part of the network, and ends
+   * another before its time: about 250 ms of transfer, and never many.
+   */
   get nearBytes(): number {
-    return Math.min(MIB, Math.max(256 * KIB, this.#rate / 10));
+    return Math.min(4 * MIB, Math.max(256 * KIB, this.#rate / 4));
   }
 
   measured(bytes: number, milliseconds: number): void {

@@ -58,23 +58,23 @@ async function pass(
   const lane = async () => {
     const { scheduler } = fetcher;
     const size = () => options.rangeBytes ?? scheduler.bulkRange;
-    for (let weight = size(); outcome.error === undefined;) {
+    while (outcome.error === undefined) {
       if (options.priority === BACKGROUND) await scheduler.politely(options.signal);
       if (!(await options.hasRoom()))
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
-      const admission = await scheduler.admit(options.priority, weight, options.signal);
-      const range = fetcher.nextRange(cursor, end, size());
-      if (range === undefined || range === 'more on disk' || range.weight > weight) {
-        admission.release();
-        if (range === undefined) return;
-        if (range === 'more on disk') {
-          await turn();
-          continue;
-        }
-        weight = range.weight; // a large member: asked for again with what it takes
+      const seen = fetcher.nextRange(cursor, end, size());
+      if (seen === undefined) return;
+      if (seen === 'more on disk') {
+        await turn();
         continue;
       }
-      weight = size();
+      // Leave for what the range takes and no more: a reader would have to wait for memory that is held for nothing.
+      const admission = await scheduler.admit(options.priority, seen.weight, options.signal);
+      const range = fetcher.nextRange(cursor, end, size());
+      if (typeof range !== 'object' || range.weight > seen.weight) {
+        admission.release(); // others have begun what was seen, or given it up
+        continue;
+      }
       cursor = range.end;
       const unwritten = fetcher.stats.unwrittenChunks;
       const { failed, error } = await fetcher.fetchRange(range, options.priority, admission);

@@ -1,0 +1,73 @@
+import test from 'ava';
+import fc from 'fast-check';
+import { digestOf } from '../digest/digester.js';
+import { tarFile } from '../testing/layer-fixture.js';
+import { TreeBuilder } from '../toc/builder.js';
+import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
+import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import { kindOf, Places } from './places.js';
+
+const kind = (name: string) => kindOf(Buffer.from(name));
+
+test('a kind is what follows the last dot, versions left out', (t) => {
+  t.is(kind('libz.so.1.2.13'), kind('libm.so'));
+  t.is(kind('a.cpython-311.pyc'), kind('.pyc'));
+  t.is(new Set(['a.so', 'a.py', 'a.pyc', 'a.SO', 'a.o'].map(kind)).size, 5);
+  for (const name of ['', 'cc1', 'python3.11', '1.2', 'x.1']) t.is(kind(name), 0);
+});
+
+test('any name has a kind, and what stands before its last dot changes nothing', (t) => {
+  const bytes = fc.uint8Array({ maxLength: 40 });
+  fc.assert(
+    fc.property(bytes, bytes, fc.stringMatching(/^[a-z]+$/), (name, before, ending) => {
+      t.is(typeof kindOf(name), 'number');
+      t.is(kindOf(Buffer.concat([before, Buffer.from(`.${ending}`)])), kind(`.${ending}`));
+    }),
+  );
+});
+
+/** A tree of files of so many compressed bytes, one chunk each, in this order. */
+function treeOf(files: Readonly<Record<string, number>>): Tree {
+  const builder = new TreeBuilder();
+  let offset = 0;
+  for (const [name, bytes] of Object.entries(files)) {
+    const mode = name.endsWith('!') ? 0o755 : 0o644;
+    const chunks = [{ size: bytes, offset, innerOffset: 0, digest: NO_DIGEST }];
+    builder.add({ ...tarFile(name.replace('!', ''), bytes), mode, chunks });
+    offset += bytes;
+  }
+  return builder.build({ source: digestOf(NO_BYTES), contentEnd: offset });
+}
+
+test('where files lie, and how much lies below a directory', (t) => {
+  const tree = treeOf({ 'a/b/one': 10, 'a/b/two!': 20, 'a/c/three.so!': 30, four: 1000 });
+  const places = new Places(tree);
+  const at = (directory: number, name: string) => tree.lookup(directory, Buffer.from(name));
+  const a = at(ROOT, 'a');
+  const b = at(a, 'b');
+  t.deepEqual(
+    [0, 1, 2, 3].map((chunk) => places.directory(chunk)),
+    [b, b, at(a, 'c'), ROOT],
+  );
+  t.deepEqual(
+    [0, 1, 2, 3].map((chunk) => places.fileBytes(chunk)),
+    [10, 20, 30, 1000],
+  );
+  t.deepEqual(
+    [0, 1, 2, 3].map((chunk) => places.isProgram(chunk)),
+    [false, true, false, false],
+  );
+  t.deepEqual(
+    [29, 30, 59, 60, 1059, 1060].map((bytes) => places.enclosing(b, bytes)),
+    [NONE, b, b, a, a, ROOT],
+  );
+  t.deepEqual(
+    [0, 1, 2, 3].map((chunk) => places.isBelow(chunk, a)),
+    [true, true, true, false],
+  );
+  t.deepEqual(
+    [0, 1, 2, 3].map((chunk) => places.isBelow(chunk, b)),
+    [true, true, false, false],
+  );
+  t.true([0, 1, 2, 3].every((chunk) => places.isBelow(chunk, ROOT)));
+});

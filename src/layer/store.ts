@@ -92,15 +92,18 @@ export class LayerStore implements AsyncDisposable {
     for (const { blob, name } of wanted) {
       const controller = new AbortController();
       const opening = this.open(blob, { lazyOnly: true, signal: controller.signal });
+      let timer: NodeJS.Timeout | undefined;
       const giveBack = () => {
         clearTimeout(timer);
         if (this.#expected.get(name) === giveBack) this.#expected.delete(name);
         controller.abort(new LazylayerError('ABORTED', 'nobody opens the layer that this was asked for'));
         void opening.then((layer) => layer[Symbol.asyncDispose]()).catch(() => {});
       };
-      const timer = setTimeout(giveBack, this.#expectedMs).unref();
       this.#expected.set(name, giveBack);
-      opening.then(onOpened, giveBack); // why it failed is told to whoever opens it
+      opening.then((layer) => {
+        timer = setTimeout(giveBack, this.#expectedMs).unref();
+        onOpened?.(layer);
+      }, giveBack); // why it failed is told to whoever opens it
     }
   }
 

@@ -4,7 +4,7 @@ import type { ImageConfig } from '../image/config.js';
 import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
-import { DEMAND, PREFETCH, type Priority } from '../layer/scheduler.js';
+import { PREFETCH } from '../layer/scheduler.js';
 import { pathsOf } from '../toc/paths.js';
 import { readDynamic, type Dynamic } from './elf.js';
 
@@ -78,8 +78,7 @@ export class ProgramsAhead {
   async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
     this.know(slots);
     await this.#visit(slots, async (visit) => {
-      // It waits for these before anything else can begin, so they do not wait for a landmark's many bytes.
-      visit.bring(ANY_START, DEMAND);
+      visit.bring(ANY_START);
       if (visit.marked) return;
       await Promise.all(visit.command(config).map((node) => visit.follow(node)));
     });
@@ -161,17 +160,14 @@ class Visit {
   }
 
   /** Asks for files by their paths, side by side. */
-  bring(paths: readonly string[], priority?: Priority): void {
-    this.#bring(
-      paths.flatMap((path) => this.#first([path]) ?? []),
-      priority,
-    );
+  bring(paths: readonly string[]): void {
+    this.#bring(paths.flatMap((path) => this.#first([path]) ?? []));
   }
 
-  #bring(nodes: readonly MergedNode[], priority?: Priority): void {
+  #bring(nodes: readonly MergedNode[]): void {
     for (const [index, layer] of this.layers.entries()) {
       const inodes = nodes.filter((node) => node.layer === index).map(({ inode }) => inode);
-      if (inodes.length > 0) layer.bring(inodes, priority);
+      if (inodes.length > 0) layer.bring(inodes);
     }
   }
 

@@ -221,7 +221,7 @@ export class ChunkFetcher {
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
-  bring(spans: readonly ChunkSpan[], priority: Priority = PREFETCH): void {
+  bring(spans: readonly ChunkSpan[]): void {
     const { chunkOffset } = this.target.tree;
     const joined: { first: number; end: number }[] = [];
     for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
@@ -231,7 +231,7 @@ export class ChunkFetcher {
         last.end = Math.max(last.end, end);
       else joined.push({ first: firstOfMember(this.target.tree, first), end });
     }
-    for (const span of joined) this.#startSpan(span, span, priority, this.scheduler.fileRange);
+    for (const span of joined) this.#startSpan(span, span, PREFETCH, this.scheduler.fileRange);
   }
 
   /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */

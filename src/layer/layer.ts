@@ -110,10 +110,10 @@ export class Layer implements AsyncDisposable {
    * Asks for files that are likely to be read soon, those that lie together by one request: wholly, but of very large ones only the
    * beginning. Waits for nothing.
    */
-  bring(inodes: readonly number[], priority: Priority = PREFETCH): void {
+  bring(inodes: readonly number[]): void {
     if (this.#closed) return;
     const spans = inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode));
-    this.fetcher.bring(spans, priority);
+    this.fetcher.bring(spans);
   }
 
   /**

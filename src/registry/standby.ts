@@ -1,8 +1,11 @@
 import type { Socket } from 'node:net';
 import { buildConnector } from 'undici';
 
-/** Connections opened beside the first one to an origin: an image's layers are asked for side by side right after its manifest. */
-const standbyPerOrigin = 4;
+/**
+ * Connections opened beside the first one to an origin: an image's layers are asked for side by side right after its manifest. With it as
+ * many as requests go out at once by default (`fetch.max_concurrency`), so that a reader's never waits for one to be opened.
+ */
+const standbyPerOrigin = 5;
 /** How long one waits to be needed, in milliseconds. */
 const standbyMs = 15_000;
 

@@ -58,7 +58,8 @@ export class WakeLatency implements Held, Disposable {
   }
 }
 
-/** Where being woken is dear: in a virtual machine of few processors that halt as soon as they are idle. */
+/** Where being woken is dear: in a virtual machine of a few processors that halt as soon as they are idle. */
 export function halts(): boolean {
-  return haltPollNs() === 0 && availableParallelism() <= MOST_PROCESSORS;
+  const processors = availableParallelism();
+  return processors > 1 && processors <= MOST_PROCESSORS && haltPollNs() === 0;
 }

@@ -48,7 +48,9 @@ function publish(registry: TestRegistry, image: BuiltImage): void {
 }
 
 /** A file whose content is told by its number, too large to be brought along with its neighbours. */
-const numbered = (seed: number): FileSpec => ({ path: `f${seed}`, size: 400_000, seed });
+/** Each with an ending of its own: none is of the kind that a reader of another reads, so none is brought with it. */
+const nameOf = (seed: number) => `f.of-${seed}`;
+const numbered = (seed: number): FileSpec => ({ path: nameOf(seed), size: 400_000, seed });
 const contentOf = (seed: number) => fileOf(numbered(seed)).content;
 
 async function attempt(path: string): Promise<Buffer | string> {
@@ -123,9 +125,9 @@ test.serial('faults while a file is read: right bytes or EIO, and right once the
   );
   await scene.mount(reference, target, '--no-background-fetch');
   for (const [i, { what, actions, times, expected }] of cases.entries()) {
-    // From the last file to the first: nothing that is read leads up to the next one, so none is read ahead.
+    // From the last file to the first: nothing that is read leads up to the next one.
     const seed = cases.length - i;
-    const file = join(target, `f${seed}`);
+    const file = join(target, nameOf(seed));
     registry.reset();
     for (const action of actions) registry.faults.add({ path: '/blobs/', action, times });
     const found = await attempt(file);
@@ -149,10 +151,10 @@ test.serial('a registry that answers ranges with the whole blob, and one that br
     await scene.mount(reference, target, '--no-background-fetch');
     registry.faults.add({ path: '/blobs/', action: { kind: 'ignore-range' } });
     if (after !== undefined) registry.faults.add({ path: '/blobs/', action: { kind: 'truncate', after } });
-    const found = await attempt(join(target, 'f2'));
+    const found = await attempt(join(target, nameOf(2)));
     t.deepEqual(found, after === undefined ? (contentOf(2) as Buffer) : 'EIO');
     registry.faults.clear();
-    for (const seed of [1, 2, 3]) t.deepEqual(await attempt(join(target, `f${seed}`)), contentOf(seed) as Buffer);
+    for (const seed of [1, 2, 3]) t.deepEqual(await attempt(join(target, nameOf(seed))), contentOf(seed) as Buffer);
     await scene.umount(target);
   }
 });
@@ -164,12 +166,12 @@ test.serial('a reader that waits for a slow registry holds up nobody else', asyn
     { config: patient },
   );
   await scene.mount(reference, target, '--no-background-fetch');
-  await readFile(join(target, 'f2'));
+  await readFile(join(target, nameOf(2)));
   registry.faults.add({ path: '/blobs/', action: { kind: 'hang' } });
   let waiting = true;
-  const reading = attempt(join(target, 'f1')).finally(() => (waiting = false));
+  const reading = attempt(join(target, nameOf(1))).finally(() => (waiting = false));
   await eventually('the read has asked', async () => (registry.requests.at(-1)?.status === 0 ? true : undefined));
-  t.deepEqual(await attempt(join(target, 'f2')), contentOf(2) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(2))), contentOf(2) as Buffer);
   t.is(await attempt(join(target, 'none')), 'ENOENT');
   t.true(waiting);
   await registry.stop();
@@ -181,9 +183,9 @@ test.serial('a registry that is down: EIO after bounded retries, and the next re
   const { registry, scene, reference, target } = await stage(t, await buildImage({ layers: [[numbered(1)]] }));
   await scene.mount(reference, target, '--no-background-fetch');
   await registry.stop();
-  t.is(await attempt(join(target, 'f1')), 'EIO');
+  t.is(await attempt(join(target, nameOf(1))), 'EIO');
   await registry.start();
-  t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer);
   await scene.umount(target);
 });
 
@@ -192,7 +194,8 @@ test.serial('blobs on another server by signed URLs, which expire', async (t) =>
   const { registry, scene, reference, target } = await stage(t, image, { redirectBlobs: true });
   await scene.mount(reference, target, '--no-background-fetch');
   // Backwards, so that nothing is read ahead.
-  const right = async (seed: number) => t.deepEqual(await attempt(join(target, `f${seed}`)), contentOf(seed) as Buffer);
+  const right = async (seed: number) =>
+    t.deepEqual(await attempt(join(target, nameOf(seed))), contentOf(seed) as Buffer);
   await right(4);
   registry.reset();
   await right(3);
@@ -204,7 +207,7 @@ test.serial('blobs on another server by signed URLs, which expire', async (t) =>
   registry.expireSignatures();
   await right(2);
   registry.faults.add({ server: 'storage', action: { kind: 'status', status: 403 } });
-  t.is(await attempt(join(target, 'f1')), 'EIO');
+  t.is(await attempt(join(target, nameOf(1))), 'EIO');
   registry.faults.clear();
   await right(1);
   t.notRegex(await readFile(join(scene.root, 'daemon.log'), 'utf8'), /very-secret/);
@@ -229,9 +232,9 @@ test.serial('a private image: credentials from the auth file, tokens that expire
   await scene.daemonGone();
   const accepted = await login('pass-very-secret');
   t.is(accepted.status, 0, accepted.stderr);
-  t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer);
   registry.expireTokens();
-  t.deepEqual(await attempt(join(target, 'f2')), contentOf(2) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(2))), contentOf(2) as Buffer);
   t.notRegex(await readFile(join(scene.root, 'daemon.log'), 'utf8'), /very-secret/);
   await scene.umount(target);
 });
@@ -277,7 +280,7 @@ test.serial('faults while an image is mounted: a clear error and nothing left, o
     const { status, stderr } = await scene.lazylayer('mount', ['--detach', '--no-background-fetch', reference, target]);
     registry.faults.clear();
     if (status === 0) {
-      t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer, name);
+      t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer, name);
       await scene.umount(target);
     } else {
       t.is(healed, undefined, `${name}: ${stderr}`);
@@ -289,7 +292,7 @@ test.serial('faults while an image is mounted: a clear error and nothing left, o
     t.deepEqual(await scene.mounted(), [], name);
     if (status !== 0) {
       await scene.mount(reference, target, '--no-background-fetch');
-      t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer, `${name}: right when it is over`);
+      t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer, `${name}: right when it is over`);
       await scene.umount(target);
     }
   }
@@ -303,10 +306,10 @@ test.serial('a layer without a TOC digest is not served lazily, unless that is a
   t.regex(said, /TOC digest/);
   t.regex(said, /--allow-no-verification/);
   t.is((await scene.ps())[0].lazyLayers, 0);
-  t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer);
   await scene.umount(target);
   await scene.mount(reference, target, '--no-background-fetch', '--allow-no-verification');
   t.is((await scene.ps())[0].lazyLayers, 1);
-  t.deepEqual(await attempt(join(target, 'f1')), contentOf(1) as Buffer);
+  t.deepEqual(await attempt(join(target, nameOf(1))), contentOf(1) as Buffer);
   await scene.umount(target);
 });

@@ -98,9 +98,12 @@ for (const signal of ['SIGINT', 'SIGHUP'] as const)
       image('lazy'),
       target,
     ];
-    const child = spawn(process.execPath, args, { stdio: 'ignore' });
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     t.teardown(() => void child.kill('SIGKILL'));
-    await eventually('the mount is there', async () => ((await readdir(target)).length > 0 ? true : undefined));
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+    await eventually('it says that it is mounted', async () => (said.includes(target) ? true : undefined));
+    t.true((await readdir(target)).length > 0);
     t.is(child.exitCode, null);
     const ended = once(child, 'exit');
     child.kill(signal);

@@ -171,6 +171,11 @@ export class Mounts implements AsyncDisposable {
       await this.#forget(mounted);
       throw error;
     }
+    if (signal.aborted) {
+      // Whoever asked has left, just when it was done.
+      await this.umount(request.target, { lazy: true });
+      signal.throwIfAborted();
+    }
     return this.#info(mounted);
   }
 

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { FormatError, VerificationError } from '../errors.js';
 import { buildTree, readEstargzTree, type FetchedToc } from '../estargz/open.js';
@@ -33,9 +33,8 @@ async function until(condition: () => boolean): Promise<void> {
   throw new Error('it never came to pass');
 }
 
-test.serial('a thread that dies takes only its own TOC with it', async (t) => {
-  await using threads = new TocThreads({ threads: 1 });
-  const toc = await fetched(1);
+/** The next thread that is sent anything dies of it. */
+function killNext(t: ExecutionContext): void {
   const sound = Object.getOwnPropertyDescriptor(Worker.prototype, 'postMessage')!;
   const mend = () => void Object.defineProperty(Worker.prototype, 'postMessage', sound);
   t.teardown(mend);
@@ -43,6 +42,12 @@ test.serial('a thread that dies takes only its own TOC with it', async (t) => {
     mend();
     void this.terminate();
   };
+}
+
+test.serial('a thread that dies takes only its own TOC with it', async (t) => {
+  await using threads = new TocThreads({ threads: 1 });
+  const toc = await fetched(1);
+  killNext(t);
   const lost = t.throwsAsync(threads.tree(toc), { code: 'INTERNAL', message: /ended before its work was done/ });
   const next = threads.tree(toc);
   await lost;
@@ -108,13 +113,7 @@ test('a thread that stands by is there from the start, and stays', async (t) => 
 test.serial('a thread that stood by and died of a TOC is replaced', async (t) => {
   await using threads = new TocThreads({ threads: 1, standby: 1 });
   const toc = await fetched(1);
-  const sound = Object.getOwnPropertyDescriptor(Worker.prototype, 'postMessage')!;
-  const mend = () => void Object.defineProperty(Worker.prototype, 'postMessage', sound);
-  t.teardown(mend);
-  Worker.prototype.postMessage = function () {
-    mend();
-    void this.terminate();
-  };
+  killNext(t);
   await t.throwsAsync(threads.tree(toc), { code: 'INTERNAL' });
   t.is(threads.running, 1);
   t.is((await threads.tree(toc)).counts.inodes, 910);

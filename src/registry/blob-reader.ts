@@ -123,8 +123,8 @@ export class BlobReader implements RandomAccessReader {
   }
 
   #check(answer: Answer, at: number, end: number, skipLimit: number): RegistryError | undefined {
-    const encoding = answer.header('content-encoding') ?? 'identity';
-    if (encoding !== 'identity') return bad(answer, `expected no content-encoding, found ${JSON.stringify(encoding)}`);
+    const encoded = encodedError(answer);
+    if (encoded !== undefined) return encoded;
     const ranged = answer.status === 206;
     if (ranged) {
       const found = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(answer.header('content-range') ?? '');
@@ -173,19 +173,22 @@ export async function readBlobEnd(
     signal,
     purpose: { blob: digest, ...(reason !== undefined && { reason }) },
   });
-  const refuse = async (problem: string, code?: ErrorCode): Promise<never> => {
+  const refuse = async (error: RegistryError): Promise<never> => {
     await answer.discard();
-    throw bad(answer, problem, false, code);
+    throw error;
   };
-  const encoding = answer.header('content-encoding') ?? 'identity';
-  if (encoding !== 'identity')
-    return refuse(`expected no content-encoding, found ${JSON.stringify(encoding)}`, 'UNSUPPORTED');
-  if (answer.status !== 206) return refuse('expected the end of the blob, found all of it', 'UNSUPPORTED');
+  const encoded = encodedError(answer, 'UNSUPPORTED');
+  if (encoded !== undefined) return refuse(encoded);
+  if (answer.status !== 206)
+    return refuse(bad(answer, 'expected the end of the blob, found all of it', false, 'UNSUPPORTED'));
   const found = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(answer.header('content-range') ?? '') ?? [];
   const [start, last, size] = found.slice(1).map(Number);
   if (size === undefined || last !== size - 1 || start !== Math.max(0, size - length))
     return refuse(
-      `expected content-range for the last ${length} bytes, found ${answer.header('content-range') ?? 'none'}`,
+      bad(
+        answer,
+        `expected content-range for the last ${length} bytes, found ${answer.header('content-range') ?? 'none'}`,
+      ),
     );
   const bytes = Buffer.allocUnsafeSlow(size - start);
   let at = 0;
@@ -206,6 +209,13 @@ function targetOf({ host, repository }: Name, digest: Digest, external: readonly
     capability: 'pull',
     ...(external.length > 0 && { external }),
   };
+}
+
+/** Of a body that is packed, where bytes of the blob itself are wanted. */
+function encodedError(answer: Answer, code?: ErrorCode): RegistryError | undefined {
+  const encoding = answer.header('content-encoding') ?? 'identity';
+  if (encoding === 'identity') return undefined;
+  return bad(answer, `expected no content-encoding, found ${JSON.stringify(encoding)}`, false, code);
 }
 
 function bad(answer: Answer, problem: string, retriable = false, code?: ErrorCode): RegistryError {

@@ -92,7 +92,7 @@ class Image implements AsyncDisposable {
 
   /** A container of the image starts: its runtime reads who its user is. */
   async start(config: ImageConfig['config']): Promise<void> {
-    await this.programs.expect(this.slots, config);
+    await this.programs.expect(this.slots, () => config);
   }
 
   get requests(): number {
@@ -183,7 +183,7 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
     };
   await image.start({ Cmd: ['sh'] });
   const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
-  await gone.expect(image.slots, { Cmd: ['sh'] });
+  await gone.expect(image.slots, () => ({ Cmd: ['sh'] }));
   await gone.read(...image.place('/bin/sh'));
   t.deepEqual(await image.present(), []);
 });
@@ -214,7 +214,7 @@ test('an image whose layers are gone makes room for another that shares one', as
     },
   });
   programs.know(image.slots);
-  await programs.expect([image.slots[0], gone], { Cmd: ['sh'] });
+  await programs.expect([image.slots[0], gone], () => ({ Cmd: ['sh'] }));
   await programs.read(...image.place('/bin/sh'));
   t.true((await image.present()).includes(`${LIB}/libc.so.6`));
 });

@@ -14,6 +14,9 @@ export interface LayersBySlot {
   using<V>(slot: number, work: (layer: Layer) => Promise<V>): Promise<V>;
 }
 
+/** What an image's config says of how it is started. */
+type StartConfig = ImageConfig['config'];
+
 /** Images that are remembered, and files that need not be looked at again. */
 const MAX_IMAGES = 256;
 const MAX_SEEN = 4096;
@@ -73,14 +76,16 @@ export class ProgramsAhead {
 
   /**
    * The same, and its command is about to be started: brings that, and what a container's runtime looks its user up in. Where a layer says
-   * itself what a start needs, nothing else is guessed. Resolves when all that it leads to is asked for; never rejects.
+   * itself what a start needs, nothing else is guessed, and the config not asked for. Resolves when all that it leads to is asked for; never
+   * rejects.
    */
-  async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
+  async expect(slots: readonly number[], config: () => StartConfig | Promise<StartConfig>): Promise<void> {
     this.know(slots);
     await this.#visit(slots, async (visit) => {
       visit.bring(ANY_START);
       if (visit.marked) return;
-      await Promise.all(visit.command(config).map((node) => visit.follow(node)));
+      const wanted = (await config()) ?? {};
+      await Promise.all(visit.command(wanted).map((node) => visit.follow(node)));
     });
   }
 
@@ -139,7 +144,7 @@ class Visit {
 
   /** Whether a layer says itself what a start needs. */
   get marked(): boolean {
-    return this.layers.some(({ tree }) => (tree.facts.prefetchBytes ?? 0) > 0);
+    return this.layers.some((layer) => layer.marked);
   }
 
   /** The programs that a config names: the entrypoint, and a command that it may hand over to. */

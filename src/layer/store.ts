@@ -12,7 +12,7 @@ import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
-import type { Laziness, LayerBlob, LayerSource, Progress } from './source.js';
+import type { Laziness, LayerSource, Progress } from './source.js';
 import { TocsAhead } from './toc-ahead.js';
 import { TocThreads, type TocThreadsOptions } from './toc-threads.js';
 
@@ -36,12 +36,16 @@ export interface OpenLayerOptions {
   readonly onProgress?: (progress: Progress) => void;
   /** Refuse a layer that would have to be downloaded whole, by an UNSUPPORTED error that says why. */
   readonly lazyOnly?: boolean;
+  /** Called, perhaps not at once, when the TOC is known to be what the source vouches for: what is left is to read it, which costs no request. */
+  readonly onVerified?: () => void;
 }
 
 interface Entry {
   /** It may fail for those who want the layer at any price. */
   readonly lazyOnly: boolean;
   opening: Promise<Layer>;
+  /** Resolves when the TOC is verified; never where that fails. */
+  verified: Promise<void>;
   readonly controller: AbortController;
   readonly listeners: Set<(progress: Progress) => void>;
   holders: number;
@@ -78,7 +82,7 @@ export class LayerStore implements AsyncDisposable {
    * Opens these layers, side by side, for somebody who is about to, except those that are on disk or cannot be lazy: their TOCs are asked for
    * and their trees made meanwhile. Who does not open them after all loses nothing but that. `onOpened` hears of each that is there.
    */
-  expect(blobs: readonly LayerBlob[], onOpened?: (layer: Layer) => void): void {
+  expect(blobs: readonly LayerSource[], onOpened?: (layer: Layer) => void): void {
     const wanted = blobs.flatMap((blob) => {
       const key = keyOf(blob);
       const name = nameOf(key);
@@ -127,7 +131,7 @@ export class LayerStore implements AsyncDisposable {
    * where its TOC is long); one download of the whole for any other, whose diffID must be known. Who opens a layer disposes it once.
    * @throws UNSUPPORTED where the layer cannot be lazy and `lazyOnly` is set; VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
    */
-  async open(source: LayerBlob, options?: OpenLayerOptions): Promise<Layer> {
+  async open(source: LayerSource, options?: OpenLayerOptions): Promise<Layer> {
     options?.signal?.throwIfAborted();
     if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closed');
     const key = keyOf(source);
@@ -138,9 +142,12 @@ export class LayerStore implements AsyncDisposable {
       const listeners: Entry['listeners'] = new Set();
       const onProgress = (progress: Progress) => listeners.forEach((listen) => listen(progress));
       const lazyOnly = options?.lazyOnly === true;
-      const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined! };
+      const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined!, verified: undefined! };
       const giveBack = () => this.#giveBack(name, started);
-      started.opening = this.#open(source, key, name, { signal: controller.signal, onProgress, giveBack, lazyOnly });
+      started.verified = new Promise((onVerified) => {
+        const how = { signal: controller.signal, onProgress, onVerified, giveBack, lazyOnly };
+        started.opening = this.#open(source, key, name, how);
+      });
       started.opening.catch(() => {
         if (this.#entries.get(name) === started) this.#entries.delete(name);
       });
@@ -150,6 +157,7 @@ export class LayerStore implements AsyncDisposable {
     joined.holders++;
     this.#expected.get(name)?.();
     if (options?.onProgress !== undefined) joined.listeners.add(options.onProgress);
+    if (options?.onVerified !== undefined) void joined.verified.then(options.onVerified);
     try {
       const layer = await leaveOnAbort(joined.opening, options?.signal);
       if (!accepts(source, layer.tree.facts.source))
@@ -198,12 +206,13 @@ export class LayerStore implements AsyncDisposable {
   }
 
   async #open(
-    source: LayerBlob,
+    source: LayerSource,
     key: LayerKey,
     name: string,
     options: {
       signal: AbortSignal;
       onProgress: (progress: Progress) => void;
+      onVerified: () => void;
       giveBack: () => Promise<void>;
       lazyOnly: boolean;
     },
@@ -219,7 +228,10 @@ export class LayerStore implements AsyncDisposable {
         await using reader = countingReader(source.reader(), meter);
         const end = countingEnd(this.#ahead.take(key.digest), meter);
         const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
-        const opened = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
+        const opened = await readEstargzTree(reader, how, (toc) => {
+          options.onVerified();
+          return this.#threads.tree(toc);
+        });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
@@ -285,7 +297,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /** What the cache has of the layer, if this source's claims vouch for it. */
-  async #fromDisk(source: LayerBlob, key: LayerKey): Promise<CachedLayer | undefined> {
+  async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
@@ -303,13 +315,13 @@ export class LayerStore implements AsyncDisposable {
   }
 }
 
-function keyOf(source: LayerBlob): LayerKey {
+function keyOf(source: LayerSource): LayerKey {
   const { descriptor, tocDigest, diffId, allowNoVerification } = source;
   return { digest: descriptor.digest, source: tocDigest ?? (allowNoVerification === true ? undefined : diffId) };
 }
 
 /** Whether the source vouches for a tree that was made from `found`: its TOC, or the whole of its tar. */
-function accepts(source: LayerBlob, found: Digest): boolean {
+function accepts(source: LayerSource, found: Digest): boolean {
   if (found === source.diffId || found === source.tocDigest) return true;
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
@@ -323,7 +335,7 @@ const MAX_BLIND = 8;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */
-function refusal(source: LayerBlob): string | undefined {
+function refusal(source: LayerSource): string | undefined {
   if (source.tocDigest !== undefined || source.allowNoVerification === true) return undefined;
   return 'no TOC digest in its annotations, so nothing could be verified by parts (--allow-no-verification takes an eStargz layer all the same)';
 }

@@ -109,6 +109,11 @@ export class ChunkFetcher {
     }
   }
 
+  /** What a chunk that is on its way begins with: see `RangeFetch.glimpse`. Undefined also where it is there, or nobody has asked for it. */
+  async glimpse(chunk: number, bytes: number): Promise<Uint8Array | undefined> {
+    return this.target.presence.has(chunk) ? undefined : this.#covering(chunk)?.glimpse(chunk, bytes);
+  }
+
   /** Waits for all, and gives the first failure. */
   async #await(
     waits: { chunk: number; range: RangeFetch; joined: boolean; arrival: Promise<Arrival> }[],

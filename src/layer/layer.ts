@@ -117,6 +117,17 @@ export class Layer implements AsyncDisposable {
   }
 
   /**
+   * What a large regular file that is on its way begins with, once `bytes` compressed bytes of it have come and long before they can be
+   * verified. UNVERIFIED: it may decide what is asked for next, and nothing else; no reader ever gets it. Undefined where it is there
+   * already, or will be as soon, or is not coming.
+   */
+  async glimpse(inode: number, bytes: number): Promise<Uint8Array | undefined> {
+    const { tree } = this;
+    if (this.#closed || !tree.isRegular(inode) || tree.count[inode] === 0) return undefined;
+    return this.fetcher.glimpse(tree.first[inode], bytes);
+  }
+
+  /**
    * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). Of very large
    * files only the beginning: a trace names whole files, of which programs read parts.
    */

@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 import type { ImageConfig } from '../image/config.js';
 import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
+import { RUNTIME_FILES } from '../layer/landmark.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { pathsOf } from '../toc/paths.js';
@@ -34,8 +35,6 @@ const ELF = Buffer.from('\x7fELF', 'latin1');
 const SCRIPT = Buffer.from('#!');
 
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-/** Every container: its runtime looks its user up. */
-const ANY_START = ['/etc/passwd', '/etc/group'];
 /** What the loader of a dynamically linked program reads before all else. */
 const LOADER_CACHE = '/etc/ld.so.cache';
 /** What the C library reads before a program's first line, and most programs soon after. */
@@ -87,10 +86,10 @@ export class ProgramsAhead {
   async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
     this.know(slots);
     await this.#visit(slots, async (visit) => {
-      if (visit.marked) return visit.bring(ANY_START);
+      if (visit.marked) return visit.bring(RUNTIME_FILES);
       const command = visit.command(config);
       const { first, later } = visit.start();
-      visit.bring(ANY_START, [...first, ...command]);
+      visit.bring(RUNTIME_FILES, [...first, ...command]);
       visit.bring(later);
       await Promise.all([...first, ...command].map((node) => visit.follow(node)));
     });

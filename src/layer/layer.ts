@@ -7,7 +7,8 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
-import { landmarkSpans, programSpan, type ChunkSpan } from './read-ahead.js';
+import { landmarkSpans, markedSpans } from './landmark.js';
+import { programSpan, type ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep, type SweepOptions } from './sweep.js';
@@ -132,7 +133,8 @@ export class Layer implements AsyncDisposable {
    * files only the beginning: a trace names whole files, of which programs read parts.
    */
   async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
-    const spans = landmarkSpans(this.tree, this.tree.facts.prefetchBytes ?? options.unmarkedBytes ?? 0);
+    const marked = this.tree.facts.prefetchBytes !== undefined;
+    const spans = marked ? markedSpans(this.tree) : landmarkSpans(this.tree, options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;
     await Promise.all(spans.map((span) => this.#sweep(span, { priority: PREFETCH, rangeBytes, signal })));

@@ -221,18 +221,19 @@ export class RangeFetch {
     const { tree } = host.target;
     const start = this.#received;
     const stop = tree.chunkEnd(this.end - 1);
-    let began = 0;
+    let measured: (() => void) | undefined;
     host.requested();
     host.scheduler.inflater.prepare();
     for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
-      if (began === 0) began = performance.now();
+      measured ??= host.scheduler.measure();
+      host.scheduler.came(piece.byteLength);
       host.counted(piece.byteLength);
       this.#accept(piece, batches);
       // Cut short by a reader that wanted a later part sooner: the rest of the body is not worth its time. Where all has come,
       // the loop ends by itself, and the connection stays good.
       if (this.#next >= this.end && this.#received < stop) break;
     }
-    host.scheduler.measured(this.#received - start, performance.now() - began);
+    measured?.();
     if (this.#next < this.end)
       throw new VerificationError(host.what, `${stop - start} bytes from ${start}`, `${this.#received - start} bytes`);
   }
@@ -329,8 +330,8 @@ export class RangeFetch {
 
 /** Compressed bytes of an urgent range that are inflated at once where the batches are small. */
 const NOW_BYTES = 128 * 1024;
-/** Compressed bytes of a member from which on its beginning is worth a look before the rest has come: some 10 ms of transfer. */
-const GLIMPSED_BYTES = 256 * 1024;
+/** Compressed bytes of a member from which on its beginning is worth a look before the rest has come: some 5 ms of transfer. */
+const GLIMPSED_BYTES = 128 * 1024;
 /** Times that a glimpse may be larger than what it was inflated from. */
 const GLIMPSE_RATIO = 8;
 /** Output of a batch beyond which it is cut, in bytes. */

@@ -277,32 +277,6 @@ export function programSpan(tree: Tree, inode: number): ChunkSpan {
   return bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES ? file : tree.chunksOf(inode, 0, 1);
 }
 
-/** The chunks that begin in the first `bytes` of the blob, of very large files only the first. */
-export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
-  const { chunkOffset, counts } = tree;
-  let end = 0;
-  for (let high = counts.chunks; end < high;) {
-    const middle = (end + high) >>> 1;
-    if (chunkOffset[middle] < bytes) end = middle + 1;
-    else high = middle;
-  }
-  if (end === 0) return [];
-  const large: ChunkSpan[] = [];
-  for (let inode = 0; inode < counts.inodes; inode++) {
-    if (!tree.isRegular(inode) || tree.first[inode] >= end) continue;
-    const program = programSpan(tree, inode);
-    const stop = tree.first[inode] + tree.count[inode];
-    if (program.end < stop) large.push({ first: program.end, end: Math.min(stop, end) });
-  }
-  const spans: ChunkSpan[] = [];
-  let first = 0;
-  for (const passed of [...large.sort((a, b) => a.first - b.first), { first: end, end }]) {
-    if (first < passed.first) spans.push({ first, end: passed.first });
-    first = passed.end;
-  }
-  return spans;
-}
-
 /** Compressed bytes of a file's members, from the first to the last. */
 function bytesOf(tree: Tree, { first, end }: ChunkSpan): number {
   return end > first ? tree.chunkEnd(end - 1) - tree.chunkOffset[first] : 0;

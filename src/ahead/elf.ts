@@ -10,6 +10,8 @@ export interface Dynamic {
   readonly machine: number;
   /** Where the dynamic section lies in the file, in bytes. */
   readonly place: number;
+  /** The end of what is loaded of the file, in bytes; behind it lies what linkers and debuggers read. */
+  readonly loaded: number;
 }
 
 /** Bytes [offset, offset + length) of the file, fewer at its end. */
@@ -92,6 +94,7 @@ export async function readDynamic(read: ReadAt): Promise<Dynamic | undefined> {
       .slice(0, MAX_RUNPATH),
     machine: header.getUint16(18, true),
     place: dynamic.offset,
+    loaded: Math.max(0, ...segments.filter(({ type }) => type === PT_LOAD).map((one) => one.offset + one.length)),
   };
 }
 

@@ -229,7 +229,10 @@ class Visit {
       const beginning = await this.layers[node.layer].glimpse(node.inode, bytes);
       const dynamic = beginning && (await guessDynamic(beginning));
       if (dynamic === undefined) break;
-      if (led.length === 0) led.push(read(dynamic.place, 1).catch(() => {})); // what the loader reads next
+      if (led.length === 0) {
+        this.layers[node.layer].loads(node.inode, dynamic.loaded);
+        led.push(read(dynamic.place, 1).catch(() => {})); // what the loader reads next
+      }
       const needs = this.#needs(node, dynamic);
       this.#bring(needs);
       led.push(...needs.map((need) => this.follow(need).catch(() => {})));

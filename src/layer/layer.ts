@@ -8,7 +8,7 @@ import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
 import { landmarkSpans, markedSpans } from './landmark.js';
-import { programSpan, type ChunkSpan } from './read-ahead.js';
+import type { ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep, type SweepOptions } from './sweep.js';
@@ -113,8 +113,15 @@ export class Layer implements AsyncDisposable {
    */
   bring(inodes: readonly number[]): void {
     if (this.#closed) return;
-    const spans = inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode));
-    this.fetcher.bring(spans);
+    this.fetcher.bringPrograms(inodes.filter((inode) => this.tree.isRegular(inode)));
+  }
+
+  /**
+   * Only the first `bytes` of a program or library are loaded when it is run: what is behind them, such as symbols for debuggers, is not
+   * brought along with it any more. Whoever reads it gets it all the same.
+   */
+  loads(inode: number, bytes: number): void {
+    if (!this.#closed && bytes > 0) this.fetcher.loads(inode, bytes);
   }
 
   /**

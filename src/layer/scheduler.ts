@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PrioritySemaphore } from '../util/semaphore.js';
 import { BufferPool } from './buffers.js';
 import { Inflater } from './inflater.js';
+import type { Misses } from './read-ahead.js';
 
 /** A reader waits for it. */
 export const DEMAND = 0;
@@ -41,6 +42,8 @@ const FIRST_RATE = 16 * MIB;
 export class FetchScheduler implements AsyncDisposable {
   readonly inflater = new Inflater();
   readonly buffers: BufferPool;
+  /** What readers have missed of late. */
+  readonly misses: Misses = { count: 0, at: -Infinity };
   readonly #requests: PrioritySemaphore;
   readonly #bulk: PrioritySemaphore;
   readonly #memory: PrioritySemaphore;

@@ -65,6 +65,11 @@ export class Inflater implements AsyncDisposable {
     });
   }
 
+  /** Something is about to come: the worker is up by then, which takes it some tens of milliseconds. */
+  prepare(): void {
+    if (!this.#closed) this.#worker ??= this.#start();
+  }
+
   /** Forgets a layer. None of its batches may be under way. */
   detach(target: ChunkTarget): void {
     const id = this.#ids.get(target);

@@ -5,7 +5,8 @@ import { TreeBuilder } from '../toc/builder.js';
 import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
 import { ROOT } from '../toc/tree.js';
 import { tarFile } from '../testing/layer-fixture.js';
-import { landmarkSpans, ReadAhead } from './read-ahead.js';
+import { landmarkSpans } from './landmark.js';
+import { ReadAhead } from './read-ahead.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -108,7 +108,12 @@ export class ReadAhead {
   #places: Places | undefined;
 
   /** `known`: whether a chunk is there, or on its way. `rate`: bytes per second, of late. `misses`: those in all layers. */
-  constructor(tree: Tree, known: (chunk: number) => boolean, rate: () => number, misses: Misses = { count: 0, at: -Infinity }) {
+  constructor(
+    tree: Tree,
+    known: (chunk: number) => boolean,
+    rate: () => number,
+    misses: Misses = { count: 0, at: -Infinity },
+  ) {
     this.#misses = misses;
     this.#tree = tree;
     this.#known = known;

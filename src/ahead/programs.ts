@@ -49,14 +49,19 @@ const DYNAMIC_START = [
 ];
 /** Directories that the loader looks in; `$LIB` is where Debian has the libraries of one architecture. */
 const LIBRARY_DIRECTORIES = ['$LIB', '/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
-/** By `e_machine`: Debian's name, and the loader of programs that are linked against glibc, as their ABI has it. */
-const MACHINES: Readonly<Record<number, { readonly triplet: string; readonly loader: string }>> = {
-  21: { triplet: 'powerpc64le-linux-gnu', loader: '/lib64/ld64.so.2' },
-  62: { triplet: 'x86_64-linux-gnu', loader: '/lib64/ld-linux-x86-64.so.2' },
-  183: { triplet: 'aarch64-linux-gnu', loader: '/lib/ld-linux-aarch64.so.1' },
-  243: { triplet: 'riscv64-linux-gnu', loader: '/lib/ld-linux-riscv64-lp64d.so.1' },
-  258: { triplet: 'loongarch64-linux-gnu', loader: '/lib64/ld-linux-loongarch-lp64d.so.1' },
+/** By `e_machine`: Debian's name, and the loaders of programs that are linked against glibc and musl, as their ABIs have it. */
+const MACHINES: Readonly<Record<number, { readonly triplet: string; readonly loaders: readonly string[] }>> = {
+  21: { triplet: 'powerpc64le-linux-gnu', loaders: ['/lib64/ld64.so.2', '/lib/ld-musl-powerpc64le.so.1'] },
+  62: { triplet: 'x86_64-linux-gnu', loaders: ['/lib64/ld-linux-x86-64.so.2', '/lib/ld-musl-x86_64.so.1'] },
+  183: { triplet: 'aarch64-linux-gnu', loaders: ['/lib/ld-linux-aarch64.so.1', '/lib/ld-musl-aarch64.so.1'] },
+  243: { triplet: 'riscv64-linux-gnu', loaders: ['/lib/ld-linux-riscv64-lp64d.so.1', '/lib/ld-musl-riscv64.so.1'] },
+  258: {
+    triplet: 'loongarch64-linux-gnu',
+    loaders: ['/lib64/ld-linux-loongarch-lp64d.so.1', '/lib/ld-musl-loongarch64.so.1'],
+  },
 };
+/** The C library's name where the loader is not the same file, as in musl. */
+const C_LIBRARY = 'libc.so.6';
 
 /**
  * Brings what a program that starts reads next, before it is asked for: of an image that is there, what its config names as the
@@ -180,11 +185,11 @@ class Visit {
 
   /** What the first program that is linked dynamically reads before its own libraries, and what most read soon after. */
   start(): { first: MergedNode[]; later: string[] } {
-    for (const { triplet, loader: path } of Object.values(MACHINES)) {
-      const loader = this.#first([path]);
+    for (const { triplet, loaders } of Object.values(MACHINES)) {
+      const loader = this.#first(loaders);
       if (loader === undefined) continue;
       const library = `/usr/lib/${triplet}`;
-      const libc = this.#first(searched(library).map((place) => `${place}/libc.so.6`));
+      const libc = this.#first(searched(library).map((place) => `${place}/${C_LIBRARY}`));
       const cache = this.#first([LOADER_CACHE]);
       return { first: [loader, libc, cache].filter((one) => one !== undefined), later: dynamicStart(library) };
     }
@@ -225,7 +230,8 @@ class Visit {
 
   /**
    * Follows a program while most of it is still coming, by what it seems to name. Its bytes are not verified yet: they tell which files of the
-   * image are asked for, each of which is verified as ever, and lead to nothing else. What it says once it has come counts all the same.
+   * image, and which parts of itself, are asked for next, each of which is verified as ever, and lead to nothing else. What the program says
+   * once it has come counts all the same.
    */
   async #guess(node: MergedNode, read: ReadAt): Promise<void> {
     const led: Promise<unknown>[] = [];
@@ -260,6 +266,7 @@ class Visit {
   async #linked(node: MergedNode, read: ReadAt): Promise<MergedNode[]> {
     const dynamic = await readDynamic(read);
     if (dynamic === undefined) return [];
+    this.layers[node.layer].loads(node.inode, dynamic.loaded);
     if (dynamic.interpreter !== undefined && !this.marked)
       this.bring([LOADER_CACHE, ...dynamicStart(libraryDirectory(dynamic))]);
     return this.#needs(node, dynamic);

@@ -65,9 +65,9 @@ export class Inflater implements AsyncDisposable {
     });
   }
 
-  /** Something is about to come: the worker is up by then, which takes it some tens of milliseconds. */
-  prepare(): void {
-    if (!this.#closed) this.#worker ??= this.#start();
+  /** So many compressed bytes are asked for: the worker, where they need it, is up when they come, which takes it some tens of milliseconds. */
+  prepare(bytes: number): void {
+    if (!this.#closed && bytes > INLINE_COMPRESSED) this.#worker ??= this.#start();
   }
 
   /** Forgets a layer. None of its batches may be under way. */

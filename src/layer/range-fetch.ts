@@ -223,7 +223,7 @@ export class RangeFetch {
     const stop = tree.chunkEnd(this.end - 1);
     let measured: (() => void) | undefined;
     host.requested();
-    host.scheduler.inflater.prepare();
+    host.scheduler.inflater.prepare(stop - start);
     for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
       measured ??= host.scheduler.measure();
       host.scheduler.came(piece.byteLength);

@@ -73,7 +73,7 @@ export class LookedUp {
   /** `bring` hears of the files of one layer that should come. `later` runs what is to be done when readers had their time. */
   constructor(
     bring: (slot: number, wanted: Wanted) => void,
-    later: (work: () => void) => void = (work) => void setTimeout(work, DELAY_MS),
+    later: (work: () => void) => void = afterReaders,
   ) {
     this.#bring = bring;
     this.#later = later;
@@ -175,6 +175,11 @@ export class LookedUp {
     }
     for (const [slot, wanted] of bySlot) this.#bring(slot, wanted);
   }
+}
+
+/** Also where the thread had no processor meanwhile, READs that have come are answered first. */
+function afterReaders(work: () => void): void {
+  setTimeout(() => setImmediate(work), DELAY_MS);
 }
 
 /** False where the credit does not reach, or the file is there twice. */

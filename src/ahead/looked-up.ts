@@ -71,10 +71,7 @@ export class LookedUp {
   readonly #later: (work: () => void) => void;
 
   /** `bring` hears of the files of one layer that should come. `later` runs what is to be done when readers had their time. */
-  constructor(
-    bring: (slot: number, wanted: Wanted) => void,
-    later: (work: () => void) => void = afterReaders,
-  ) {
+  constructor(bring: (slot: number, wanted: Wanted) => void, later: (work: () => void) => void = afterReaders) {
     this.#bring = bring;
     this.#later = later;
   }

@@ -209,6 +209,15 @@ export class ChunkCache implements AsyncDisposable {
     return layer;
   }
 
+  /** These layers are about to be created: their slots are written down together, while there is time. */
+  expect(keys: readonly LayerKey[]): void {
+    try {
+      this.index.giveSlots(keys.map(nameOf));
+    } catch {
+      // A disk that takes none is made room on when the layers are created.
+    }
+  }
+
   /**
    * The layer's durable slot. Where the disk takes none, a number so high, and so random, that it will not be met again: node
    * ids of another process's life must not lead to another layer.

@@ -65,8 +65,8 @@ export class Inflater implements AsyncDisposable {
     });
   }
 
-  /** So many compressed bytes are asked for: the worker, where they need it, is up when they come, which takes it some tens of milliseconds. */
-  prepare(bytes: number): void {
+  /** So many compressed bytes are asked for, or may be at any time: the worker, where they need it, is up by then, which takes it some tens of milliseconds. */
+  prepare(bytes = Infinity): void {
     if (!this.#closed && bytes > INLINE_COMPRESSED) this.#worker ??= this.#start();
   }
 

@@ -88,10 +88,11 @@ export class LayerStore implements AsyncDisposable {
       const name = nameOf(key);
       if (this.#entries.has(name)) return [];
       // What nothing vouches for may be no eStargz at all: it is opened by who knows what to do then.
-      if (blob.tocDigest !== undefined && this.#cache.look(key, () => true) === undefined) return { blob, name };
+      if (blob.tocDigest !== undefined && this.#cache.look(key, () => true) === undefined) return { blob, key, name };
       this.#ahead.drop(key.digest);
       return [];
     });
+    this.#cache.expect(wanted.map(({ key }) => key));
     this.#threads.warm(wanted.filter(({ blob }) => blob.descriptor.size > LARGE_BYTES).length);
     for (const { blob, name } of wanted) {
       const controller = new AbortController();

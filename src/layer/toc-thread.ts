@@ -6,7 +6,7 @@ import type { TocAnswer } from './toc-threads.js';
 import { sampleToc } from './toc-sample.js';
 
 /** Rounds over the sample after which V8 has compiled what reads a TOC. */
-const ROUNDS = 8;
+const ROUNDS = 16;
 
 const port = parentPort!;
 let asked = false;

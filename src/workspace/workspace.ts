@@ -153,6 +153,7 @@ export class Workspace implements AsyncDisposable {
       quietMs: fetch.background_quiet_sec * 1000,
       tocThreads: { standby: hooks.warm === 'always' ? 1 : 0 },
     });
+    if (hooks.warm === 'always') layers.scheduler.inflater.prepare();
     return new Workspace(registry, pool, cache, layers, config, hooks.warm !== undefined);
   }
 

@@ -179,7 +179,7 @@ test('a tree that could not be made is told of, tried again for the next contain
   t.is(await scene.pull('lazy1', 'c1', ''), 'served');
   layers.lost.add('lazy1');
   const error = await t.throwsAsync(snapshotter.prepare('container', 'c1'), { code: 'UNAVAILABLE' });
-  t.regex(error!.message, /snapshot c1 cannot be served: .* remove its image and pull it anew/);
+  t.regex(error.message, /snapshot c1 cannot be served: .* remove its image and pull it anew/);
   t.regex((await snapshotter.stat('c1')).labels[label.unavailable], /what a TOC|not on disk/);
   layers.lost.clear();
   await snapshotter.prepare('container', 'c1');

@@ -281,6 +281,11 @@ export class ChunkCache implements AsyncDisposable {
     }
   }
 
+  /** Whether some layer on disk is likely to have a chunk, by its digest, raw. */
+  mayHave(digest: Uint8Array): boolean {
+    return this.index.has(digest);
+  }
+
   /** Writes down at once which chunks are where, so that other layers find them. Else that waits for a quiet moment. */
   async flushHints(): Promise<void> {
     await this.index.flush();

@@ -98,6 +98,11 @@ export class ChunkIndex implements AsyncDisposable {
     return { slot: value.readUInt32LE(0), place: value.readDoubleLE(4) };
   }
 
+  /** Whether there is a hint for a digest, raw. */
+  has(digest: Uint8Array): boolean {
+    return this.#chunks.getBinaryFast(Buffer.from(digest.subarray(0, KEY_BYTES))) !== undefined;
+  }
+
   /** Notes that the chunks of [first, end) are in the slot's cache file. Written later, many in one transaction. */
   add(tree: Tree, slot: number, first: number, end: number): void {
     const last = this.#pending.at(-1);

@@ -62,7 +62,7 @@ export function blindSuffixBytes(lowest: boolean): number {
   return lowest ? MOST_SUFFIX_BYTES : LEAST_SUFFIX_BYTES;
 }
 
-const LEAST_SUFFIX_BYTES = 256 * 1024;
+const LEAST_SUFFIX_BYTES = 192 * 1024;
 const MOST_SUFFIX_BYTES = 512 * 1024;
 
 /** The end of a blob, with which reading its TOC begins. */

@@ -1,3 +1,5 @@
+import { placeOf } from '../estargz/glance.js';
+import { PREFETCH_LANDMARK } from '../toc/builder.js';
 import { NONE, ROOT, type Tree } from '../toc/tree.js';
 import { JOIN_BYTES, programSpan, type ChunkSpan } from './read-ahead.js';
 
@@ -21,6 +23,16 @@ export function markedSpans(tree: Tree): ChunkSpan[] {
     if (near && file.end > file.first) end = file.end;
   }
   return [...spans.slice(0, -1), { first: last.first, end }];
+}
+
+/** How many bytes from its beginning `markedSpans` is likely to ask for, by a look at a TOC that nobody has read yet; 0 where that cannot be told. */
+export function markedBytes(json: Uint8Array): number {
+  const landmark = placeOf(json, PREFETCH_LANDMARK);
+  if (landmark === undefined || landmark.start === 0) return 0;
+  let { end } = landmark;
+  const more = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
+  for (const file of more) if (file.start >= end && file.start - end <= JOIN_BYTES) ({ end } = file);
+  return end;
 }
 
 /** The chunks of a regular file of the layer itself, by its path; none where it has no such file. */

@@ -4,10 +4,13 @@ import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
+import { chunksFrom } from '../estargz/glance.js';
 import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
 import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
+import { BlobHead, HeadedReader } from './blob-head.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
+import { markedBytes } from './landmark.js';
 import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
@@ -36,6 +39,8 @@ export interface OpenLayerOptions {
   readonly onProgress?: (progress: Progress) => void;
   /** Refuse a layer that would have to be downloaded whole, by an UNSUPPORTED error that says why. */
   readonly lazyOnly?: boolean;
+  /** What its landmark asks for is going to be prefetched: that begins before the tree is there. */
+  readonly prefetch?: boolean;
   /** Called, perhaps not at once, when the TOC is known to be what the source vouches for: what is left is to read it, which costs no request. */
   readonly onVerified?: () => void;
 }
@@ -61,6 +66,8 @@ export class LayerStore implements AsyncDisposable {
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   readonly #expectedMs: number;
+  /** Bytes that heads of blobs may still take in memory. */
+  #headRoom = MAX_HEAD_ROOM;
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -82,7 +89,10 @@ export class LayerStore implements AsyncDisposable {
    * Opens these layers, side by side, for somebody who is about to, except those that are on disk or cannot be lazy: their TOCs are asked for
    * and their trees made meanwhile. Who does not open them after all loses nothing but that. `onOpened` hears of each that is there.
    */
-  expect(blobs: readonly LayerSource[], onOpened?: (layer: Layer) => void): void {
+  expect(
+    blobs: readonly LayerSource[],
+    { prefetch, onOpened }: Pick<OpenLayerOptions, 'prefetch'> & { onOpened?: (layer: Layer) => void } = {},
+  ): void {
     const wanted = blobs.flatMap((blob) => {
       const key = keyOf(blob);
       const name = nameOf(key);
@@ -96,7 +106,7 @@ export class LayerStore implements AsyncDisposable {
     this.#threads.warm(wanted.filter(({ blob }) => blob.descriptor.size > LARGE_BYTES).length);
     for (const { blob, name } of wanted) {
       const controller = new AbortController();
-      const opening = this.open(blob, { lazyOnly: true, signal: controller.signal });
+      const opening = this.open(blob, { lazyOnly: true, prefetch, signal: controller.signal });
       let timer: NodeJS.Timeout | undefined;
       const giveBack = () => {
         clearTimeout(timer);
@@ -146,7 +156,8 @@ export class LayerStore implements AsyncDisposable {
       const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined!, verified: undefined! };
       const giveBack = () => this.#giveBack(name, started);
       started.verified = new Promise((onVerified) => {
-        const how = { signal: controller.signal, onProgress, onVerified, giveBack, lazyOnly };
+        const prefetch = options?.prefetch === true;
+        const how = { signal: controller.signal, onProgress, onVerified, giveBack, lazyOnly, prefetch };
         started.opening = this.#open(source, key, name, how);
       });
       started.opening.catch(() => {
@@ -216,6 +227,7 @@ export class LayerStore implements AsyncDisposable {
       onVerified: () => void;
       giveBack: () => Promise<void>;
       lazyOnly: boolean;
+      prefetch: boolean;
     },
   ): Promise<Layer> {
     await this.#ending.get(name)?.catch(() => {});
@@ -223,6 +235,7 @@ export class LayerStore implements AsyncDisposable {
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
     let content: Uint8Array | undefined;
+    let head: BlobHead | undefined;
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
@@ -231,11 +244,13 @@ export class LayerStore implements AsyncDisposable {
         const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
         const opened = await readEstargzTree(reader, how, (toc) => {
           options.onVerified();
+          if (options.prefetch) head = this.#headOf(source, toc.json);
           return this.#threads.tree(toc);
         });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
+        await head?.[Symbol.asyncDispose]();
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
       }
@@ -256,13 +271,30 @@ export class LayerStore implements AsyncDisposable {
     }
     const plain = cached.tree.facts.source === source.diffId;
     const lazy: Laziness = plain ? { lazy: false, reason: reason ?? NO_ESTARGZ } : { lazy: true };
-    const reader = source.reader();
+    const dropped = (bytes: number) => {
+      fetcher.stats.requests++;
+      fetcher.stats.fetchedBytes += bytes;
+    };
+    const reader = head === undefined ? source.reader() : new HeadedReader(source.reader(), head, dropped);
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
     // A shortcut: what does not come in by it is fetched when it is read.
     if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content).catch(() => {});
     return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
+  }
+
+  /**
+   * The beginning of a blob that its landmark asks for, where one request is for all of it and the disk does not seem to have any: it is asked for
+   * as soon as the TOC is there, since making the tree takes a round trip's time.
+   */
+  #headOf(source: LayerSource, json: Uint8Array): BlobHead | undefined {
+    const bytes = Math.min(markedBytes(json), source.descriptor.size);
+    const room = Math.min(bytes, HEAD_ROOM);
+    if (bytes === 0 || bytes > 1.5 * this.scheduler.landmarkRange || this.#headRoom < room) return undefined;
+    if (chunksFrom(json, HEAD_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
+    this.#headRoom -= room;
+    return new BlobHead(source.reader(), bytes, room, () => (this.#headRoom += room));
   }
 
   /**
@@ -327,6 +359,11 @@ function accepts(source: LayerSource, found: Digest): boolean {
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
+/** Bytes of a blob's head that are kept until its tree is there, and of all such heads at once. */
+const HEAD_ROOM = 4 * 1024 * 1024;
+const MAX_HEAD_ROOM = 16 * 1024 * 1024;
+/** Chunks of a head that are looked for on disk. */
+const HEAD_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */

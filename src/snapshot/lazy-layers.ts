@@ -99,6 +99,7 @@ export class LazyLayers implements RemoteLayers {
       layers: {
         allowNoVerification: skipVerify,
         onOpened: (layer, image) => this.#opened(layer, image),
+        prefetch: this.#options.prefetch,
         urls,
         ...(source.tocDigest !== undefined && { blobs: source.layers }),
       },
@@ -134,7 +135,8 @@ export class LazyLayers implements RemoteLayers {
     let onVerified!: () => void;
     const verified = new Promise<void>((resolve) => (onVerified = resolve));
     const lower = (async () => {
-      const layer = await this.#openLayer(record, { onVerified, signal: leaving.signal });
+      const { prefetch } = this.#options;
+      const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
       this.#opened(layer, found.image);
       const first = !this.#held.has(layer.digest);
       await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
@@ -156,7 +158,10 @@ export class LazyLayers implements RemoteLayers {
     return join(this.#options.fuseRoot, 'l', String(slot));
   }
 
-  #openLayer(record: LayerRecord, options: Pick<OpenLayerOptions, 'onVerified' | 'signal'> = {}): Promise<Layer> {
+  #openLayer(
+    record: LayerRecord,
+    options: Pick<OpenLayerOptions, 'onVerified' | 'prefetch' | 'signal'> = {},
+  ): Promise<Layer> {
     return this.#options.workspace.openLayer(record, { ...openOptions(record), ...options });
   }
 

@@ -48,6 +48,8 @@ export interface OpenLayerOptions {
   readonly onDownload?: (progress: DownloadProgress) => void;
   /** Refuse what would have to be downloaded whole, by UNSUPPORTED. */
   readonly lazyOnly?: boolean;
+  /** What its landmark asks for is going to be prefetched. */
+  readonly prefetch?: boolean;
   /** Called, perhaps not at once, when the TOC is verified: what is left costs no request. */
   readonly onVerified?: () => void;
   readonly signal?: AbortSignal;
@@ -63,7 +65,7 @@ export interface ImageOptions {
 }
 
 /** How layers are going to be opened that their image is asked for. */
-export interface ExpectedLayers extends Pick<KnownLayerOptions, 'allowNoVerification'> {
+export interface ExpectedLayers extends Pick<OpenLayerOptions, 'allowNoVerification' | 'prefetch'> {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
   /** Hears of those that were opened before their turn, since the disk did not have them. `image` asks for the config too. */
@@ -220,6 +222,7 @@ export class Workspace implements AsyncDisposable {
       signal: options.signal,
       lazyOnly: options.lazyOnly,
       onVerified: options.onVerified,
+      prefetch: options.prefetch,
       onProgress: ({ bytes, total, reason }) =>
         options.onDownload?.({ layer: layer.descriptor.digest, bytes, total, reason }),
     });
@@ -281,12 +284,12 @@ export class Workspace implements AsyncDisposable {
   #expect(
     name: Reference,
     layers: readonly Descriptor[],
-    { urls, onOpened, ...options }: ExpectedLayers,
+    { urls, onOpened, prefetch, ...options }: ExpectedLayers,
     image: () => Promise<Image>,
   ): void {
     this.layers.expect(
       layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
-      onOpened && ((layer) => onOpened(layer, image)),
+      { prefetch, onOpened: onOpened && ((layer) => onOpened(layer, image)) },
     );
   }
 

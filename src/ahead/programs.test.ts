@@ -93,6 +93,7 @@ class Image implements AsyncDisposable {
   /** A container of the image starts: its runtime reads who its user is. */
   async start(config: ImageConfig['config']): Promise<void> {
     await this.programs.expect(this.slots, () => config);
+    await this.programs.starts(this.slots.at(-1)!);
   }
 
   get requests(): number {
@@ -184,6 +185,7 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
   await image.start({ Cmd: ['sh'] });
   const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
   await gone.expect(image.slots, () => ({ Cmd: ['sh'] }));
+  await gone.starts(image.slots.at(-1)!);
   await gone.read(...image.place('/bin/sh'));
   t.deepEqual(await image.present(), []);
 });
@@ -340,4 +342,22 @@ test('an image without a loader, or of which nothing is known, brings no C libra
     await image.start({});
     t.deepEqual(await image.present(), [...brought].sort());
   }
+});
+
+test('a pull alone asks for what every container needs, by three requests; all else comes with a container', async (t) => {
+  await using image = await Image.open([base, upper]);
+  let asked = 0;
+  await image.programs.expect(image.slots, () => (asked++, { Cmd: ['sh'] }));
+  t.deepEqual(await image.present(), ['etc/passwd', `${LIB}/ld-2.so`, `${LIB}/libc.so.6`]);
+  t.is(image.requests, 3);
+  // Of another image that shares the lower layer.
+  await image.programs.starts(image.slots[0]);
+  t.is(image.requests, 3);
+  t.is(asked, 0);
+  await image.programs.starts(image.slots[1]);
+  t.deepEqual(await image.present(), ['bin/sh', ...dynamic].sort());
+  t.is(image.requests, 5);
+  await image.programs.starts(image.slots[1]);
+  t.is(image.requests, 5);
+  t.is(asked, 1);
 });

@@ -63,6 +63,11 @@ const MACHINES: Readonly<Record<number, { readonly triplet: string; readonly loa
 /** The C library's name where the loader is not the same file, as in musl. */
 const C_LIBRARY = 'libc.so.6';
 
+interface Expected {
+  readonly slots: readonly number[];
+  readonly config: () => StartConfig | Promise<StartConfig>;
+}
+
 /**
  * Brings what a program that starts reads next, before it is asked for: of an image that is there, what its config names as the
  * command; of any program, library or script whose beginning somebody reads, the loader, libraries and interpreter that it names in turn.
@@ -73,6 +78,8 @@ export class ProgramsAhead {
   readonly #layers: LayersBySlot;
   /** The slots of an image's layers, the lowest first, by themselves. */
   readonly #images = new LRUCache<string, readonly number[]>({ max: MAX_IMAGES });
+  /** Of these, those that no container was started from yet, and how to learn their configs. */
+  readonly #expected = new LRUCache<string, Expected>({ max: MAX_IMAGES });
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
 
@@ -86,22 +93,37 @@ export class ProgramsAhead {
   }
 
   /**
-   * The same, and a command is about to be started: brings that of the config, and what a container's runtime looks its user up in; and
-   * as nearly every program of an image that has a loader is linked dynamically, the loader and the C library, before any program has named
-   * them. Where a layer says itself what a start needs, nothing else is guessed, and the config not asked for. Resolves when all that it leads
-   * to is asked for; never rejects.
+   * The same, and containers are likely to be started from it: brings what a container's runtime looks its user up in; and as nearly every
+   * program of an image that has a loader is linked dynamically, the loader and the C library, before any program has named them. More is
+   * brought by `starts`. Where a layer says itself what a start needs, nothing else is guessed. Resolves when all is asked for; never
+   * rejects.
    */
   async expect(slots: readonly number[], config: () => StartConfig | Promise<StartConfig>): Promise<void> {
     this.know(slots);
+    this.#expected.set(slots.join(), { slots, config });
     await this.#visit(slots, async (visit) => {
-      if (visit.marked) return visit.bring(RUNTIME_FILES);
-      const { first, later } = visit.start();
-      visit.bring(RUNTIME_FILES, first);
-      visit.bring(later);
-      const command = async () => visit.command((await config()) ?? {});
-      const followed = (nodes: readonly MergedNode[]) => Promise.all(nodes.map((node) => visit.follow(node)));
-      await Promise.all([followed(first), command().then(followed)]);
+      visit.bring(RUNTIME_FILES, visit.marked ? [] : visit.start().first);
     });
+  }
+
+  /**
+   * A container is about to be started from an image whose topmost layer is in this slot: of one that was expected, brings the command of its
+   * config and what it leads to, and what the loader and the C library read before a program's first line. Resolves when all that it leads
+   * to is asked for; never rejects.
+   */
+  async starts(slot: number): Promise<void> {
+    for (const [key, { slots, config }] of [...this.#expected.entries()]) {
+      if (slots.at(-1) !== slot) continue;
+      this.#expected.delete(key);
+      await this.#visit(slots, async (visit) => {
+        if (visit.marked) return;
+        const { first, later } = visit.start();
+        visit.bring(later);
+        const command = async () => visit.command((await config()) ?? {});
+        const followed = (nodes: readonly MergedNode[]) => Promise.all(nodes.map((node) => visit.follow(node)));
+        await Promise.all([followed(first), command().then(followed)]);
+      });
+    }
   }
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
@@ -183,15 +205,15 @@ class Visit {
     return this.#first(places, (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
   }
 
-  /** What the first program that is linked dynamically reads before its own libraries, and what most read soon after. */
+  /** What every program that is linked dynamically needs, and what most read soon after. */
   start(): { first: MergedNode[]; later: string[] } {
     for (const { triplet, loaders } of Object.values(MACHINES)) {
       const loader = this.#first(loaders);
       if (loader === undefined) continue;
       const library = `/usr/lib/${triplet}`;
       const libc = this.#first(searched(library).map((place) => `${place}/${C_LIBRARY}`));
-      const cache = this.#first([LOADER_CACHE]);
-      return { first: [loader, libc, cache].filter((one) => one !== undefined), later: dynamicStart(library) };
+      const later = [LOADER_CACHE, ...dynamicStart(library)];
+      return { first: [loader, libc].filter((one) => one !== undefined), later };
     }
     return { first: [], later: [] };
   }

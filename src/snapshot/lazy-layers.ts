@@ -249,6 +249,7 @@ export class LazyLayers implements RemoteLayers {
     const { reference, descriptor } = record as LayerRecord;
     const { digest } = descriptor;
     const held = this.#heldFor(digest);
+    void this.#options.programs?.starts(held.layer.slot);
     const isWhole = (layer: Layer) => layer.isWhole();
     if (await this.#options.served.using(held.layer.slot, isWhole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;

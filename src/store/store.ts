@@ -135,6 +135,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     void Promise.allSettled(showing).then((outcomes) => {
       const slots = outcomes.flatMap((one) => (one.status === 'fulfilled' ? one.value.layer.slot : []));
       void this.#options.programs?.expect(slots, () => image.config.config);
+      void this.#options.programs?.starts(slots.at(-1) ?? NaN);
     });
     return showing[index];
   }

@@ -38,10 +38,13 @@ export class BlobHead implements AsyncDisposable {
   }
 
   async #next(): Promise<Uint8Array | undefined> {
-    const { done, value } = await this.#coming.next();
-    if (done === true) this.#ended = true;
-    else this.received += value.byteLength;
-    return done === true ? undefined : value;
+    const next = await this.#coming.next();
+    if (next.done === true) {
+      this.#ended = true;
+      return undefined;
+    }
+    this.received += next.value.byteLength;
+    return next.value;
   }
 
   /** Bytes [from, to) of it, once. Whoever leaves before the end ends the transfer. */

@@ -1,4 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
@@ -124,6 +124,27 @@ test.serial('metadata is free, a small file is one request, a big one is fetched
   t.deepEqual(proxy.requests, [], 'what was read once is on disk');
   await scene.umount(target);
 });
+
+test.serial(
+  'a file that is looked up comes before it is read, one in a directory that was listed does not',
+  async (t) => {
+    for (const config of ['', 'prefetch = false\n']) {
+      const { scene, image, target, proxy } = await stage(t, config);
+      await scene.mount(image('lazy'), target, '--no-background-fetch');
+      proxy.reset();
+      await readdir(join(target, 'etc'));
+      await stat(join(target, 'etc/passwd'));
+      const file = join(target, 'srv/hard/small');
+      t.is((await stat(file)).size, 6);
+      if (config === '') await eventually('it is asked for', async () => proxy.requests.length > 0 || undefined);
+      else await sleep(500);
+      t.is(proxy.requests.length, config === '' ? 1 : 0);
+      t.is(await readFile(file, 'utf8'), 'small\n');
+      t.is(proxy.requests.length, 1, JSON.stringify(proxy.requests));
+      await scene.umount(target);
+    }
+  },
+);
 
 test.serial('without background fetch nothing is asked while nobody reads', async (t) => {
   const { scene, image, target, proxy } = await stage(t);

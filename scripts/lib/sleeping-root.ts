@@ -77,8 +77,7 @@ export async function makeSleepingRoot(root: string, spec: RootSpec): Promise<vo
         kind: 'committed',
         parent,
         labels: { 'containerd.io/snapshot.ref': name, 'containerd.io/snapshot/remote': 'remote snapshot' },
-        usage: { size: tree.buffer.byteLength, inodes: 0 },
-        remote: { record, root: { mode: 0o755, uid: 0, gid: 0 } },
+        remote: { record },
       });
       parent = name;
     }

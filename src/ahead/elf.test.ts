@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { open } from 'node:fs/promises';
 import { elfFile } from '../testing/elf.js';
-import { readDynamic, type ReadAt } from './elf.js';
+import { guessDynamic, readDynamic, type ReadAt } from './elf.js';
 
 const over =
   (bytes: Uint8Array): ReadAt =>
@@ -28,6 +28,8 @@ test('what a file says is read, whatever it is', async (t) => {
           needed,
           runpath: runpath ?? [],
           machine,
+          place: file.byteLength - 16 * (needed.length + (runpath === undefined ? 3 : 4)),
+          loaded: file.byteLength,
         });
       },
     ),
@@ -79,5 +81,50 @@ test('no bytes make it fail, hang, or ask for more than it may', async (t) => {
       for (const name of found?.needed ?? []) t.true(name.length > 0);
     }),
     { numRuns: 2000 },
+  );
+});
+
+test('by the beginning alone: libraries by the form of their names, directories that count from the file', async (t) => {
+  const needed = [
+    'libm.so.6',
+    'ld-linux-x86-64.so.2',
+    'libstdc++.so.6',
+    'lib_a-b.cpython-311.so',
+    'printf',
+    '.so',
+    'a/b.so',
+    'x.sox',
+  ];
+  const runpath = '$ORIGIN/../own:$ORIGIN';
+  const file = elfFile({ interpreter: '/lib64/ld.so', needed, runpath, code: Buffer.alloc(50_000), loaded: 40_000 });
+  const guessed = await guessDynamic(file.subarray(0, 20_000));
+  t.deepEqual(guessed, {
+    interpreter: '/lib64/ld.so',
+    needed: needed.slice(0, 4),
+    runpath: ['$ORIGIN/../own', '$ORIGIN'],
+    machine: 62,
+    place: file.byteLength - 16 * (needed.length + 4),
+    loaded: 40_000,
+  });
+  // Nothing has to be guessed where all is there.
+  t.deepEqual((await guessDynamic(file))!.needed.length, needed.length);
+  t.is(await guessDynamic(Buffer.from('#!/bin/sh\nliba.so\0')), undefined);
+  // A name that is cut off is none.
+  const end = file.indexOf('ld-linux') + 18;
+  t.deepEqual((await guessDynamic(file.subarray(0, end)))!.needed, ['libm.so.6']);
+});
+
+test('no beginning makes it fail, or name more than it may', async (t) => {
+  const many = Array.from({ length: 300 }, (_, i) => `lib${i}.so`);
+  const sound = elfFile({ needed: many, runpath: '$ORIGIN:'.repeat(50), code: Buffer.alloc(9000, '.so\0') });
+  const change = fc.record({ at: fc.nat(sound.byteLength - 1), to: fc.nat(255) });
+  await fc.assert(
+    fc.asyncProperty(fc.array(change, { maxLength: 12 }), fc.nat(sound.byteLength - 1), async (changes, length) => {
+      const bytes = Buffer.from(sound.subarray(0, length));
+      for (const { at, to } of changes) if (at < length) bytes[at] = to;
+      const found = await guessDynamic(bytes);
+      t.true((found?.needed.length ?? 0) <= 256 && (found?.runpath.length ?? 0) <= 32);
+    }),
+    { numRuns: 300 },
   );
 });

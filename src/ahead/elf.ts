@@ -8,6 +8,10 @@ export interface Dynamic {
   readonly runpath: readonly string[];
   /** e_machine, such as 62 for x86-64. */
   readonly machine: number;
+  /** Where the dynamic section lies in the file, in bytes. */
+  readonly place: number;
+  /** The end of what is loaded of the file, in bytes; behind it lies what linkers and debuggers read. */
+  readonly loaded: number;
 }
 
 /** Bytes [offset, offset + length) of the file, fewer at its end. */
@@ -30,6 +34,12 @@ const MAX_DYNAMIC = 64 * 1024;
 const MAX_STRINGS = 4 * 1024 * 1024;
 const MAX_NEEDED = 256;
 const MAX_RUNPATH = 32;
+const MAX_NAME = 255;
+/** Names that are guessed, and places that are looked at for them: any bytes may look like one. */
+const MAX_GUESSED = 64;
+const MAX_LOOKS = 4096;
+/** The name of a shared library, as tools give it: `libm.so.6`, `ld-linux-x86-64.so.2`. */
+const LIBRARY = /^[A-Za-z0-9_][\w.+-]*\.so(\.[\w.+-]+)?$/;
 
 /**
  * Reads what a 64-bit little-endian ELF file needs to run (System V ABI, generic part, chapters 4 and 5). Undefined for all else, and for
@@ -83,7 +93,39 @@ export async function readDynamic(read: ReadAt): Promise<Dynamic | undefined> {
       .filter((path) => path !== '')
       .slice(0, MAX_RUNPATH),
     machine: header.getUint16(18, true),
+    place: dynamic.offset,
+    loaded: Math.max(0, ...segments.filter(({ type }) => type === PT_LOAD).map((one) => one.offset + one.length)),
   };
+}
+
+/**
+ * What an ELF file seems to need, by its first bytes: the dynamic section lies near the end of a file, but the strings that it
+ * refers to lie near the beginning, behind the symbols. What looks there like the name of a library is one that is needed, mostly.
+ * Undefined for what is no ELF file, or none that is linked dynamically.
+ */
+export async function guessDynamic(beginning: Uint8Array): Promise<Dynamic | undefined> {
+  const known = await readDynamic((offset, length) => Promise.resolve(beginning.subarray(offset, offset + length)));
+  if (known === undefined || known.needed.length > 0) return known;
+  const needed = stringsWith(beginning, '.so', (text) => LIBRARY.test(text)).slice(0, MAX_GUESSED);
+  const runpath = stringsWith(beginning, 'ORIGIN', (text) => text.startsWith('$')).flatMap((text) => text.split(':'));
+  return { ...known, needed, runpath: runpath.slice(0, MAX_RUNPATH) };
+}
+
+/** The NUL-terminated strings that hold a word and that are wanted, each once. */
+function stringsWith(bytes: Uint8Array, word: string, wanted: (text: string) => boolean): string[] {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const found = new Set<string>();
+  let looks = 0;
+  for (let at = buffer.indexOf(word); at >= 0 && ++looks <= MAX_LOOKS; at = buffer.indexOf(word, at + 1)) {
+    let start = at;
+    while (start > 0 && at - start < MAX_NAME && buffer[start - 1] !== 0) start--;
+    const end = buffer.indexOf(0, at);
+    if (end < 0) break;
+    if (end - start > MAX_NAME) continue;
+    const text = buffer.toString('latin1', start, end);
+    if (wanted(text)) found.add(text);
+  }
+  return [...found];
 }
 
 function viewOf(bytes: Uint8Array): DataView {

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
 import type { ImageConfig } from '../image/config.js';
@@ -92,7 +92,8 @@ class Image implements AsyncDisposable {
 
   /** A container of the image starts: its runtime reads who its user is. */
   async start(config: ImageConfig['config']): Promise<void> {
-    await this.programs.expect(this.slots, config);
+    await this.programs.expect(this.slots, () => config);
+    await this.programs.starts(this.slots.at(-1)!);
   }
 
   get requests(): number {
@@ -183,7 +184,8 @@ test('a layer that is gone, and a registry that gives nothing, are nobody elseâ€
     };
   await image.start({ Cmd: ['sh'] });
   const gone = new ProgramsAhead({ using: () => Promise.reject(new Error('not served')) });
-  await gone.expect(image.slots, { Cmd: ['sh'] });
+  await gone.expect(image.slots, () => ({ Cmd: ['sh'] }));
+  await gone.starts(image.slots.at(-1)!);
   await gone.read(...image.place('/bin/sh'));
   t.deepEqual(await image.present(), []);
 });
@@ -214,7 +216,7 @@ test('an image whose layers are gone makes room for another that shares one', as
     },
   });
   programs.know(image.slots);
-  await programs.expect([image.slots[0], gone], { Cmd: ['sh'] });
+  await programs.expect([image.slots[0], gone], () => ({ Cmd: ['sh'] }));
   await programs.read(...image.place('/bin/sh'));
   t.true((await image.present()).includes(`${LIB}/libc.so.6`));
 });
@@ -248,4 +250,114 @@ test('a file that names more than a walk may look up holds nobody up', async (t)
   await image.programs.read(...image.place('/bin/hostile'));
   // Some names a path. Without the bound it would be 18,000.
   t.true(looked > 1000 && looked <= 3 * 4096, String(looked));
+});
+
+const large = (needed: readonly string[], interpreter?: string, runpath?: string) =>
+  elfFile({ interpreter, needed, runpath, code: random.bytes(3_000_000) });
+
+async function until(condition: () => boolean) {
+  for (let i = 0; i < 20_000; i++) {
+    if (condition()) return;
+    await (i < 1000 ? turn() : sleep(2));
+  }
+  throw new Error('it never came to pass');
+}
+
+/** Lets of a layer nothing out from `stop` on until it is opened. */
+function holdAt(blob: FakeBlob, stop: number): () => void {
+  let open!: () => void;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  blob.beforePiece = (offset) => (offset < stop ? undefined : opened);
+  return open;
+}
+
+test('the libraries of a large program are asked for before the program has come', async (t) => {
+  const program0 = [apart('a'), program('bin/big', large(['libz.so.1', 'libown.so'], loader, '$ORIGIN/../own'))];
+  const own = [library('own/libown.so', ['libc.so.6'])];
+  await using image = await Image.open([base, program0, own]);
+  const [slot, inode] = image.place('/bin/big');
+  const { tree } = image.layers[1];
+  const open = holdAt(image.blobs[1], tree.chunkOffset[tree.first[inode]] + 200 * 1024);
+  image.programs.know(image.slots);
+  const reading = image.layers[1].read(inode, 0, 4);
+  const following = image.programs.read(slot, inode);
+  const there = (path: string) => {
+    const [at, file] = image.place(path);
+    const layer = image.layers.find((one) => one.slot === at)!;
+    return layer.view.presence.has(layer.tree.first[file]);
+  };
+  const libraries = [loader, `/${LIB}/libz.so.1`, '/own/libown.so', `/${LIB}/libc.so.6`];
+  await until(() => libraries.every(there));
+  t.false(there('/bin/big'));
+  t.is(image.blobs[1].asked.length, 1);
+  open();
+  t.is((await reading).byteLength, 4);
+  await following;
+  const { requests } = image;
+  await image.programs.read(slot, inode);
+  await image.present();
+  t.is(image.requests, requests);
+});
+
+test('a large program that is not what it should be: what it seemed to name is brought, nothing of it is served', async (t) => {
+  await using image = await Image.open([base, [apart('a'), program('bin/big', large(['libz.so.1'], loader))]]);
+  const [slot, inode] = image.place('/bin/big');
+  const { tree } = image.layers[1];
+  // The beginning is sound, and further on it is not.
+  const from = tree.chunkOffset[tree.first[inode]] + 600 * 1024;
+  image.blobs[1].bytes.fill(0, from, from + 1000);
+  image.programs.know(image.slots);
+  const reading = image.layers[1].read(inode, 0, 4);
+  const following = image.programs.read(slot, inode);
+  await t.throwsAsync(reading, { code: 'DATA_LOSS' });
+  await following;
+  const present = await image.present();
+  t.true(present.includes(`${LIB}/libz.so.1.2`));
+  t.false(present.includes('bin/big'));
+  // A beginning that is no gzip names nothing.
+  const start = tree.chunkOffset[tree.first[inode]];
+  image.blobs[1].bytes.fill(0xff, start, start + 1000);
+  await image.programs.read(slot, inode);
+  t.false((await image.present()).includes('bin/big'));
+});
+
+test('the loader and the C library come with the first requests, before any program has named them', async (t) => {
+  await using image = await Image.open([base, upper]);
+  const open = image.blobs.map((blob) => holdAt(blob, 0));
+  const starting = image.start({ Cmd: ['sh'] });
+  await until(() => image.requests === 5);
+  open.forEach((one) => one());
+  await starting;
+  t.is(image.requests, 5);
+  t.deepEqual(await image.present(), ['bin/sh', ...dynamic].sort());
+});
+
+test('an image without a loader, or of which nothing is known, brings no C library', async (t) => {
+  const without = base.filter(({ path }) => !path.includes('ld-linux'));
+  for (const [specs, brought] of [
+    [[without], ['etc/passwd']],
+    [[base, upper], dynamic],
+  ] as const) {
+    await using image = await Image.open(specs);
+    await image.start({});
+    t.deepEqual(await image.present(), [...brought].sort());
+  }
+});
+
+test('a pull alone asks for what every container needs, by three requests; all else comes with a container', async (t) => {
+  await using image = await Image.open([base, upper]);
+  let asked = 0;
+  await image.programs.expect(image.slots, () => (asked++, { Cmd: ['sh'] }));
+  t.deepEqual(await image.present(), ['etc/passwd', `${LIB}/ld-2.so`, `${LIB}/libc.so.6`]);
+  t.is(image.requests, 3);
+  // Of another image that shares the lower layer.
+  await image.programs.starts(image.slots[0]);
+  t.is(image.requests, 3);
+  t.is(asked, 0);
+  await image.programs.starts(image.slots[1]);
+  t.deepEqual(await image.present(), ['bin/sh', ...dynamic].sort());
+  t.is(image.requests, 5);
+  await image.programs.starts(image.slots[1]);
+  t.is(image.requests, 5);
+  t.is(asked, 1);
 });

@@ -3,16 +3,20 @@ import { LRUCache } from 'lru-cache';
 import type { ImageConfig } from '../image/config.js';
 import { codeOf } from '../errors.js';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
+import { RUNTIME_FILES } from '../layer/landmark.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { pathsOf } from '../toc/paths.js';
-import { readDynamic, type Dynamic } from './elf.js';
+import { guessDynamic, readDynamic, type Dynamic, type ReadAt } from './elf.js';
 
 /** The open layers, by their slots. */
 export interface LayersBySlot {
   /** Does what needs the layer in a slot, which stays open meanwhile. */
   using<V>(slot: number, work: (layer: Layer) => Promise<V>): Promise<V>;
 }
+
+/** What an image's config says of how it is started. */
+type StartConfig = ImageConfig['config'];
 
 /** Images that are remembered, and files that need not be looked at again. */
 const MAX_IMAGES = 256;
@@ -24,15 +28,20 @@ const MAX_FILES = 256;
 const MAX_LOOKUPS = 4096;
 const MAX_PATH = 64;
 
+/**
+ * Compressed bytes of a program after which it is looked at while it still comes: most have named their libraries by the first, those
+ * with the most symbols by the last. Inflating all three takes some 5 ms.
+ */
+const GLIMPSES = [32 * 1024, 128 * 1024, 512 * 1024];
+
 const ELF = Buffer.from('\x7fELF', 'latin1');
 const SCRIPT = Buffer.from('#!');
 
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-/** Every container: its runtime looks its user up. */
-const ANY_START = ['/etc/passwd', '/etc/group'];
-/** What the loader and the C library of a dynamically linked program read before its first line, and most programs soon after. */
+/** What the loader of a dynamically linked program reads before all else. */
+const LOADER_CACHE = '/etc/ld.so.cache';
+/** What the C library reads before a program's first line, and most programs soon after. */
 const DYNAMIC_START = [
-  '/etc/ld.so.cache',
   '/etc/nsswitch.conf',
   '/etc/localtime',
   '/usr/lib/locale/C.utf8/LC_CTYPE',
@@ -40,14 +49,24 @@ const DYNAMIC_START = [
 ];
 /** Directories that the loader looks in; `$LIB` is where Debian has the libraries of one architecture. */
 const LIBRARY_DIRECTORIES = ['$LIB', '/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
-/** `e_machine` to Debian's name. */
-const TRIPLETS: Readonly<Record<number, string>> = {
-  21: 'powerpc64le-linux-gnu',
-  62: 'x86_64-linux-gnu',
-  183: 'aarch64-linux-gnu',
-  243: 'riscv64-linux-gnu',
-  258: 'loongarch64-linux-gnu',
+/** By `e_machine`: Debian's name, and the loaders of programs that are linked against glibc and musl, as their ABIs have it. */
+const MACHINES: Readonly<Record<number, { readonly triplet: string; readonly loaders: readonly string[] }>> = {
+  21: { triplet: 'powerpc64le-linux-gnu', loaders: ['/lib64/ld64.so.2', '/lib/ld-musl-powerpc64le.so.1'] },
+  62: { triplet: 'x86_64-linux-gnu', loaders: ['/lib64/ld-linux-x86-64.so.2', '/lib/ld-musl-x86_64.so.1'] },
+  183: { triplet: 'aarch64-linux-gnu', loaders: ['/lib/ld-linux-aarch64.so.1', '/lib/ld-musl-aarch64.so.1'] },
+  243: { triplet: 'riscv64-linux-gnu', loaders: ['/lib/ld-linux-riscv64-lp64d.so.1', '/lib/ld-musl-riscv64.so.1'] },
+  258: {
+    triplet: 'loongarch64-linux-gnu',
+    loaders: ['/lib64/ld-linux-loongarch-lp64d.so.1', '/lib/ld-musl-loongarch64.so.1'],
+  },
 };
+/** The C library's name where the loader is not the same file, as in musl. */
+const C_LIBRARY = 'libc.so.6';
+
+interface Expected {
+  readonly slots: readonly number[];
+  readonly config: () => StartConfig | Promise<StartConfig>;
+}
 
 /**
  * Brings what a program that starts reads next, before it is asked for: of an image that is there, what its config names as the
@@ -59,6 +78,8 @@ export class ProgramsAhead {
   readonly #layers: LayersBySlot;
   /** The slots of an image's layers, the lowest first, by themselves. */
   readonly #images = new LRUCache<string, readonly number[]>({ max: MAX_IMAGES });
+  /** Of these, those that no container was started from yet, and how to learn their configs. */
+  readonly #expected = new LRUCache<string, Expected>({ max: MAX_IMAGES });
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
 
@@ -72,16 +93,37 @@ export class ProgramsAhead {
   }
 
   /**
-   * The same, and its command is about to be started: brings that, and what a container's runtime looks its user up in. Where a layer says
-   * itself what a start needs, nothing else is guessed. Resolves when all that it leads to is asked for; never rejects.
+   * The same, and containers are likely to be started from it: brings what a container's runtime looks its user up in; and as nearly every
+   * program of an image that has a loader is linked dynamically, the loader and the C library, before any program has named them. More is
+   * brought by `starts`. Where a layer says itself what a start needs, nothing else is guessed. Resolves when all is asked for; never
+   * rejects.
    */
-  async expect(slots: readonly number[], config: ImageConfig['config'] = {}): Promise<void> {
+  async expect(slots: readonly number[], config: () => StartConfig | Promise<StartConfig>): Promise<void> {
     this.know(slots);
+    this.#expected.set(slots.join(), { slots, config });
     await this.#visit(slots, async (visit) => {
-      visit.bring(ANY_START);
-      if (visit.marked) return;
-      await Promise.all(visit.command(config).map((node) => visit.follow(node)));
+      visit.bring(RUNTIME_FILES, visit.marked ? [] : visit.start().first);
     });
+  }
+
+  /**
+   * A container is about to be started from an image whose topmost layer is in this slot: of one that was expected, brings the command of its
+   * config and what it leads to, and what the loader and the C library read before a program's first line. Resolves when all that it leads
+   * to is asked for; never rejects.
+   */
+  async starts(slot: number): Promise<void> {
+    for (const [key, { slots, config }] of [...this.#expected.entries()]) {
+      if (slots.at(-1) !== slot) continue;
+      this.#expected.delete(key);
+      await this.#visit(slots, async (visit) => {
+        if (visit.marked) return;
+        const { first, later } = visit.start();
+        visit.bring(later);
+        const command = async () => visit.command((await config()) ?? {});
+        const followed = (nodes: readonly MergedNode[]) => Promise.all(nodes.map((node) => visit.follow(node)));
+        await Promise.all([followed(first), command().then(followed)]);
+      });
+    }
   }
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
@@ -100,8 +142,12 @@ export class ProgramsAhead {
   async #names(slot: number, inode: number): Promise<boolean> {
     if (this.#seen.has(keyOf(slot, inode))) return false;
     try {
-      const magic = await this.#layers.using(slot, (layer) => layer.read(inode, 0, 4, { priority: PREFETCH }));
-      return ELF.equals(magic) || SCRIPT.equals(magic.subarray(0, SCRIPT.byteLength));
+      const magic = await this.#layers.using(
+        slot,
+        async (layer) =>
+          (await layer.glimpse(inode, GLIMPSES[0])) ?? (await layer.read(inode, 0, 4, { priority: PREFETCH })),
+      );
+      return ELF.equals(magic.subarray(0, ELF.byteLength)) || SCRIPT.equals(magic.subarray(0, SCRIPT.byteLength));
     } catch {
       return false;
     }
@@ -139,7 +185,7 @@ class Visit {
 
   /** Whether a layer says itself what a start needs. */
   get marked(): boolean {
-    return this.layers.some(({ tree }) => (tree.facts.prefetchBytes ?? 0) > 0);
+    return this.layers.some((layer) => layer.marked);
   }
 
   /** The programs that a config names: the entrypoint, and a command that it may hand over to. */
@@ -159,9 +205,22 @@ class Visit {
     return this.#first(places, (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
   }
 
-  /** Asks for files by their paths, side by side. */
-  bring(paths: readonly string[]): void {
-    this.#bring(paths.flatMap((path) => this.#first([path]) ?? []));
+  /** What every program that is linked dynamically needs, and what most read soon after. */
+  start(): { first: MergedNode[]; later: string[] } {
+    for (const { triplet, loaders } of Object.values(MACHINES)) {
+      const loader = this.#first(loaders);
+      if (loader === undefined) continue;
+      const library = `/usr/lib/${triplet}`;
+      const libc = this.#first(searched(library).map((place) => `${place}/${C_LIBRARY}`));
+      const later = [LOADER_CACHE, ...dynamicStart(library)];
+      return { first: [loader, libc].filter((one) => one !== undefined), later };
+    }
+    return { first: [], later: [] };
+  }
+
+  /** Asks for files, by their paths and others, side by side. */
+  bring(paths: readonly string[], nodes: readonly MergedNode[] = []): void {
+    this.#bring([...paths.flatMap((path) => this.#first([path]) ?? []), ...nodes]);
   }
 
   #bring(nodes: readonly MergedNode[]): void {
@@ -179,6 +238,7 @@ class Visit {
     this.#bring([node]);
     const layer = this.layers[node.layer];
     const read = (offset: number, length: number) => layer.read(node.inode, offset, length, { priority: PREFETCH });
+    const guessed = this.marked ? undefined : this.#guess(node, read).catch(() => {});
     let needs: MergedNode[];
     try {
       needs = (await this.#script(read)) ?? (await this.#linked(node, read));
@@ -187,11 +247,34 @@ class Visit {
       throw error;
     }
     this.#bring(needs);
-    await Promise.all(needs.map((need) => this.follow(need)));
+    await Promise.all([guessed, ...needs.map((need) => this.follow(need))]);
+  }
+
+  /**
+   * Follows a program while most of it is still coming, by what it seems to name. Its bytes are not verified yet: they tell which files of the
+   * image, and which parts of itself, are asked for next, each of which is verified as ever, and lead to nothing else. What the program says
+   * once it has come counts all the same.
+   */
+  async #guess(node: MergedNode, read: ReadAt): Promise<void> {
+    const led: Promise<unknown>[] = [];
+    for (const bytes of GLIMPSES) {
+      const beginning = await this.layers[node.layer].glimpse(node.inode, bytes);
+      const dynamic = beginning && (await guessDynamic(beginning));
+      if (dynamic === undefined) break;
+      if (led.length === 0) {
+        this.layers[node.layer].loads(node.inode, dynamic.loaded);
+        led.push(read(dynamic.place, 1).catch(() => {})); // what the loader reads next
+      }
+      const needs = this.#needs(node, dynamic);
+      this.#bring(needs);
+      led.push(...needs.map((need) => this.follow(need).catch(() => {})));
+      if (dynamic.needed.length > 0) break;
+    }
+    await Promise.all(led);
   }
 
   /** What a script's first line names; undefined of what is none. */
-  async #script(read: (offset: number, length: number) => Promise<Uint8Array>): Promise<MergedNode[] | undefined> {
+  async #script(read: ReadAt): Promise<MergedNode[] | undefined> {
     const line = Buffer.from(await read(0, 256))
       .toString('latin1')
       .split('\n', 1)[0];
@@ -202,20 +285,22 @@ class Visit {
     return [interpreter, ...program].flatMap((word) => this.#program(word, DEFAULT_PATH.split(':'), '/') ?? []);
   }
 
-  async #linked(
-    node: MergedNode,
-    read: (offset: number, length: number) => Promise<Uint8Array>,
-  ): Promise<MergedNode[]> {
+  async #linked(node: MergedNode, read: ReadAt): Promise<MergedNode[]> {
     const dynamic = await readDynamic(read);
     if (dynamic === undefined) return [];
-    const libraries = libraryDirectory(dynamic);
+    this.layers[node.layer].loads(node.inode, dynamic.loaded);
     if (dynamic.interpreter !== undefined && !this.marked)
-      this.bring(DYNAMIC_START.map((path) => path.replace('$LIB', libraries)));
+      this.bring([LOADER_CACHE, ...dynamicStart(libraryDirectory(dynamic))]);
+    return this.#needs(node, dynamic);
+  }
+
+  /** The loader and the libraries that a program or library names. */
+  #needs(node: MergedNode, dynamic: Dynamic): MergedNode[] {
     let own: string | undefined;
     const origin = () => (own ??= this.#directoryOf(node));
     const places = [
       ...dynamic.runpath.map((path) => path.replace(/\$(ORIGIN|\{ORIGIN\})/, origin)),
-      ...LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries)),
+      ...searched(libraryDirectory(dynamic)),
     ];
     const found = dynamic.needed.map((name) =>
       this.#first(name.includes('/') ? [name] : places.map((place) => `${place}/${name}`)),
@@ -244,8 +329,11 @@ class Visit {
 }
 
 function libraryDirectory({ machine }: Dynamic): string {
-  const triplet = TRIPLETS[machine];
-  return triplet === undefined ? '/usr/lib' : `/usr/lib/${triplet}`;
+  const known = MACHINES[machine];
+  return known === undefined ? '/usr/lib' : `/usr/lib/${known.triplet}`;
 }
+
+const searched = (libraries: string) => LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries));
+const dynamicStart = (libraries: string) => DYNAMIC_START.map((path) => path.replace('$LIB', libraries));
 
 const keyOf = (slot: number, inode: number) => `${slot}:${inode}`;

@@ -209,6 +209,15 @@ export class ChunkCache implements AsyncDisposable {
     return layer;
   }
 
+  /** These layers are about to be created: their slots are written down together, while there is time. */
+  expect(keys: readonly LayerKey[]): void {
+    try {
+      this.index.giveSlots(keys.map(nameOf));
+    } catch {
+      // A disk that takes none is made room on when the layers are created.
+    }
+  }
+
   /**
    * The layer's durable slot. Where the disk takes none, a number so high, and so random, that it will not be met again: node
    * ids of another process's life must not lead to another layer.
@@ -270,6 +279,11 @@ export class ChunkCache implements AsyncDisposable {
     } catch {
       return 0; // a bad sector, a hint that leads nowhere, or a full disk: the registry has the chunk too
     }
+  }
+
+  /** Whether some layer on disk is likely to have a chunk, by its digest, raw. */
+  mayHave(digest: Uint8Array): boolean {
+    return this.index.has(digest);
   }
 
   /** Writes down at once which chunks are where, so that other layers find them. Else that waits for a quiet moment. */

@@ -63,14 +63,21 @@ export class ChunkIndex implements AsyncDisposable {
    * @throws what LMDB says when it cannot write
    */
   slotOf(name: string): number {
-    const known = this.#slots.get(name);
-    if (known !== undefined) return known;
+    this.giveSlots([name]);
+    return this.#slots.get(name)!;
+  }
+
+  /** Numbers for all of these names that have none, by one write to the disk. @throws as `slotOf` */
+  giveSlots(names: readonly string[]): void {
+    const without = names.filter((name) => this.#slots.get(name) === undefined);
+    if (without.length === 0) return;
     // Synchronous, as are all writes here: LMDB's queue of asynchronous ones hangs and rejects into the void on a full disk.
-    return this.#root.transactionSync(() => {
-      const last = [...this.#names.getKeys({ reverse: true, limit: 1 })][0] ?? 0;
-      this.#names.putSync(last + 1, name);
-      this.#slots.putSync(name, last + 1);
-      return last + 1;
+    this.#root.transactionSync(() => {
+      let last = [...this.#names.getKeys({ reverse: true, limit: 1 })][0] ?? 0;
+      for (const name of without) {
+        this.#names.putSync(++last, name);
+        this.#slots.putSync(name, last);
+      }
     });
   }
 
@@ -89,6 +96,11 @@ export class ChunkIndex implements AsyncDisposable {
     const value = this.#chunks.getBinaryFast(chunkKey(tree, chunk));
     if (value === undefined || value.length !== VALUE_BYTES) return undefined;
     return { slot: value.readUInt32LE(0), place: value.readDoubleLE(4) };
+  }
+
+  /** Whether there is a hint for a digest, raw. */
+  has(digest: Uint8Array): boolean {
+    return this.#chunks.getBinaryFast(Buffer.from(digest.subarray(0, KEY_BYTES))) !== undefined;
   }
 
   /** Notes that the chunks of [first, end) are in the slot's cache file. Written later, many in one transaction. */

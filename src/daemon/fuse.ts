@@ -1,4 +1,5 @@
 import { constants } from 'node:os';
+import type { Wanted } from '../ahead/looked-up.js';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { Negotiated } from '../fuse/codec.js';
@@ -8,6 +9,7 @@ import type { FuseHost, FuseServer, StoreHost } from '../fuse/server.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { ReadSource } from '../layer/chunk-fetcher.js';
 import type { Layer } from '../layer/layer.js';
+import { PREFETCH } from '../layer/scheduler.js';
 import { layoutOf } from './layout.js';
 import { descriptors } from './protocol.js';
 import type { Tracer } from './tracer.js';
@@ -53,6 +55,10 @@ export async function startFuse(
         throw readError(error);
       }
     },
+    ...(config.fetch.prefetch && {
+      lookedUp: (slot: number, wanted: Wanted) =>
+        void served.using(slot, (layer) => bring(layer, wanted)).catch(() => {}),
+    }),
     ...(store !== undefined && {
       store,
       resolve: async (path: readonly string[], signal: AbortSignal) => {
@@ -80,6 +86,12 @@ export async function startFuse(
   };
   const started = start();
   return started;
+}
+
+/** Guessing: what does not come is left to whoever reads it. */
+async function bring(layer: Layer, { whole, beginnings }: Wanted): Promise<void> {
+  layer.bring(whole);
+  await Promise.allSettled(beginnings.map((inode) => layer.read(inode, 0, 1, { priority: PREFETCH })));
 }
 
 const { EINTR, EIO } = constants.errno;

@@ -143,7 +143,7 @@ test('a TOC that outgrows the first read takes a second one, and no more', async
 });
 
 test('the first read is bounded from both sides', (t) => {
-  t.deepEqual([1000, 1e6, 5e7, 1e9].map(suffixBytes), [1000, 262_144, 390_625, 524_288]);
+  t.deepEqual([1000, 1e6, 5e7, 1e9].map(suffixBytes), [1000, 196_608, 390_625, 524_288]);
 });
 
 test('a footer that leads far back in a large blob is refused before anything of that size is asked for', async (t) => {
@@ -252,7 +252,8 @@ test('a claim that does not fit the bytes is named', async (t) => {
       { path: 'b', content: 'two' },
     ],
   });
-  const json = (await openToc(new BufferReader(layer.bytes), { allowNoVerification: true })).json.toString('latin1');
+  const toc = await openToc(new BufferReader(layer.bytes), { allowNoVerification: true });
+  const json = Buffer.from(toc.json).toString('latin1');
   const externally = async (text: string) => {
     const external = await buildLayer({
       files: [

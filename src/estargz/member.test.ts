@@ -3,7 +3,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { FormatError } from '../errors.js';
 import { seededBytes } from '../testing/image-files.js';
-import { gzipHeaderBytes, inflateInto } from './member.js';
+import { gzipHeaderBytes, inflateBeginning, inflateInto } from './member.js';
 
 function inflate(member: Uint8Array, innerOffset: number, size: number): Buffer {
   const out = Buffer.alloc(size + 20, 0xaa);
@@ -90,4 +90,26 @@ test('no mutation does more than raise a FormatError or give other bytes', (t) =
     }),
     { numRuns: 500 },
   );
+});
+
+test('of a member that was cut off, what there is', (t) => {
+  const content = seededBytes(300_000, 6);
+  const member = gzipSync(content);
+  let before = 0;
+  for (const share of [0.1, 0.5, 0.9, 1]) {
+    const found = inflateBeginning(member.subarray(0, member.byteLength * share), Buffer.alloc(400_000));
+    t.true(found.byteLength > before && content.subarray(0, found.byteLength).equals(found));
+    before = found.byteLength;
+  }
+  t.is(before, content.byteLength);
+  t.true(content.subarray(0, 5000).equals(inflateBeginning(member.subarray(0, 100_000), Buffer.alloc(5000))));
+  t.throws(() => inflateBeginning(Buffer.alloc(100), Buffer.alloc(100)), { instanceOf: FormatError });
+  t.throws(
+    () => inflateBeginning(Buffer.concat([member.subarray(0, 10), Buffer.alloc(100, 0xff)]), Buffer.alloc(100)),
+    {
+      instanceOf: FormatError,
+    },
+  );
+  // Whoever inflates next is not disturbed.
+  t.true(inflate(member, 1000, 1000).equals(content.subarray(1000, 2000)));
 });

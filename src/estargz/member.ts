@@ -130,6 +130,19 @@ export function inflateInto(
   if (size > 0) fill(state, member, at, out, outOffset, size);
 }
 
+/**
+ * Inflates what there is of a gzip member of which only a beginning has come, as far as `out` takes it. Gives the bytes that it put there.
+ * Nothing of it is verified.
+ * @throws FormatError where the data is no gzip, or corrupt
+ */
+export function inflateBeginning(part: Uint8Array, out: Uint8Array): Uint8Array {
+  const state = (inflater ??= new Inflater());
+  const at = gzipHeaderBytes(part);
+  state.reset();
+  state.run(part, at, out, 0, out.byteLength);
+  return out.subarray(0, out.byteLength - state.outputLeft);
+}
+
 /** Fills `out[from, from + length)`, going on to the next member where one ends. Gives the place in the input after it. */
 function fill(state: Inflater, member: Uint8Array, at: number, out: Uint8Array, from: number, length: number): number {
   const end = from + length;

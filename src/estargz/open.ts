@@ -1,5 +1,5 @@
 import { promisify } from 'node:util';
-import { gunzip, gunzipSync } from 'node:zlib';
+import { gunzip, type ZlibOptions } from 'node:zlib';
 import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
@@ -33,26 +33,14 @@ export interface OpenOptions extends ReadOptions {
   readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
 
-/** A TOC as it lies in the blob, not verified yet: plain data, fit to be handed to another thread. */
-export interface FetchedToc {
-  /** The TOC's gzip member. */
-  readonly compressed: Uint8Array;
-  /** What its JSON must have; undefined where nothing vouches for it and that was allowed. */
-  readonly tocDigest?: Digest;
-  /** Byte in the blob where content ends. */
-  readonly contentEnd: number;
-  /** Bytes of the blob from `contentEnd` to its end: the compressed TOC and the footer. */
-  readonly tocBytes: number;
-  readonly footer: FooterKind;
-}
-
+/** A TOC that is what its layer's manifest vouches for, if it does: plain data, fit to be handed to another thread. Nobody has read it yet. */
 export interface OpenedToc {
   /** Digest of the TOC's JSON: the one claimed, or the one found where none is claimed. */
   readonly tocDigest: Digest;
   /** False where nothing was claimed to verify against. */
   readonly verified: boolean;
   /** The TOC's JSON. */
-  readonly json: Buffer;
+  readonly json: Uint8Array;
   /** Byte in the blob where content ends. */
   readonly contentEnd: number;
   /** Bytes of the blob from `contentEnd` to its end: the compressed TOC and the footer. */
@@ -74,7 +62,7 @@ export function blindSuffixBytes(lowest: boolean): number {
   return lowest ? MOST_SUFFIX_BYTES : LEAST_SUFFIX_BYTES;
 }
 
-const LEAST_SUFFIX_BYTES = 256 * 1024;
+const LEAST_SUFFIX_BYTES = 192 * 1024;
 const MOST_SUFFIX_BYTES = 512 * 1024;
 
 /** The end of a blob, with which reading its TOC begins. */
@@ -83,22 +71,13 @@ export async function readEnd(reader: RandomAccessReader, options?: ReadOptions)
   return { start, bytes: await reader.read(start, reader.size - start, options) };
 }
 
-/**
- * Reads a blob's TOC: one read of the blob's end; a second one only where the TOC is longer.
- * @throws NotEstargzError for a blob without a footer
- * @throws FAILED_PRECONDITION where no TOC digest is given and none may be missing
- */
-async function fetchToc(
-  reader: RandomAccessReader,
-  options: OpenOptions = {},
-): Promise<{ toc: FetchedToc; content?: Uint8Array }> {
-  const { tocDigest } = options;
-  if (tocDigest === undefined && options.allowNoVerification !== true)
-    throw new LazylayerError(
-      'FAILED_PRECONDITION',
-      'eStargz: expected the annotation containerd.io/snapshot/stargz/toc.digest on the layer, found none; ' +
-        'without it nothing can be verified (--allow-no-verification takes the layer all the same)',
-    );
+/** The TOC's gzip member, where it lies, and the blob's content where that came with it. */
+interface FetchedToc extends Pick<OpenedToc, 'contentEnd' | 'tocBytes' | 'footer'> {
+  readonly compressed: Uint8Array;
+  readonly content?: Uint8Array;
+}
+
+async function fetchToc(reader: RandomAccessReader, options: OpenOptions): Promise<FetchedToc> {
   const { size } = reader;
   if (size < FOOTER_BYTES.external) throw new NotEstargzError(`${size} bytes`);
   const ahead = await options.end?.(options.signal);
@@ -128,37 +107,39 @@ async function fetchToc(
       contentEnd < start ? Buffer.concat([await reader.read(contentEnd, start - contentEnd, options), rest]) : rest;
   }
   options.signal?.throwIfAborted();
-  const toc = { compressed, contentEnd, tocBytes, footer: kind, ...(tocDigest !== undefined && { tocDigest }) };
-  return { toc, ...(start === 0 && { content: tail.subarray(0, contentEnd) }) };
+  const content = start === 0 ? tail.subarray(0, contentEnd) : undefined;
+  return { compressed, contentEnd, tocBytes, footer: kind, ...(content !== undefined && { content }) };
 }
 
 /**
- * Reads and verifies a blob's TOC.
- * @throws what `readEstargzTree` throws for requests, footer and digest
+ * Reads a blob's TOC and holds it against the digest that is claimed: one read of the blob's end, a second one only where the TOC is longer.
+ * @throws NotEstargzError for a blob without a footer
+ * @throws FAILED_PRECONDITION where no TOC digest is given and none may be missing
+ * @throws VerificationError where the TOC is not the one claimed; FormatError where it is none
  */
-export async function openToc(reader: RandomAccessReader, options?: OpenOptions): Promise<OpenedToc> {
-  const { toc: fetched } = await fetchToc(reader, options);
-  const json = jsonIn(await inflate(fetched.compressed, inflateOptions).catch(noGzip));
-  const tocDigest = verified(json, fetched);
-  const { contentEnd, tocBytes, footer } = fetched;
-  return { tocDigest, verified: fetched.tocDigest !== undefined, json, contentEnd, tocBytes, footer };
+export async function openToc(
+  reader: RandomAccessReader,
+  options: OpenOptions = {},
+): Promise<OpenedToc & Pick<FetchedToc, 'content'>> {
+  const { tocDigest: claimed } = options;
+  if (claimed === undefined && options.allowNoVerification !== true)
+    throw new LazylayerError(
+      'FAILED_PRECONDITION',
+      'eStargz: expected the annotation containerd.io/snapshot/stargz/toc.digest on the layer, found none; ' +
+        'without it nothing can be verified (--allow-no-verification takes the layer all the same)',
+    );
+  const { compressed, ...where } = await fetchToc(reader, options);
+  const json = jsonIn(await inflated(compressed));
+  if (claimed !== undefined) verifyBytes(json, claimed, 'TOC');
+  return { ...where, json, tocDigest: claimed ?? digestOf(json), verified: claimed !== undefined };
 }
 
 /**
- * The tree of a TOC that has come. Takes some 5 microseconds an entry without a pause: fit for another thread.
- * @throws VerificationError where the TOC is not the one claimed; FormatError where it cannot be read
+ * The tree of a TOC. Takes some 5 microseconds an entry without a pause: fit for another thread.
+ * @throws FormatError where the TOC cannot be read
  */
-export function buildTree(toc: FetchedToc): Tree {
-  const { tocDigest: claimed, contentEnd, compressed } = toc;
-  let tar: Buffer;
-  try {
-    tar = gunzipSync(compressed, inflateOptions);
-  } catch (error) {
-    return noGzip(error);
-  }
-  const json = jsonIn(tar);
-  const tocDigest = verified(json, toc);
-  return treeFromToc(json, { tocDigest, contentEnd, ...tocOptions(claimed !== undefined) });
+export function buildTree({ json, tocDigest, verified, contentEnd }: OpenedToc): Tree {
+  return treeFromToc(json, { tocDigest, contentEnd, ...tocOptions(verified) });
 }
 
 export interface OpenedTree {
@@ -172,19 +153,17 @@ export interface OpenedTree {
 }
 
 /**
- * Opens a blob: one read of its end, a second one only where the TOC is longer, then its tree is made by `build`.
- * @throws NotEstargzError for a blob without a footer
- * @throws FAILED_PRECONDITION where no TOC digest is given and none may be missing
- * @throws VerificationError where the TOC is not the one claimed; FormatError where it cannot be read
+ * Opens a blob: reads its TOC (see `openToc` for requests and errors), of which `build` makes the tree.
+ * @throws FormatError where the TOC cannot be read
  */
 export async function readEstargzTree(
   reader: RandomAccessReader,
   options?: OpenOptions,
-  build: (toc: FetchedToc) => Tree | Promise<Tree> = buildTree,
+  build: (toc: OpenedToc) => Tree | Promise<Tree> = buildTree,
 ): Promise<OpenedTree> {
-  const { toc, content } = await fetchToc(reader, options);
+  const { content, ...toc } = await openToc(reader, options);
   const tree = await build(toc);
-  return { tree, tocDigest: tree.facts.source, tocBytes: toc.tocBytes, ...(content !== undefined && { content }) };
+  return { tree, tocDigest: toc.tocDigest, tocBytes: toc.tocBytes, ...(content !== undefined && { content }) };
 }
 
 /** What a TOC may leave out, by whether anything is verified at all. */
@@ -192,11 +171,20 @@ export function tocOptions(verified: boolean): TocOptions {
   return { allowMissingDigests: !verified };
 }
 
-const inflateOptions = { maxOutputLength: MAX_TOC_BYTES, chunkSize: 256 * 1024 };
-const inflate = promisify<Uint8Array, typeof inflateOptions, Buffer>(gunzip);
+const inflate = promisify<Uint8Array, ZlibOptions, Buffer>(gunzip);
+/** Deflate packs no tighter. */
+const MAX_RATIO = 1032;
 
-function noGzip(error: unknown): never {
-  throw new FormatError('TOC', { expected: 'a gzip member', found: describeError(error) }, { cause: error });
+/** A gzip member's content, by one call of zlib where the member's end tells its length (RFC 1952, ISIZE: the last four bytes). */
+async function inflated(member: Uint8Array): Promise<Buffer> {
+  const { buffer, byteOffset, byteLength } = member;
+  const claimed = byteLength < 18 ? 0 : new DataView(buffer, byteOffset, byteLength).getUint32(byteLength - 4, true);
+  const chunkSize = Math.max(64 * 1024, Math.min(claimed, MAX_RATIO * byteLength, 64 * 1024 * 1024) + 1);
+  try {
+    return await inflate(member, { maxOutputLength: MAX_TOC_BYTES, chunkSize });
+  } catch (error) {
+    throw new FormatError('TOC', { expected: 'a gzip member', found: describeError(error) }, { cause: error });
+  }
 }
 
 /** The JSON in a TOC member: a tar whose first file is `stargz.index.json`. */
@@ -209,11 +197,4 @@ function jsonIn(tar: Buffer): Buffer {
       found: `${JSON.stringify(name)}, ${header?.size ?? 0} bytes, in ${tar.byteLength}`,
     });
   return tar.subarray(TAR_BLOCK, TAR_BLOCK + header.size);
-}
-
-/** The digest of a TOC: the one claimed, or the one found where none is claimed. */
-function verified(json: Buffer, { tocDigest }: FetchedToc): Digest {
-  if (tocDigest === undefined) return digestOf(json);
-  verifyBytes(json, tocDigest, 'TOC');
-  return tocDigest;
 }

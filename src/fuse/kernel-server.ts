@@ -56,6 +56,7 @@ class KernelServer implements FuseServer {
       asleep: options.asleep ?? [],
       references: options.references ?? [],
       stayAwake: options.stayAwake ?? false,
+      looks: host.lookedUp !== undefined,
       resume,
     };
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
@@ -145,6 +146,9 @@ class KernelServer implements FuseServer {
         break;
       case 'wake':
         void this.#deferred.wake(message.wake);
+        break;
+      case 'looked-up':
+        host.lookedUp?.(message.slot, message.wanted);
         break;
       case 'interrupt':
         this.#deferred.interrupt(message.low, message.high);

@@ -1,3 +1,4 @@
+import type { Wanted } from '../ahead/looked-up.js';
 import type { ErrorCode } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
@@ -31,6 +32,8 @@ export interface WorkerSetup {
   readonly references: References;
   /** See `ServeOptions`. */
   readonly stayAwake: boolean;
+  /** Somebody brings files that are looked up: see `FuseHost`. */
+  readonly looks: boolean;
   /** The connection was negotiated by an earlier process. */
   readonly resume: boolean;
 }
@@ -57,6 +60,7 @@ export type ToMain =
   | { readonly type: 'lookup'; readonly lookup: DeferredLookup }
   | { readonly type: 'use'; readonly use: DeferredUse }
   | { readonly type: 'wake'; readonly wake: DeferredWake }
+  | { readonly type: 'looked-up'; readonly slot: number; readonly wanted: Wanted }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }
   | {

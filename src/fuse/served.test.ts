@@ -34,6 +34,7 @@ function scene() {
     digest: `sha256:${slot}` as Digest,
     slot,
     statistics: { bytes: 100, files: 3 },
+    treeBytes: 50,
     async open() {
       await step(`open ${slot}`);
       current.set(slot, opened(slot));

@@ -1,3 +1,4 @@
+import type { Wanted } from '../ahead/looked-up.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
 import type { Negotiated } from './codec.js';
@@ -23,6 +24,11 @@ export interface FuseHost {
    * by then. What it throws becomes the errno; the next request asks again. Without it, layers may not sleep.
    */
   wake?(slot: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Files of a layer were looked up that are not in the cache, and are likely to be read soon. Without it, nobody notes what is looked
+   * up. Of the kernel backend.
+   */
+  lookedUp?(slot: number, wanted: Wanted): void;
   /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
   onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;
 }

@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import test from 'ava';
 import fc from 'fast-check';
+import { LookedUp } from '../ahead/looked-up.js';
 import { nodeNumber, UPPER, UPPER_ROOT } from '../fs/nodes.js';
 import { FIXTURE_CHUNK, fixtureContent } from '../testing/fs-fixture.js';
 import { entries, inSlot, readIn, SLOT, startSession } from '../testing/session-fixture.js';
@@ -215,4 +216,30 @@ test('malformed messages: a reply or silence, never an exception, never two repl
     }),
     { numRuns: 500 },
   );
+});
+
+test('files that are found by name, READs and listings of a layer are told of', (t) => {
+  const { send, session, layer, tree } = startSession();
+  const brought: number[][] = [];
+  const later: (() => void)[] = [];
+  session.lookedUp = new LookedUp(
+    (slot, { whole, beginnings }) => void brought.push([slot, ...whole, ...beginnings]),
+    (work) => void later.push(work),
+  );
+  session.lookedUp.attach(layer.view(SLOT));
+  const [file, last] = [layer.find('file'), layer.find('last')];
+  tree.setReference('r', [{ digest: 'd', slot: SLOT, files: { info: 10, blob: 10 } }]);
+  const r = Number(send(Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'cg==\0')!.body.readBigUInt64LE(0));
+  const d = Number(send(Opcode.LOOKUP, r, 'd\0')!.body.readBigUInt64LE(0));
+  for (const name of ['info', 'blob']) t.is(send(Opcode.LOOKUP, d, `${name}\0`)!.error, 0);
+  for (const name of ['cached', 'last', 'file', 'gone', 'many']) send(Opcode.LOOKUP, inSlot(0), `${name}\0`);
+  t.is(later.length, 1);
+  send(Opcode.READ, inSlot(file), readIn(0, 100));
+  later.pop()!();
+  t.deepEqual(brought, [[SLOT, last]]);
+
+  send(Opcode.READ, inSlot(last), readIn(0, 100));
+  send(Opcode.READDIR, inSlot(0), readIn(0, 4096));
+  send(Opcode.LOOKUP, inSlot(0), 'last\0');
+  t.deepEqual(later, [], 'of a directory that was listed');
 });

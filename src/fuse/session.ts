@@ -1,5 +1,6 @@
 import { readSync } from 'node:fs';
 import { constants } from 'node:os';
+import type { LookedUp } from '../ahead/looked-up.js';
 import { ASLEEP, DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
 import type { CachedRange } from '../fs/nodes.js';
 import type { ServedTree } from '../fs/served-tree.js';
@@ -34,6 +35,8 @@ const BODY = codec.MAX_READ;
 export class Session {
   /** Is told of each READ that the cache answers. */
   ring: ReadRing | undefined;
+  /** Is told of each file of a layer that is found by name, of each READ, and of each directory that is listed. */
+  lookedUp: LookedUp | undefined;
   readonly #tree: ServedTree;
   readonly #output: SessionOutput;
   readonly #counts: Uint32Array<ArrayBufferLike>;
@@ -191,7 +194,12 @@ export class Session {
     const end = this.#nameEnd(message, codec.IN_HEADER, length);
     if (end < 0) return this.#fail(EINVAL);
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
-    if (node !== DEFERRED) return this.#entryOf(slot, node);
+    if (node !== DEFERRED) {
+      this.#entryOf(slot, node);
+      if (node >= 0 && slot !== UPPER)
+        this.lookedUp?.found(slot, inode, inodeOf(node), message.bytes, codec.IN_HEADER, end);
+      return;
+    }
     if (this.#named) return this.#fail(ENOENT);
     const parent = this.#tree.pathOf(inode);
     if (parent === undefined) return this.#fail(ESTALE);
@@ -279,6 +287,7 @@ export class Session {
     const { words } = message;
     const offset = codec.getU64(words, 12);
     const range = this.#range;
+    this.lookedUp?.read(slot, inode);
     const start = this.ring === undefined ? 0 : wallClock();
     const size = this.#tree.read(slot, inode, offset, Math.min(words[14], BODY), range);
     if (size >= 0 && this.#copy(size)) {
@@ -313,6 +322,7 @@ export class Session {
   #readdir(message: Message, length: number, slot: number, inode: number, plus: boolean): void {
     if (length < codec.IN_HEADER + 24) return this.#fail(EINVAL);
     const entry = this.#entry;
+    if (slot !== UPPER) this.lookedUp?.listed(slot, inode);
     const limit = OUT_HEADER + Math.min(message.words[14], BODY);
     const fixed = plus ? codec.ENTRY_OUT + codec.DIRENT : codec.DIRENT;
     let at = OUT_HEADER;

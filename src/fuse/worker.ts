@@ -1,6 +1,7 @@
 import { writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
+import { LookedUp } from '../ahead/looked-up.js';
 import { Presence } from '../cache/presence.js';
 import { codeOf, describeError } from '../errors.js';
 import { nodeNumber, UPPER } from '../fs/nodes.js';
@@ -90,8 +91,12 @@ const session = new Session(
   new Uint8Array(setup.touched),
 );
 
+if (setup.looks) session.lookedUp = new LookedUp((slot, wanted) => say({ type: 'looked-up', slot, wanted }));
+
 function attach({ slot, tree: buffer, presence, fd }: SharedLayer): void {
-  tree.attach({ slot, tree: Tree.over(buffer), presence: new Presence(presence), fd });
+  const view = { slot, tree: Tree.over(buffer), presence: new Presence(presence), fd };
+  tree.attach(view);
+  session.lookedUp?.attach(view);
 }
 
 /** EIO to a request that could not be answered: each must have a reply, and the next ones too. */
@@ -160,9 +165,12 @@ port.on('message', (message: ToWorker) => {
     if (message.type === 'attach') attach(message.layer);
     else if (message.type === 'sleep') {
       tree.sleep(message.layer);
+      session.lookedUp?.sleep(message.layer.slot);
       collectSoon();
-    } else if (message.type === 'detach') tree.detach(message.slot);
-    else if (message.type === 'trace') session.ring = message.ring && new ReadRing(message.ring);
+    } else if (message.type === 'detach') {
+      tree.detach(message.slot);
+      session.lookedUp?.detach(message.slot);
+    } else if (message.type === 'trace') session.ring = message.ring && new ReadRing(message.ring);
     else tree.setReference(message.reference, message.layers);
     say({ type: 'done', id: message.id });
   } catch (error) {

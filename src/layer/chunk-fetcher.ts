@@ -62,6 +62,7 @@ export class ChunkFetcher {
       tree,
       (chunk) => this.#known(chunk),
       () => scheduler.rate,
+      scheduler.misses,
     );
     this.#host = {
       target: this.target,
@@ -107,6 +108,11 @@ export class ChunkFetcher {
     } finally {
       demandEnds?.();
     }
+  }
+
+  /** What a chunk that is on its way begins with: see `RangeFetch.glimpse`. Undefined also where it is there, or nobody has asked for it. */
+  async glimpse(chunk: number, bytes: number): Promise<Uint8Array | undefined> {
+    return this.target.presence.has(chunk) ? undefined : this.#covering(chunk)?.glimpse(chunk, bytes);
   }
 
   /** Waits for all, and gives the first failure. */
@@ -218,6 +224,18 @@ export class ChunkFetcher {
     this.readAhead(end);
     const file = this.#ahead.wholeFile(inode, first);
     if (file !== undefined) this.bring([file]);
+  }
+
+  /** Asks for programs or libraries that are about to be run. */
+  bringPrograms(inodes: readonly number[]): void {
+    this.bring(inodes.map((inode) => this.#ahead.program(inode)));
+  }
+
+  /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it is on its way and nobody waits for it. */
+  loads(inode: number, bytes: number): void {
+    const { tree } = this.target;
+    const behind = this.#ahead.loads(inode, bytes);
+    if (behind < tree.first[inode] + tree.count[inode]) this.#covering(behind)?.cutBefore(firstOfMember(tree, behind));
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */

@@ -10,6 +10,9 @@ import { Inflater } from './inflater.js';
 import { mayRise } from '../util/thread-nice.js';
 import { BACKGROUND, DEMAND } from './scheduler.js';
 
+/** Threads of this process. */
+const threadCount = async () => (await readdir('/proc/self/task')).length;
+
 /** How many threads of this process are this nice (proc_pid_stat(5), field 19). */
 async function threads(nice: number): Promise<number> {
   let count = 0;
@@ -21,7 +24,7 @@ async function threads(nice: number): Promise<number> {
   return count;
 }
 
-test('work that nobody waits for makes way, as long as it is that, and comes to its place', async (t) => {
+test.serial('work that nobody waits for makes way, as long as it is that, and comes to its place', async (t) => {
   const { blob, source } = await estargzLayer([{ name: 'f', bytes: randomness(7).bytes(50_000) }]);
   const { tree } = await readEstargzTree(source.reader(), source);
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-inflater-'));
@@ -44,4 +47,16 @@ test('work that nobody waits for makes way, as long as it is that, and comes to 
     const makesWay = priority === BACKGROUND && mayRise();
     t.is((await threads(nice)) - before, makesWay ? 1 : 0);
   }
+});
+
+test.serial('the worker is started with a request whose bytes need it, and not for a few', async (t) => {
+  await using inflater = new Inflater();
+  const before = await threadCount();
+  inflater.prepare(100_000);
+  t.is(await threadCount(), before);
+  inflater.prepare(1_000_000);
+  const started = await threadCount();
+  t.true(started > before);
+  inflater.prepare(1_000_000);
+  t.is(await threadCount(), started);
 });

@@ -65,6 +65,11 @@ export class Inflater implements AsyncDisposable {
     });
   }
 
+  /** So many compressed bytes are asked for, or may be at any time: the worker, where they need it, is up by then, which takes it some tens of milliseconds. */
+  prepare(bytes = Infinity): void {
+    if (!this.#closed && bytes > INLINE_COMPRESSED) this.#worker ??= this.#start();
+  }
+
   /** Forgets a layer. None of its batches may be under way. */
   detach(target: ChunkTarget): void {
     const id = this.#ids.get(target);

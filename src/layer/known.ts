@@ -12,6 +12,8 @@ export interface KnownLayer {
     /** Inodes. */
     readonly files: number;
   };
+  /** Bytes on disk by which it is known, whatever of its content is there. */
+  readonly treeBytes: number;
   /** Whoever opens it disposes it once. */
   open(): Promise<Layer>;
   /** Until the returned function is called, `open` finds on disk what it needs, and asks no registry. */

@@ -7,7 +7,8 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
-import { landmarkSpans, programSpan, type ChunkSpan } from './read-ahead.js';
+import { landmarkSpans, markedSpans } from './landmark.js';
+import type { ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
 import { sweep, type SweepOptions } from './sweep.js';
@@ -112,8 +113,31 @@ export class Layer implements AsyncDisposable {
    */
   bring(inodes: readonly number[]): void {
     if (this.#closed) return;
-    const spans = inodes.filter((inode) => this.tree.isRegular(inode)).map((inode) => programSpan(this.tree, inode));
-    this.fetcher.bring(spans);
+    this.fetcher.bringPrograms(inodes.filter((inode) => this.tree.isRegular(inode)));
+  }
+
+  /**
+   * Only the first `bytes` of a program or library are loaded when it is run: what is behind them, such as symbols for debuggers, is not
+   * brought along with it any more. Whoever reads it gets it all the same.
+   */
+  loads(inode: number, bytes: number): void {
+    if (!this.#closed && bytes > 0) this.fetcher.loads(inode, bytes);
+  }
+
+  /**
+   * What a large regular file that is on its way begins with, once `bytes` compressed bytes of it have come and long before they can be
+   * verified. UNVERIFIED: it may decide what is asked for next, and nothing else; no reader ever gets it. Undefined where it is there
+   * already, or will be as soon, or is not coming.
+   */
+  async glimpse(inode: number, bytes: number): Promise<Uint8Array | undefined> {
+    const { tree } = this;
+    if (this.#closed || !tree.isRegular(inode) || tree.count[inode] === 0) return undefined;
+    return this.fetcher.glimpse(tree.first[inode], bytes);
+  }
+
+  /** Whether the layer says itself what a start needs of it. */
+  get marked(): boolean {
+    return (this.tree.facts.prefetchBytes ?? 0) > 0;
   }
 
   /**
@@ -121,7 +145,8 @@ export class Layer implements AsyncDisposable {
    * files only the beginning: a trace names whole files, of which programs read parts.
    */
   async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
-    const spans = landmarkSpans(this.tree, this.tree.facts.prefetchBytes ?? options.unmarkedBytes ?? 0);
+    const marked = this.tree.facts.prefetchBytes !== undefined;
+    const spans = marked ? markedSpans(this.tree) : landmarkSpans(this.tree, options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;
     await Promise.all(spans.map((span) => this.#sweep(span, { priority: PREFETCH, rangeBytes, signal })));

@@ -1,5 +1,6 @@
 import { open, rm, type FileHandle } from 'node:fs/promises';
 import type { ChunkCache } from '../cache/chunk-cache.js';
+import type { Digest } from '../digest/digest.js';
 import { verifiedStream } from '../digest/verify.js';
 import { codeOf } from '../errors.js';
 import { treeFromTar } from '../tar/tree.js';
@@ -21,7 +22,7 @@ export interface PlainLayer {
  * @throws VerificationError, FormatError, what the reader throws; RESOURCE_EXHAUSTED when the disk is full
  */
 export async function downloadPlain(
-  source: LayerSource,
+  source: LayerSource & { readonly diffId: Digest },
   cache: ChunkCache,
   reason: string,
   options: { signal?: AbortSignal; onProgress?: (progress: Progress) => void },

@@ -1,4 +1,5 @@
 import { LazylayerError, VerificationError } from '../errors.js';
+import { inflateBeginning } from '../estargz/member.js';
 import type { RandomAccessReader, ReadReason } from '../io/reader.js';
 import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
@@ -30,6 +31,14 @@ interface Wait {
   readonly reject: (error: unknown) => void;
 }
 
+/** Somebody wants to see the first `bytes` compressed bytes of the member at blob offset `from` before the rest has come. */
+interface Glimpse {
+  readonly from: number;
+  readonly bytes: number;
+  readonly chunk: number;
+  readonly resolve: (beginning: Uint8Array | undefined) => void;
+}
+
 interface Filling {
   readonly first: number;
   readonly end: number;
@@ -44,6 +53,7 @@ interface Filling {
  */
 export class RangeFetch {
   readonly #waits = new Map<number, Wait>();
+  #glimpses: Glimpse[] = [];
   /** Chunks that came and are not in the cache file: bad ones, and those that the disk had no room for. */
   readonly #missed = new Set<number>();
   readonly #controller = new AbortController();
@@ -107,6 +117,42 @@ export class RangeFetch {
     return wait.promise;
   }
 
+  /**
+   * What a long member begins with, a chunk's first bytes, as soon as `bytes` compressed ones have come: UNVERIFIED, to guess by what comes
+   * next, and for nothing else. Undefined where the whole of it comes about as soon.
+   */
+  glimpse(chunk: number, bytes: number): Promise<Uint8Array | undefined> {
+    const { tree } = this.host.target;
+    const from = tree.chunkOffset[chunk];
+    const length = tree.chunkEnd(chunk) - from;
+    if (length < GLIMPSED_BYTES || bytes >= length || tree.chunkInner[chunk] > 0 || chunk < this.#next || this.#over)
+      return Promise.resolve(undefined);
+    return new Promise((resolve) => {
+      this.#glimpses.push({ from, bytes, chunk, resolve });
+      this.#show();
+    });
+  }
+
+  /** Answers those who wait for a glimpse of what has come. */
+  #show(): void {
+    this.#glimpses = this.#glimpses.filter(({ from, bytes, chunk, resolve }) => {
+      const filling = this.#filling;
+      if (this.#received - from < bytes || filling === undefined || chunk < filling.first || chunk >= filling.end) {
+        const gone = this.#over || chunk < this.#next;
+        if (gone) resolve(undefined);
+        return !gone;
+      }
+      const most = Math.min(this.host.target.tree.chunkSize[chunk], bytes * GLIMPSE_RATIO);
+      try {
+        const part = new Uint8Array(filling.buffer, from - filling.from, this.#received - from);
+        resolve(inflateBeginning(part, new Uint8Array(most)));
+      } catch {
+        resolve(undefined); // who verifies it tells of it
+      }
+      return false;
+    });
+  }
+
   /** Ends one `join`. The request is aborted when its last waiter gave up before any was served. */
   leave(gaveUp: boolean): void {
     this.#waiters--;
@@ -135,6 +181,7 @@ export class RangeFetch {
     const settled = await Promise.allSettled(batches);
     leave?.release();
     this.#over = true;
+    this.#show();
     let failed = 0;
     for (const outcome of settled) {
       if (outcome.status === 'fulfilled') failed += outcome.value;
@@ -174,17 +221,19 @@ export class RangeFetch {
     const { tree } = host.target;
     const start = this.#received;
     const stop = tree.chunkEnd(this.end - 1);
-    let began = 0;
+    let measured: (() => void) | undefined;
     host.requested();
+    host.scheduler.inflater.prepare(stop - start);
     for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
-      if (began === 0) began = performance.now();
+      measured ??= host.scheduler.measure();
+      host.scheduler.came(piece.byteLength);
       host.counted(piece.byteLength);
       this.#accept(piece, batches);
       // Cut short by a reader that wanted a later part sooner: the rest of the body is not worth its time. Where all has come,
       // the loop ends by itself, and the connection stays good.
       if (this.#next >= this.end && this.#received < stop) break;
     }
-    host.scheduler.measured(this.#received - start, performance.now() - began);
+    measured?.();
     if (this.#next < this.end)
       throw new VerificationError(host.what, `${stop - start} bytes from ${start}`, `${this.#received - start} bytes`);
   }
@@ -203,6 +252,7 @@ export class RangeFetch {
       new Uint8Array(filling.buffer, this.#received - filling.from, length).set(piece.subarray(at, at + length));
       at += length;
       this.#received += length;
+      if (this.#glimpses.length > 0) this.#show();
       if (this.#received < filling.to) return;
       this.#filling = undefined;
       this.#next = filling.end;
@@ -237,8 +287,9 @@ export class RangeFetch {
     const { buffers, inflater } = host.scheduler;
     const { first, end, from, to, buffer } = filling;
     const batch: Batch = { first, end, base: from, input: new Uint8Array(buffer, 0, to - from) };
-    // The beginning of an urgent range is what a reader waits for.
-    const now = this.priority === DEMAND && to - this.host.target.tree.chunkOffset[this.first] <= NOW_BYTES;
+    // The beginning of an urgent range is what a reader waits for; and so is whatever is waited for, if only to know what comes next.
+    const near = to - this.host.target.tree.chunkOffset[this.first] <= NOW_BYTES;
+    const now = near && (this.priority === DEMAND || this.#waitedFor(first, end));
     let result: BatchResult;
     try {
       result = await inflater.run(host.target, batch, this.priority, now);
@@ -265,6 +316,11 @@ export class RangeFetch {
     }
   }
 
+  #waitedFor(first: number, end: number): boolean {
+    for (const chunk of this.#waits.keys()) if (chunk >= first && chunk < end) return true;
+    return false;
+  }
+
   #take(chunk: number): Wait | undefined {
     const wait = this.#waits.get(chunk);
     this.#waits.delete(chunk);
@@ -274,6 +330,10 @@ export class RangeFetch {
 
 /** Compressed bytes of an urgent range that are inflated at once where the batches are small. */
 const NOW_BYTES = 128 * 1024;
+/** Compressed bytes of a member from which on its beginning is worth a look before the rest has come: some 5 ms of transfer. */
+const GLIMPSED_BYTES = 128 * 1024;
+/** Times that a glimpse may be larger than what it was inflated from. */
+const GLIMPSE_RATIO = 8;
 /** Output of a batch beyond which it is cut, in bytes. */
 const MAX_BATCH_OUTPUT = 2 * 1024 * 1024;
 /** Chunks beyond this do not fit the worker's own buffer. */

@@ -5,7 +5,8 @@ import { TreeBuilder } from '../toc/builder.js';
 import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
 import { ROOT } from '../toc/tree.js';
 import { tarFile } from '../testing/layer-fixture.js';
-import { landmarkSpans, ReadAhead } from './read-ahead.js';
+import { landmarkSpans } from './landmark.js';
+import { ReadAhead, type Misses } from './read-ahead.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -18,7 +19,7 @@ interface Specified {
 }
 
 /** A layer of these files, one behind the other in the blob, and what of it is known. */
-function layer(files: readonly Specified[], rate = 100 * MIB) {
+function layer(files: readonly Specified[], rate = 100 * MIB, misses?: Misses) {
   const builder = new TreeBuilder();
   let offset = 0;
   for (const { name, chunks, mode } of files) {
@@ -39,6 +40,7 @@ function layer(files: readonly Specified[], rate = 100 * MIB) {
     tree,
     (chunk) => known.has(chunk),
     () => rate,
+    misses,
   );
   const inodeOf = (name: string) =>
     name.split('/').reduce((directory, part) => tree.lookup(directory, Buffer.from(part)), ROOT);
@@ -220,6 +222,7 @@ test('whole files: short ones at once, programs up to a size, others at the seco
     { name: 'program', chunks: Array<number>(12).fill(MIB), mode: 0o755 },
     { name: 'data', chunks: Array<number>(12).fill(MIB) },
     { name: 'huge', chunks: Array<number>(20).fill(MIB), mode: 0o755 },
+    { name: 'liba.so.1', chunks: Array<number>(12).fill(MIB) },
   ]);
   const whole = (name: string, part = 0) => {
     const inode = inodeOf(name);
@@ -233,6 +236,41 @@ test('whole files: short ones at once, programs up to a size, others at the seco
   t.deepEqual(whole('data', 4), { first: 15, end: 27 });
   t.is(whole('huge'), undefined);
   t.is(whole('huge', 5), undefined);
+  t.deepEqual(whole('liba.so.1'), { first: 47, end: 59 }); // mapped as a program is
+});
+
+test('of a program of which less is loaded, that much is all of it', (t) => {
+  const { ahead, inodeOf, tree } = layer([
+    { name: 'program', chunks: Array<number>(20).fill(MIB), mode: 0o755 },
+    { name: 'b', chunks: [MIB] },
+  ]);
+  const inode = inodeOf('program');
+  t.deepEqual(ahead.program(inode), { first: 0, end: 1 });
+  t.is(ahead.loads(inode, 7 * MIB + 1), 8);
+  t.deepEqual(ahead.program(inode), { first: 0, end: 8 });
+  t.deepEqual(ahead.wholeFile(inode, 0), { first: 0, end: 8 });
+  t.is(ahead.loads(inode, 2 ** 60), 20);
+  t.deepEqual(ahead.program(inode), { first: 0, end: 1 });
+  t.deepEqual(ahead.program(inodeOf('b')), { first: tree.counts.chunks - 1, end: tree.counts.chunks });
+});
+
+test('a program that has missed files of other layers goes on in this one: beyond the first directory', (t) => {
+  const files = [
+    ...Array.from({ length: 5 }, (_, i) => ({ name: `p/a/${i}.m`, chunks: [20 * KIB] })),
+    ...Array.from({ length: 50 }, (_, i) => ({ name: `p/b/${100 + i}.m`, chunks: [20 * KIB] })),
+    ...Array.from({ length: 2 }, (_, i) => ({ name: `p/c/${i}.m`, chunks: [MIB] })),
+  ];
+  for (const [count, at, last] of [
+    [0, 0, 'p/a/4.m'],
+    [1, 0, 'p/a/4.m'],
+    [2, 0, 'p/b/145.m'], // up to 1 MiB
+    [2, -10_000, 'p/a/4.m'], // long ago
+  ] as const) {
+    const misses: Misses = { count, at: performance.now() + at };
+    const { read } = layer(files, 100 * MIB, misses);
+    t.deepEqual(read('p/a/0.m'), ['p/a/0.m', last]);
+    t.is(misses.count, at === 0 ? count + 1 : 1);
+  }
 });
 
 test('what a landmark asks for: all that begins before it, of very large files the beginning', (t) => {

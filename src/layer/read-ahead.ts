@@ -1,6 +1,6 @@
 import { NONE, type Tree } from '../toc/tree.js';
 import { endOfMember, firstOfMember } from './chunk-writer.js';
-import { Places } from './places.js';
+import { kindOf, Places } from './places.js';
 
 /** Chunks [first, end). */
 export interface ChunkSpan {
@@ -21,6 +21,13 @@ interface Burst {
   readonly kinds: Set<number>;
   /** How often, by directory. */
   readonly directories: Map<number, number>;
+}
+
+/** The misses of small files in a burst, over all layers: a program that starts reads in several. */
+export interface Misses {
+  count: number;
+  /** When something was missed last, in milliseconds. */
+  at: number;
 }
 
 /** Reading in order: it has been asked for up to `end`, by windows of `bytes`. */
@@ -57,6 +64,8 @@ const BURST_MS = 5000;
 export const GAP_BYTES = 64 * KIB;
 /** The same between spans that are asked for at once. */
 export const JOIN_BYTES = 128 * KIB;
+/** Misses after which the first one in another layer belongs to a burst. */
+const UNDER_WAY = 2;
 /** Share of a window that lies before the place that is read. */
 const BEHIND = 0.4;
 /** Windows of reading in order grow up to this, in compressed bytes. */
@@ -67,6 +76,9 @@ const LASTING = 2;
 const WHOLE_FILE_BYTES = 8 * MIB;
 /** The same of programs, which are mapped and read here and there, and of files of which a second part is missed. */
 const WHOLE_PROGRAM_BYTES = 16 * MIB;
+/** Programs and libraries of which it is known how much of them is loaded. */
+const MAX_LOADED = 4096;
+const LIBRARY = kindOf(Buffer.from('.so'));
 /** Chunks that a look over what is known takes in at most. */
 const MAX_LOOK = 2048;
 /** Runs and files that are remembered. */
@@ -84,16 +96,25 @@ export class ReadAhead {
   readonly #tree: Tree;
   readonly #known: (chunk: number) => boolean;
   readonly #rate: () => number;
+  readonly #misses: Misses;
   #burst: Burst = newBurst();
   /** When something was missed last, in milliseconds. */
   #missedAt = -Infinity;
   readonly #runs: Run[] = [];
   /** Files of several chunks that were missed, and where first. */
   readonly #files = new Map<number, number>();
+  /** Programs and libraries, by inode, and the chunk behind what is loaded of them. */
+  readonly #loaded = new Map<number, number>();
   #places: Places | undefined;
 
-  /** `known`: whether a chunk is there, or on its way. `rate`: bytes per second of a transfer, of late. */
-  constructor(tree: Tree, known: (chunk: number) => boolean, rate: () => number) {
+  /** `known`: whether a chunk is there, or on its way. `rate`: bytes per second, of late. `misses`: those in all layers. */
+  constructor(
+    tree: Tree,
+    known: (chunk: number) => boolean,
+    rate: () => number,
+    misses: Misses = { count: 0, at: -Infinity },
+  ) {
+    this.#misses = misses;
     this.#tree = tree;
     this.#known = known;
     this.#rate = rate;
@@ -144,18 +165,44 @@ export class ReadAhead {
 
   /** The whole of a file of which chunk `missed` was missed, where the rest of it is likely to be wanted too. */
   wholeFile(inode: number, missed: number): ChunkSpan | undefined {
-    const tree = this.#tree;
-    const file = tree.chunksOf(inode, 0, tree.size[inode]);
+    const file = this.#file(inode);
     if (file.end - file.first < 2) return undefined;
-    const bytes = bytesOf(tree, file);
-    const program = (tree.mode[inode] & 0o111) !== 0;
-    if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && program)) return file;
+    const bytes = bytesOf(this.#tree, file);
+    if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && this.#isMapped(inode))) return file;
     if (bytes > WHOLE_PROGRAM_BYTES) return undefined;
     const before = this.#files.get(inode);
     if (before !== undefined) return before === missed ? undefined : file;
     if (this.#files.size >= MEMORY) this.#files.clear();
     this.#files.set(inode, missed);
     return undefined;
+  }
+
+  /** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
+  program(inode: number): ChunkSpan {
+    return wholeOrBeginning(this.#tree, this.#file(inode));
+  }
+
+  /**
+   * Only the first `bytes` of a program or library are loaded: what lies behind them, such as what debuggers read, is not wanted with the rest.
+   * Gives the first chunk of that.
+   */
+  loads(inode: number, bytes: number): number {
+    const { end } = this.#tree.chunksOf(inode, 0, bytes);
+    if (this.#loaded.size >= MAX_LOADED) this.#loaded.clear();
+    this.#loaded.set(inode, end);
+    return end;
+  }
+
+  /** The chunks of a file that are likely to be wanted at all. */
+  #file(inode: number): ChunkSpan {
+    const { first, end } = this.#tree.chunksOf(inode, 0, this.#tree.size[inode]);
+    return { first, end: Math.min(end, this.#loaded.get(inode) ?? end) };
+  }
+
+  /** Whether a file is mapped, and read here and there: a program, or a library, which need not be executable. */
+  #isMapped(inode: number): boolean {
+    const tree = this.#tree;
+    return (tree.mode[inode] & 0o111) !== 0 || (this.#places ??= new Places(tree)).kind(tree.first[inode]) === LIBRARY;
   }
 
   /** Whether a run has come to a chunk: over what is known, without a gap. */
@@ -216,7 +263,11 @@ export class ReadAhead {
       return program ? alone : this.#grow(alone, alone.bytes + BESIDE_BYTES, largest, own);
 
     const least = Math.max(LEAST_WINDOW, Math.min(FIRST_WINDOW, this.#rate() * WINDOW_SECONDS));
-    const window = Math.min(NEAR_WINDOW, least * 2 ** this.#burst.misses);
+    if (now - this.#misses.at >= BURST_MS) this.#misses.count = 0;
+    this.#misses.at = now;
+    // Whoever has come so far in other layers goes on in this one: its own modules, after those of what runs it.
+    const goesOn = this.#misses.count++ >= UNDER_WAY && this.#burst.misses === 0;
+    const window = goesOn ? NEAR_WINDOW : Math.min(NEAR_WINDOW, least * 2 ** this.#burst.misses);
     const before = directories.get(directory) ?? 0;
     directories.set(directory, before + 1);
     const again = before === 1 && !program;
@@ -224,8 +275,9 @@ export class ReadAhead {
     const enclosing = places.enclosing(directory, PACKAGE_BYTES);
     if (enclosing !== NONE)
       span = this.#grow(span, window, largest, (chunk) => places.isBelow(chunk, enclosing) && alike(chunk));
-    if (this.#burst.misses++ === 0) return span;
-    return this.#grow(span, Math.min(window, span.bytes + BEYOND_BYTES), SMALL_BYTES, alike);
+    if (this.#burst.misses++ === 0 && !goesOn) return span;
+    const beyond = goesOn ? window : Math.min(window, span.bytes + BEYOND_BYTES);
+    return this.#grow(span, beyond, SMALL_BYTES, alike);
   }
 
   /**
@@ -271,36 +323,14 @@ export class ReadAhead {
 
 const newBurst = (): Burst => ({ misses: 0, kinds: new Set(), directories: new Map() });
 
-/** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
+/** All of a file, of a very large one the beginning. */
 export function programSpan(tree: Tree, inode: number): ChunkSpan {
-  const file = tree.chunksOf(inode, 0, tree.size[inode]);
-  return bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES ? file : tree.chunksOf(inode, 0, 1);
+  return wholeOrBeginning(tree, tree.chunksOf(inode, 0, tree.size[inode]));
 }
 
-/** The chunks that begin in the first `bytes` of the blob, of very large files only the first. */
-export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
-  const { chunkOffset, counts } = tree;
-  let end = 0;
-  for (let high = counts.chunks; end < high;) {
-    const middle = (end + high) >>> 1;
-    if (chunkOffset[middle] < bytes) end = middle + 1;
-    else high = middle;
-  }
-  if (end === 0) return [];
-  const large: ChunkSpan[] = [];
-  for (let inode = 0; inode < counts.inodes; inode++) {
-    if (!tree.isRegular(inode) || tree.first[inode] >= end) continue;
-    const program = programSpan(tree, inode);
-    const stop = tree.first[inode] + tree.count[inode];
-    if (program.end < stop) large.push({ first: program.end, end: Math.min(stop, end) });
-  }
-  const spans: ChunkSpan[] = [];
-  let first = 0;
-  for (const passed of [...large.sort((a, b) => a.first - b.first), { first: end, end }]) {
-    if (first < passed.first) spans.push({ first, end: passed.first });
-    first = passed.end;
-  }
-  return spans;
+function wholeOrBeginning(tree: Tree, file: ChunkSpan): ChunkSpan {
+  if (bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES) return file;
+  return { first: file.first, end: endOfMember(tree, file.first, file.end) };
 }
 
 /** Compressed bytes of a file's members, from the first to the last. */

@@ -31,3 +31,17 @@ test('readers that never pause do not starve background work', async (t) => {
   await Promise.all(Array.from({ length: 50 }, () => scheduler.politely()));
   t.pass();
 });
+
+test('how fast the network is, is told by all that comes while something comes', async (t) => {
+  await using scheduler = new FetchScheduler();
+  const { rate } = scheduler;
+  const little = scheduler.measure();
+  scheduler.came(1000);
+  little();
+  t.is(scheduler.rate, rate);
+  // Of no transfer more than 64 KiB, of all together far more than was assumed.
+  const ended = Array.from({ length: 20_000 }, () => scheduler.measure());
+  for (let i = 0; i < ended.length; i++) scheduler.came(60 * 1024);
+  for (const end of ended) end();
+  t.true(scheduler.rate > rate);
+});

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PrioritySemaphore } from '../util/semaphore.js';
 import { BufferPool } from './buffers.js';
 import { Inflater } from './inflater.js';
+import type { Misses } from './read-ahead.js';
 
 /** A reader waits for it. */
 export const DEMAND = 0;
@@ -41,10 +42,14 @@ const FIRST_RATE = 16 * MIB;
 export class FetchScheduler implements AsyncDisposable {
   readonly inflater = new Inflater();
   readonly buffers: BufferPool;
+  /** What readers have missed of late. */
+  readonly misses: Misses = { count: 0, at: -Infinity };
   readonly #requests: PrioritySemaphore;
   readonly #bulk: PrioritySemaphore;
   readonly #memory: PrioritySemaphore;
   #rate = FIRST_RATE;
+  /** Bytes of all transfers. */
+  #came = 0;
   #demands = 0;
   #stirredAt = -Infinity;
   readonly #quietMs: number;
@@ -83,7 +88,7 @@ export class FetchScheduler implements AsyncDisposable {
     return this.#requests.used;
   }
 
-  /** Bytes per second of one transfer, of late. */
+  /** Bytes per second of late, of all transfers together: of one, where it is alone. */
   get rate(): number {
     return this.#rate;
   }
@@ -106,9 +111,21 @@ export class FetchScheduler implements AsyncDisposable {
     return Math.min(4 * MIB, Math.max(256 * KIB, this.#rate / 4));
   }
 
-  measured(bytes: number, milliseconds: number): void {
-    if (bytes < 64 * KIB) return;
-    this.#rate = 0.7 * this.#rate + 0.3 * ((bytes / Math.max(0.1, milliseconds)) * 1000);
+  /** Something of a transfer came. */
+  came(bytes: number): void {
+    this.#came += bytes;
+  }
+
+  /** A transfer begins: what comes from now on, for whomever, until the returned function is called, tells how fast the network is. */
+  measure(): () => void {
+    const began = performance.now();
+    const before = this.#came;
+    return () => {
+      const bytes = this.#came - before;
+      if (bytes < 64 * KIB) return;
+      const seconds = Math.max(0.1, performance.now() - began) / 1000;
+      this.#rate = 0.7 * this.#rate + 0.3 * (bytes / seconds);
+    };
   }
 
   /** Waits for leave in order of priority. Everything is taken before anything is held and waited with. */

@@ -2,7 +2,7 @@ import type { Digest } from '../digest/digest.js';
 import type { RandomAccessReader } from '../io/reader.js';
 
 /** A layer as a manifest tells of it, and the way to its blob. */
-export interface LayerBlob {
+export interface LayerSource {
   readonly descriptor: {
     readonly mediaType: string;
     readonly digest: Digest;
@@ -14,17 +14,12 @@ export interface LayerBlob {
   readonly reader: () => RandomAccessReader;
   /** What the manifest vouches for by `containerd.io/snapshot/stargz/toc.digest`. */
   readonly tocDigest?: Digest;
-  /** Digest of the uncompressed tar. Before it is known, a layer can only be opened lazily. */
+  /** Digest of the uncompressed tar. Where it is not known, a layer can only be opened lazily. */
   readonly diffId?: Digest;
   /** Serve an eStargz layer although nothing vouches for its TOC. */
   readonly allowNoVerification?: boolean;
   /** Brings the TOC's own blob where it lies in another image. */
   readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
-}
-
-/** With what the image's config tells. */
-export interface LayerSource extends LayerBlob {
-  readonly diffId: Digest;
 }
 
 /** Bytes of a blob that have come, of how many. */

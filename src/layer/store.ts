@@ -4,15 +4,18 @@ import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
+import { chunksFrom } from '../estargz/glance.js';
 import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
 import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
+import { BlobHead, HeadedReader } from './blob-head.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
+import { markedBytes } from './landmark.js';
 import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
-import type { Laziness, LayerBlob, LayerSource, Progress } from './source.js';
+import type { Laziness, LayerSource, Progress } from './source.js';
 import { TocsAhead } from './toc-ahead.js';
 import { TocThreads, type TocThreadsOptions } from './toc-threads.js';
 
@@ -36,12 +39,18 @@ export interface OpenLayerOptions {
   readonly onProgress?: (progress: Progress) => void;
   /** Refuse a layer that would have to be downloaded whole, by an UNSUPPORTED error that says why. */
   readonly lazyOnly?: boolean;
+  /** What its landmark asks for is going to be prefetched: that begins before the tree is there. */
+  readonly prefetch?: boolean;
+  /** Called, perhaps not at once, when the TOC is known to be what the source vouches for: what is left is to read it, which costs no request. */
+  readonly onVerified?: () => void;
 }
 
 interface Entry {
   /** It may fail for those who want the layer at any price. */
   readonly lazyOnly: boolean;
   opening: Promise<Layer>;
+  /** Resolves when the TOC is verified; never where that fails. */
+  verified: Promise<void>;
   readonly controller: AbortController;
   readonly listeners: Set<(progress: Progress) => void>;
   holders: number;
@@ -57,6 +66,8 @@ export class LayerStore implements AsyncDisposable {
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   readonly #expectedMs: number;
+  /** Bytes that heads of blobs may still take in memory. */
+  #headRoom = MAX_HEAD_ROOM;
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -78,20 +89,24 @@ export class LayerStore implements AsyncDisposable {
    * Opens these layers, side by side, for somebody who is about to, except those that are on disk or cannot be lazy: their TOCs are asked for
    * and their trees made meanwhile. Who does not open them after all loses nothing but that. `onOpened` hears of each that is there.
    */
-  expect(blobs: readonly LayerBlob[], onOpened?: (layer: Layer) => void): void {
+  expect(
+    blobs: readonly LayerSource[],
+    { prefetch, onOpened }: Pick<OpenLayerOptions, 'prefetch'> & { onOpened?: (layer: Layer) => void } = {},
+  ): void {
     const wanted = blobs.flatMap((blob) => {
       const key = keyOf(blob);
       const name = nameOf(key);
       if (this.#entries.has(name)) return [];
       // What nothing vouches for may be no eStargz at all: it is opened by who knows what to do then.
-      if (blob.tocDigest !== undefined && this.#cache.look(key, () => true) === undefined) return { blob, name };
+      if (blob.tocDigest !== undefined && this.#cache.look(key, () => true) === undefined) return { blob, key, name };
       this.#ahead.drop(key.digest);
       return [];
     });
+    this.#cache.expect(wanted.map(({ key }) => key));
     this.#threads.warm(wanted.filter(({ blob }) => blob.descriptor.size > LARGE_BYTES).length);
     for (const { blob, name } of wanted) {
       const controller = new AbortController();
-      const opening = this.open(blob, { lazyOnly: true, signal: controller.signal });
+      const opening = this.open(blob, { lazyOnly: true, prefetch, signal: controller.signal });
       let timer: NodeJS.Timeout | undefined;
       const giveBack = () => {
         clearTimeout(timer);
@@ -127,7 +142,7 @@ export class LayerStore implements AsyncDisposable {
    * where its TOC is long); one download of the whole for any other, whose diffID must be known. Who opens a layer disposes it once.
    * @throws UNSUPPORTED where the layer cannot be lazy and `lazyOnly` is set; VerificationError where TOC, blob or diffID are not what the source vouches for; what the reader throws
    */
-  async open(source: LayerBlob, options?: OpenLayerOptions): Promise<Layer> {
+  async open(source: LayerSource, options?: OpenLayerOptions): Promise<Layer> {
     options?.signal?.throwIfAborted();
     if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closed');
     const key = keyOf(source);
@@ -138,9 +153,13 @@ export class LayerStore implements AsyncDisposable {
       const listeners: Entry['listeners'] = new Set();
       const onProgress = (progress: Progress) => listeners.forEach((listen) => listen(progress));
       const lazyOnly = options?.lazyOnly === true;
-      const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined! };
+      const started: Entry = { lazyOnly, controller, listeners, holders: 0, opening: undefined!, verified: undefined! };
       const giveBack = () => this.#giveBack(name, started);
-      started.opening = this.#open(source, key, name, { signal: controller.signal, onProgress, giveBack, lazyOnly });
+      started.verified = new Promise((onVerified) => {
+        const prefetch = options?.prefetch === true;
+        const how = { signal: controller.signal, onProgress, onVerified, giveBack, lazyOnly, prefetch };
+        started.opening = this.#open(source, key, name, how);
+      });
       started.opening.catch(() => {
         if (this.#entries.get(name) === started) this.#entries.delete(name);
       });
@@ -150,6 +169,7 @@ export class LayerStore implements AsyncDisposable {
     joined.holders++;
     this.#expected.get(name)?.();
     if (options?.onProgress !== undefined) joined.listeners.add(options.onProgress);
+    if (options?.onVerified !== undefined) void joined.verified.then(options.onVerified);
     try {
       const layer = await leaveOnAbort(joined.opening, options?.signal);
       if (!accepts(source, layer.tree.facts.source))
@@ -198,14 +218,16 @@ export class LayerStore implements AsyncDisposable {
   }
 
   async #open(
-    source: LayerBlob,
+    source: LayerSource,
     key: LayerKey,
     name: string,
     options: {
       signal: AbortSignal;
       onProgress: (progress: Progress) => void;
+      onVerified: () => void;
       giveBack: () => Promise<void>;
       lazyOnly: boolean;
+      prefetch: boolean;
     },
   ): Promise<Layer> {
     await this.#ending.get(name)?.catch(() => {});
@@ -213,16 +235,22 @@ export class LayerStore implements AsyncDisposable {
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
     let content: Uint8Array | undefined;
+    let head: BlobHead | undefined;
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
         await using reader = countingReader(source.reader(), meter);
         const end = countingEnd(this.#ahead.take(key.digest), meter);
         const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
-        const opened = await readEstargzTree(reader, how, (toc) => this.#threads.tree(toc));
+        const opened = await readEstargzTree(reader, how, (toc) => {
+          options.onVerified();
+          if (options.prefetch) head = this.#headOf(source, toc.json);
+          return this.#threads.tree(toc);
+        });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
+        await head?.[Symbol.asyncDispose]();
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
       }
@@ -243,13 +271,30 @@ export class LayerStore implements AsyncDisposable {
     }
     const plain = cached.tree.facts.source === source.diffId;
     const lazy: Laziness = plain ? { lazy: false, reason: reason ?? NO_ESTARGZ } : { lazy: true };
-    const reader = source.reader();
+    const dropped = (bytes: number) => {
+      fetcher.stats.requests++;
+      fetcher.stats.fetchedBytes += bytes;
+    };
+    const reader = head === undefined ? source.reader() : new HeadedReader(source.reader(), head, dropped);
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
     // A shortcut: what does not come in by it is fetched when it is read.
     if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content).catch(() => {});
     return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
+  }
+
+  /**
+   * The beginning of a blob that its landmark asks for, where one request is for all of it and the disk does not seem to have any: it is asked for
+   * as soon as the TOC is there, since making the tree takes a round trip's time.
+   */
+  #headOf(source: LayerSource, json: Uint8Array): BlobHead | undefined {
+    const bytes = Math.min(markedBytes(json), source.descriptor.size);
+    const room = Math.min(bytes, HEAD_ROOM);
+    if (bytes === 0 || bytes > 1.5 * this.scheduler.landmarkRange || this.#headRoom < room) return undefined;
+    if (chunksFrom(json, HEAD_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
+    this.#headRoom -= room;
+    return new BlobHead(source.reader(), bytes, room, () => (this.#headRoom += room));
   }
 
   /**
@@ -285,7 +330,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /** What the cache has of the layer, if this source's claims vouch for it. */
-  async #fromDisk(source: LayerBlob, key: LayerKey): Promise<CachedLayer | undefined> {
+  async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
     if (cached === undefined || cached.tree.facts.source !== source.diffId) return cached;
     // A plain layer cannot be fetched in part: it is whole, or it is downloaded again.
@@ -303,17 +348,22 @@ export class LayerStore implements AsyncDisposable {
   }
 }
 
-function keyOf(source: LayerBlob): LayerKey {
+function keyOf(source: LayerSource): LayerKey {
   const { descriptor, tocDigest, diffId, allowNoVerification } = source;
   return { digest: descriptor.digest, source: tocDigest ?? (allowNoVerification === true ? undefined : diffId) };
 }
 
 /** Whether the source vouches for a tree that was made from `found`: its TOC, or the whole of its tar. */
-function accepts(source: LayerBlob, found: Digest): boolean {
+function accepts(source: LayerSource, found: Digest): boolean {
   if (found === source.diffId || found === source.tocDigest) return true;
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
+/** Bytes of a blob's head that are kept until its tree is there, and of all such heads at once. */
+const HEAD_ROOM = 4 * 1024 * 1024;
+const MAX_HEAD_ROOM = 16 * 1024 * 1024;
+/** Chunks of a head that are looked for on disk. */
+const HEAD_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
@@ -323,7 +373,7 @@ const MAX_BLIND = 8;
 const NO_ESTARGZ = 'the blob is no eStargz';
 
 /** Why a source cannot be served lazily, as far as that is plain before the first request. */
-function refusal(source: LayerBlob): string | undefined {
+function refusal(source: LayerSource): string | undefined {
   if (source.tocDigest !== undefined || source.allowNoVerification === true) return undefined;
   return 'no TOC digest in its annotations, so nothing could be verified by parts (--allow-no-verification takes an eStargz layer all the same)';
 }

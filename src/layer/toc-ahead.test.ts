@@ -125,8 +125,8 @@ test('ends that were asked for by digest alone are what layers are opened from: 
   bench.store.expectBlindly(digests, read);
   t.deepEqual(asked, [
     [digests[0], 512 * 1024],
-    [digests[1], 256 * 1024],
-    [digests[2], 256 * 1024],
+    [digests[1], 192 * 1024],
+    [digests[2], 192 * 1024],
   ]);
   for (const { blob, source } of made) {
     await using layer = await bench.store.open(source);
@@ -155,7 +155,7 @@ test('a layer that is expected hears of being open, and goes to whoever opens it
   await using bench = await LayerBench.create();
   const { source } = await estargzLayer(files);
   const heard: Layer[] = [];
-  bench.store.expect([source], (layer) => heard.push(layer));
+  bench.store.expect([source], { onOpened: (layer) => heard.push(layer) });
   await until(() => heard.length > 0);
   const layer = await bench.store.open(source);
   t.is(layer, heard[0]);
@@ -167,7 +167,7 @@ test('a layer that is expected and that nobody opens is closed; a failure leaves
   await using bench = await LayerBench.create({ store: { expectedMs: 30 } });
   const { blob, source } = await estargzLayer(files);
   const heard: Layer[] = [];
-  bench.store.expect([source], (layer) => heard.push(layer));
+  bench.store.expect([source], { onOpened: (layer) => heard.push(layer) });
   await until(() => heard.length > 0);
   const closed = () =>
     readAll(heard[0]).then(
@@ -177,7 +177,7 @@ test('a layer that is expected and that nobody opens is closed; a failure leaves
   while (!(await closed())) await turn();
   const other = await estargzLayer([{ name: 'b', bytes }]);
   other.blob.beforePiece = () => Promise.reject(new Error('the line is dead'));
-  bench.store.expect([other.source], (layer) => heard.push(layer));
+  bench.store.expect([other.source], { onOpened: (layer) => heard.push(layer) });
   await until(() => other.blob.asked.length > 0);
   await turn();
   other.blob.beforePiece = () => {};

@@ -1,16 +1,14 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { LazylayerError } from '../errors.js';
-import { buildTree, type FetchedToc } from '../estargz/open.js';
+import { buildTree, type OpenedToc } from '../estargz/open.js';
 import { Tree } from '../toc/tree.js';
 
-/** What a thread answers: the tree's memory, or nothing where it could not make one of the TOC. */
-export interface TocAnswer {
-  readonly tree?: SharedArrayBuffer;
-}
+/** What a thread answers: the tree's memory, or the TOC itself where it could not make one of it. */
+export type TocAnswer = { readonly tree: SharedArrayBuffer } | { readonly toc: OpenedToc };
 
 interface Job {
-  readonly toc: FetchedToc;
+  readonly toc: OpenedToc;
   readonly resolve: (tree: Tree) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -27,8 +25,10 @@ export interface TocThreadsOptions {
 /** So many times longer threads wait for their first TOC: the network is still being waited for. */
 const WARM_TIMES = 30;
 const defaultThreads = Math.max(1, Math.min(3, availableParallelism() - 1));
-/** Compressed bytes of a TOC up to which its tree is made at once: some 300 entries, which take less than a message and a wait. */
-const INLINE_BYTES = 16 * 1024;
+/** What a thread has for new objects: with the little that this process has elsewhere, collecting them takes half as long as reading a TOC. */
+const YOUNG_MIB = 12;
+/** Bytes of a TOC's JSON up to which its tree is made at once: some 300 entries, which take less than a message and a wait. */
+const INLINE_BYTES = 128 * 1024;
 
 /**
  * Makes trees of TOCs in threads of its own, so that an image's layers are ready side by side and nothing else waits for them. A thread
@@ -63,9 +63,12 @@ export class TocThreads implements AsyncDisposable {
     this.#rest(WARM_TIMES * this.#idleMs);
   }
 
-  /** @throws what `buildTree` throws; INTERNAL where the thread ended before its work was done; ABORTED once closed */
-  async tree(toc: FetchedToc): Promise<Tree> {
-    if (toc.compressed.byteLength <= INLINE_BYTES) return buildTree(toc);
+  /**
+   * Takes the TOC's bytes away, as they go to the thread.
+   * @throws what `buildTree` throws; INTERNAL where the thread ended before its work was done; ABORTED once closed
+   */
+  async tree(toc: OpenedToc): Promise<Tree> {
+    if (toc.json.byteLength <= INLINE_BYTES) return buildTree(toc);
     if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closed');
     return new Promise((resolve, reject) => {
       this.#waiting.push({ toc, resolve, reject });
@@ -78,11 +81,9 @@ export class TocThreads implements AsyncDisposable {
       const free = this.#free();
       if (free === undefined) return;
       const job = this.#waiting.shift()!;
-      // A copy of just these bytes: a view would take all of the memory behind it along.
-      const compressed = new Uint8Array(job.toc.compressed);
       this.#threads.set(free, job);
       free.ref();
-      free.postMessage({ ...job.toc, compressed }, [compressed.buffer]);
+      free.postMessage(job.toc, [job.toc.json.buffer as ArrayBuffer]);
     }
   }
 
@@ -92,7 +93,9 @@ export class TocThreads implements AsyncDisposable {
   }
 
   #start(): Worker {
-    const thread = new Worker(new URL('./toc-thread.js', import.meta.url));
+    const thread = new Worker(new URL('./toc-thread.js', import.meta.url), {
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
+    });
     this.#threads.set(thread, undefined);
     thread.on('message', (answer: TocAnswer) => this.#answered(thread, answer));
     // One that dies takes only its own TOC with it: the next one starts another.
@@ -102,7 +105,7 @@ export class TocThreads implements AsyncDisposable {
     return thread;
   }
 
-  #answered(thread: Worker, { tree }: TocAnswer): void {
+  #answered(thread: Worker, answer: TocAnswer): void {
     const job = this.#threads.get(thread);
     this.#threads.set(thread, undefined);
     thread.unref();
@@ -111,7 +114,7 @@ export class TocThreads implements AsyncDisposable {
     if (job === undefined) return;
     try {
       // What is wrong with a TOC is found again here: an error would lose its class and its cause on the way.
-      job.resolve(tree === undefined ? buildTree(job.toc) : Tree.over(tree));
+      job.resolve('tree' in answer ? Tree.over(answer.tree) : buildTree(answer.toc));
     } catch (error) {
       job.reject(error);
     }

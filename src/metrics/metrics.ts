@@ -142,6 +142,8 @@ export class Metrics implements AsyncDisposable {
       return answer;
     },
     restore: (record) => layers.restore(record),
+    usage: (record) => layers.usage(record),
+    root: (record) => layers.root(record),
     check: (record, signal) => layers.check(record, signal),
     release: (record) => layers.release(record),
   });

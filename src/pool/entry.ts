@@ -4,14 +4,18 @@ import { join } from 'node:path';
 import { hexOf, isDigest, type Digest } from '../digest/digest.js';
 import { createPureDigester } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
-import { FormatError, VerificationError } from '../errors.js';
+import { codeOf, FormatError, VerificationError } from '../errors.js';
 
-/** What a reference stands for: the platform's manifest and its config, as the registry sent them. */
-export interface PoolContent {
+/** What a reference stands for: the platform's manifest, as the registry sent it. */
+export interface PoolManifest {
   /** Of the platform's manifest. For a reference that names an index this is not the index's own. */
   readonly descriptor: { readonly mediaType: string; readonly digest: Digest; readonly size: number };
   readonly manifestBytes: Uint8Array;
-  readonly configBytes: Uint8Array;
+}
+
+/** With the config that it names, as the registry sent it; undefined where nobody has asked for that yet. */
+export interface PoolContent extends PoolManifest {
+  readonly configBytes?: Uint8Array;
 }
 
 /** Which image an entry is of. */
@@ -24,7 +28,7 @@ export interface PoolName {
 export interface PoolEntry extends PoolName, PoolContent {
   /** When the registry was last asked, in milliseconds since 1970. */
   readonly loadedAt: number;
-  /** The entry's directory, which holds `manifest` and `config`. */
+  /** The entry's directory, which holds `manifest`, and `config` where it is known. */
   readonly directory: string;
 }
 
@@ -51,7 +55,7 @@ export function directoryName({ reference, platform }: PoolName): string {
   return `metadata--sha256-${hexOf(createPureDigester().update(Buffer.from(text)).digest())}`;
 }
 
-/** @throws FormatError, VerificationError unless the bytes are the manifest described and the config that it names. */
+/** @throws FormatError, VerificationError unless the bytes are the manifest described and, where it is there, the config that it names. */
 export function checkContent(content: PoolContent): void {
   verifyPart(content.manifestBytes, content.descriptor, 'manifest');
   const config = (
@@ -60,7 +64,7 @@ export function checkContent(content: PoolContent): void {
   const { digest, size } = config ?? {};
   if (typeof digest !== 'string' || !isDigest(digest) || typeof size !== 'number')
     throw new FormatError('manifest', { expected: 'a config descriptor', found: JSON.stringify(config) ?? 'none' });
-  verifyPart(content.configBytes, { digest, size }, 'config');
+  if (content.configBytes !== undefined) verifyPart(content.configBytes, { digest, size }, 'config');
 }
 
 function verifyPart(bytes: Uint8Array, expected: { digest: Digest; size: number }, what: string): void {
@@ -106,10 +110,13 @@ export async function readEntry(directory: string): Promise<PoolEntry> {
   const [label, manifestBytes, configBytes] = await Promise.all([
     readLabel(directory),
     readFile(join(directory, 'manifest')),
-    readFile(join(directory, 'config')),
+    readFile(join(directory, 'config')).catch((error: unknown) => {
+      if (codeOf(error) !== 'NOT_FOUND') throw error;
+    }),
   ]);
   const { reference, platform, descriptor, loadedAt } = label;
-  const entry: PoolEntry = { reference, platform, descriptor, manifestBytes, configBytes, loadedAt, directory };
+  const config = configBytes !== undefined && { configBytes };
+  const entry: PoolEntry = { reference, platform, descriptor, manifestBytes, ...config, loadedAt, directory };
   checkContent(entry);
   return entry;
 }
@@ -125,7 +132,7 @@ export async function writeEntry(entry: PoolEntry): Promise<void> {
   try {
     await mkdir(aside, { mode: 0o755 });
     await writeFile(join(aside, 'manifest'), entry.manifestBytes);
-    await writeFile(join(aside, 'config'), entry.configBytes);
+    if (entry.configBytes !== undefined) await writeFile(join(aside, 'config'), entry.configBytes);
     await writeFile(join(aside, 'reference'), JSON.stringify(label));
     await touch(aside, loadedAt);
     await removeEntry(directory);

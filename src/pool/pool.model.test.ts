@@ -89,9 +89,10 @@ class Real {
       max,
       holdMs,
       now: () => this.model.now,
-      load: async (reference) => {
+      load: async (reference) => content(reference),
+      loadConfig: async (reference) => {
         this.loads++;
-        return content(reference);
+        return content(reference).configBytes;
       },
     });
     return this;
@@ -110,7 +111,7 @@ class Real {
   }
 }
 
-function content(reference: string): PoolContent {
+function content(reference: string): Required<PoolContent> {
   const configBytes = Buffer.from(JSON.stringify({ config: reference }));
   const manifestBytes = Buffer.from(
     JSON.stringify({ config: { digest: digestOf(configBytes), size: configBytes.length } }),

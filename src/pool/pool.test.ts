@@ -2,21 +2,27 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { LazylayerError } from '../errors.js';
 import { directoryName } from './entry.js';
-import { RefPool, type PoolContent, type RefPoolOptions } from './pool.js';
+import { RefPool, type PoolContent, type PoolManifest, type RefPoolOptions } from './pool.js';
 
-function content(text: string): PoolContent {
+const configs = new Map<Digest, Uint8Array>();
+
+function content(text: string): Required<PoolContent> {
   const configBytes = Buffer.from(JSON.stringify(text));
   const manifestBytes = Buffer.from(
     JSON.stringify({ config: { digest: digestOf(configBytes), size: configBytes.length } }),
   );
-  return {
-    descriptor: { mediaType: 'm', digest: digestOf(manifestBytes), size: manifestBytes.length },
-    manifestBytes,
-    configBytes,
-  };
+  const digest = digestOf(manifestBytes);
+  configs.set(digest, configBytes);
+  return { descriptor: { mediaType: 'm', digest, size: manifestBytes.length }, manifestBytes, configBytes };
+}
+
+/** The config of a manifest that `content` made. */
+function configOf({ manifestBytes }: PoolManifest): Uint8Array {
+  return configs.get(digestOf(manifestBytes))!;
 }
 
 async function setup(t: ExecutionContext, options: Partial<RefPoolOptions> = {}) {
@@ -24,6 +30,7 @@ async function setup(t: ExecutionContext, options: Partial<RefPoolOptions> = {})
   t.teardown(() => rm(dir, { recursive: true, force: true }));
   const world = {
     loads: [] as string[],
+    configs: 0,
     now: 1_700_000_000_000,
     down: undefined as Error | undefined,
     evicted: [] as string[],
@@ -36,6 +43,11 @@ async function setup(t: ExecutionContext, options: Partial<RefPoolOptions> = {})
         world.loads.push(reference);
         if (world.down !== undefined) throw world.down;
         return content(`${reference} ${platform ?? 'here'} ${world.loads.length}`);
+      },
+      loadConfig: async (_, manifest) => {
+        world.configs++;
+        if (world.down !== undefined) throw world.down;
+        return configOf(manifest);
       },
       onEvict: (name) => world.evicted.push(name.reference),
       ...options,
@@ -86,11 +98,15 @@ test('revalidation asks again, falls back to what is known where the registry is
 });
 
 test('a load that revalidates is told what is known, after a restart too; nothing is known of what is damaged', async (t) => {
-  const told: (PoolContent | undefined)[] = [];
+  const told: (string | undefined)[] = [];
   const { pool, open } = await setup(t, {
     load: async (reference, { known }) => {
-      told.push(known);
+      told.push(known && text(configOf(known)));
       return known ?? content(reference);
+    },
+    loadConfig: async (_, manifest, { known }) => {
+      told.push(known && text(known));
+      return configOf(manifest);
     },
   });
   const first = await pool.get('a:1');
@@ -100,10 +116,8 @@ test('a load that revalidates is told what is known, after a restart too; nothin
   t.deepEqual((await next.get('a:1', { revalidate: true })).manifestBytes, again.manifestBytes);
   await writeFile(join(first.directory, 'config'), 'x');
   await next.get('a:1', { revalidate: true });
-  t.deepEqual(
-    told.map((known) => known && text(known.configBytes)),
-    [undefined, 'a:1', 'a:1', undefined],
-  );
+  const none = [undefined, undefined];
+  t.deepEqual(told, [...none, 'a:1', 'a:1', 'a:1', 'a:1', ...none]);
 });
 
 test('concurrent gets are one load, also with one that revalidates; one that gives up disturbs no other', async (t) => {
@@ -125,6 +139,48 @@ test('concurrent gets are one load, also with one that revalidates; one that giv
   finish();
   for (const entry of await Promise.all(all)) t.is(text(entry.configBytes), 'a:1');
   t.is(loads, 1);
+});
+
+test('the config is asked for when somebody wants it, once', async (t) => {
+  const { pool, world, open } = await setup(t);
+  const { directory, configBytes } = await pool.manifest('a:1');
+  t.is(configBytes, undefined);
+  t.deepEqual((await readdir(directory)).sort(), ['manifest', 'reference']);
+  t.is(world.configs, 0);
+  await Promise.all([pool.get('a:1'), pool.get('a:1')]);
+  await pool.get('a:1');
+  t.deepEqual((await readdir(directory)).sort(), ['config', 'manifest', 'reference']);
+  t.deepEqual([world.loads, world.configs], [['a:1'], 1]);
+  t.is(text((await pool.manifest('a:1')).configBytes!), 'a:1 here 1');
+  await pool[Symbol.asyncDispose]();
+  world.down = new LazylayerError('UNAVAILABLE', 'no route');
+  t.is(text((await (await open()).get('a:1')).configBytes), 'a:1 here 1');
+});
+
+test('a tag that has moved leaves its old config behind, one that has not keeps it', async (t) => {
+  let tag = 'old';
+  const { pool } = await setup(t, { load: async () => content(tag) });
+  await pool.get('a:1');
+  t.is(text((await pool.manifest('a:1', { revalidate: true })).configBytes!), 'old');
+  tag = 'new';
+  t.is((await pool.manifest('a:1', { revalidate: true })).configBytes, undefined);
+  t.is(text((await pool.get('a:1')).configBytes), 'new');
+});
+
+test('who wants the manifest alone does not undo who wants all', async (t) => {
+  const { pool, world } = await setup(t);
+  await Promise.all([pool.manifest('a:1'), pool.get('a:1'), pool.manifest('a:1', { revalidate: true })]);
+  await pool.get('a:1');
+  t.is(world.configs, 1);
+});
+
+test('a manifest is no answer where all was wanted and the registry is away', async (t) => {
+  const { pool, world } = await setup(t);
+  await pool.manifest('a:1');
+  world.down = new LazylayerError('UNAVAILABLE', 'no route');
+  await t.throwsAsync(pool.get('a:1', { revalidate: true }), { is: world.down });
+  await t.throwsAsync(pool.get('a:1'), { is: world.down });
+  t.is((await pool.manifest('a:1', { revalidate: true })).stale, world.down);
 });
 
 test('platforms are apart', async (t) => {
@@ -251,8 +307,7 @@ test('a counts file that cannot be understood counts as none', async (t) => {
 });
 
 test('what load gives must fit together', async (t) => {
-  const good = content('x');
-  const { pool, dir } = await setup(t, { load: async () => ({ ...good, configBytes: Buffer.from('"y"') }) });
+  const { pool, dir } = await setup(t, { loadConfig: async (_, m) => configOf(m).map((byte) => byte ^ 1) });
   await t.throwsAsync(pool.get('a:1'), { message: /^config: expected sha256:.*, found sha256:/ });
   t.deepEqual(await readdir(dir), []);
 });

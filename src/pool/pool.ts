@@ -1,8 +1,8 @@
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
+import type { Digest } from '../digest/digest.js';
 import { codeOf, LazylayerError } from '../errors.js';
-import type { Manifest } from '../image/manifest.js';
 import { Singleflight } from '../util/singleflight.js';
 import {
   checkContent,
@@ -16,26 +16,32 @@ import {
   writeEntry,
   type PoolContent,
   type PoolEntry,
+  type PoolManifest,
   type PoolName,
 } from './entry.js';
 import { UseCounts } from './uses.js';
 
-export type { PoolContent, PoolEntry, PoolName } from './entry.js';
+export type { PoolContent, PoolEntry, PoolManifest, PoolName } from './entry.js';
 
 export interface LoadOptions {
   readonly platform?: string;
   /** What the reference stood for when it was last asked for: what still holds of it need not be asked for again. */
-  readonly known?: PoolContent;
+  readonly known?: PoolManifest;
   readonly onAsked?: () => void;
-  readonly onManifest?: (manifest: Manifest) => void;
   readonly signal: AbortSignal;
 }
 
 export interface RefPoolOptions {
   /** Where the entries live; made when it is missing. One pool at a time owns it. */
   readonly dir: string;
-  /** Asks the registry. What it gives is checked before it is stored. */
-  readonly load: (reference: string, options: LoadOptions) => Promise<PoolContent>;
+  /** Asks the registry for a reference's manifest. What it gives is checked before it is stored. */
+  readonly load: (reference: string, options: LoadOptions) => Promise<PoolManifest>;
+  /** The same for the config that the manifest names; `known` is one of an earlier manifest. */
+  readonly loadConfig: (
+    reference: string,
+    manifest: PoolManifest,
+    options: { known?: Uint8Array; signal: AbortSignal },
+  ) => Promise<Uint8Array>;
   /** How many entries are kept that nothing uses and no hold protects. */
   readonly max?: number;
   /** How long a freshly loaded entry is safe from eviction, in milliseconds. */
@@ -55,8 +61,6 @@ export interface GetOptions {
   readonly revalidate?: boolean;
   /** Hears that the registry was asked just now, before it has answered. */
   readonly onAsked?: () => void;
-  /** Hears of the manifest before the config is there, where the registry is asked; not where others have asked already. */
-  readonly onManifest?: (manifest: Manifest) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -64,6 +68,9 @@ export interface PoolAnswer extends PoolEntry {
   /** Why the registry could not confirm the entry, where it was asked to. */
   readonly stale?: unknown;
 }
+
+/** An answer with the config. */
+export type WholeAnswer = PoolAnswer & { readonly configBytes: Uint8Array };
 
 /** One entry as `entries` tells it. */
 export interface PoolStatus extends PoolName {
@@ -77,16 +84,19 @@ export interface PoolStatus extends PoolName {
 interface Known extends PoolName {
   readonly id: string;
   heldUntil: number;
+  /** The manifest whose config was written beside it. */
+  readonly wholeOf?: Digest;
 }
 
 /**
  * Manifest and config of the references met lately, on disk: a restart asks the registry nothing, and a tag can be answered without
- * it. An entry is either pinned (used, or held because it was just loaded) or idle; idle ones beyond `max` are evicted, the least
+ * it. The config is asked for when somebody wants it. An entry is either pinned (used, or held because it was just loaded) or idle; idle ones beyond `max` are evicted, the least
  * recently asked for first. The disk is read, and digests are checked, at every `get`: a damaged entry is loaded again.
  */
 export class RefPool implements AsyncDisposable {
   readonly #dir: string;
   readonly #load: RefPoolOptions['load'];
+  readonly #loadConfig: RefPoolOptions['loadConfig'];
   readonly #holdMs: number;
   readonly #now: () => number;
   readonly #onEvict: RefPoolOptions['onEvict'];
@@ -98,7 +108,8 @@ export class RefPool implements AsyncDisposable {
   /** Those held, the first to be let go first. */
   readonly #held = new Map<string, Known>();
   readonly #gets = new Singleflight<string, PoolAnswer>();
-  readonly #loads = new Singleflight<string, PoolEntry>();
+  readonly #loads = new Singleflight<string, PoolManifest>();
+  readonly #configs = new Singleflight<string, Uint8Array>();
   /** The last of the directory reads and writes: they happen one after another. */
   #disk: Promise<unknown> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
@@ -107,6 +118,7 @@ export class RefPool implements AsyncDisposable {
   private constructor(options: RefPoolOptions, uses: UseCounts) {
     this.#dir = options.dir;
     this.#load = options.load;
+    this.#loadConfig = options.loadConfig;
     this.#holdMs = options.holdMs ?? 120_000;
     this.#now = options.now ?? Date.now;
     this.#onEvict = options.onEvict;
@@ -151,28 +163,34 @@ export class RefPool implements AsyncDisposable {
   }
 
   /**
-   * Manifest and config of a reference: from disk, or loaded once for all who ask at the same time.
+   * The manifest of a reference, with the config where that is known: from disk, or loaded once for all who ask at the same time.
    * @throws what `load` throws; FormatError, VerificationError when it gives what does not fit together.
    */
-  async get(reference: string, options: GetOptions = {}): Promise<PoolAnswer> {
+  async manifest(reference: string, options: GetOptions = {}): Promise<PoolAnswer> {
+    return this.#ask(reference, options, false);
+  }
+
+  /** Manifest and config of a reference; else as `manifest`. @throws also what `loadConfig` throws */
+  async get(reference: string, options: GetOptions = {}): Promise<WholeAnswer> {
+    return (await this.#ask(reference, options, true)) as WholeAnswer;
+  }
+
+  async #ask(reference: string, options: GetOptions, whole: boolean): Promise<PoolAnswer> {
     if (this.#closed) throw new LazylayerError('FAILED_PRECONDITION', 'the pool of references is closed');
     const name: PoolName = { reference, platform: options.platform };
     const id = directoryName(name);
-    const ask = options.revalidate === true && !reference.includes('@');
+    const again = options.revalidate === true && !reference.includes('@');
+    const suffices = ({ configBytes }: PoolContent) => !whole || configBytes !== undefined;
     return this.#gets.run(
-      ask ? `${id} revalidated` : id,
+      [id, again && 'revalidated', whole && 'whole'].join(' '),
       async (signal) => {
         this.#letGo();
         const onDisk = await this.#serially(() => this.#read(id));
-        if (onDisk !== undefined && !ask) return onDisk;
+        if (onDisk !== undefined && !again && suffices(onDisk)) return onDisk;
         try {
-          return await this.#loads.run(
-            id,
-            (shared) => this.#fetch(id, name, { ...options, known: onDisk, signal: shared }),
-            signal,
-          );
+          return await this.#fetch(id, name, { ...options, onDisk, again, whole, signal });
         } catch (error) {
-          if (onDisk === undefined || !unreachable.has(codeOf(error))) throw error;
+          if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
           return { ...onDisk, stale: error };
         }
       },
@@ -243,23 +261,34 @@ export class RefPool implements AsyncDisposable {
     }
   }
 
-  async #fetch(id: string, name: PoolName, options: LoadOptions): Promise<PoolEntry> {
+  async #fetch(
+    id: string,
+    name: PoolName,
+    options: GetOptions & { onDisk?: PoolEntry; again: boolean; whole: boolean; signal: AbortSignal },
+  ): Promise<PoolEntry> {
     const { reference, platform } = name;
-    const { known, onAsked, onManifest, signal } = options;
-    const { descriptor, manifestBytes, configBytes } = await this.#load(reference, {
-      platform,
-      known,
-      onAsked,
-      onManifest,
-      signal,
-    });
+    const { onDisk, again, whole, onAsked, signal } = options;
+    const load = (shared: AbortSignal) => this.#load(reference, { platform, known: onDisk, onAsked, signal: shared });
+    const loaded = onDisk === undefined || again ? await this.#loads.run(id, load, signal) : onDisk;
+    const { descriptor, manifestBytes } = loaded;
+    const loadConfig = (shared: AbortSignal) =>
+      this.#loadConfig(reference, loaded, { known: onDisk?.configBytes, signal: shared });
+    const configBytes = whole
+      ? await this.#configs.run(`${id} ${descriptor.digest}`, loadConfig, signal)
+      : onDisk?.descriptor.digest === descriptor.digest
+        ? onDisk.configBytes
+        : undefined;
     const directory = join(this.#dir, id);
     const loadedAt = this.#now();
-    const entry: PoolEntry = { ...name, descriptor, manifestBytes, configBytes, loadedAt, directory };
+    const config = configBytes !== undefined && { configBytes };
+    const entry: PoolEntry = { ...name, descriptor, manifestBytes, ...config, loadedAt, directory };
     checkContent(entry);
     await this.#serially(async () => {
-      await writeEntry(entry);
-      const known: Known = { ...name, id, heldUntil: loadedAt + this.#holdMs };
+      // Somebody may have come by the config meanwhile.
+      const better = configBytes === undefined && this.#known.get(id)?.wholeOf === descriptor.digest;
+      if (!better) await writeEntry(entry);
+      const wholeOf = (better || configBytes !== undefined) && { wholeOf: descriptor.digest };
+      const known: Known = { ...name, id, heldUntil: loadedAt + this.#holdMs, ...wholeOf };
       this.#known.set(id, known);
       this.#idle.delete(id);
       this.#held.delete(id);

@@ -2,11 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { VerificationError } from '../errors.js';
+import { parseConfig } from '../image/config.js';
 import { mediaTypes } from '../image/mediatype.js';
 import { parsePlatform } from '../image/platform.js';
 import { parseReference } from '../image/reference.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
-import { Registry, type RegistryOptions } from './client.js';
+import { Registry, type RegistryOptions, type ResolvedImage } from './client.js';
 
 const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 const retry = { attempts: 2, baseMs: 1, maxMs: 2 };
@@ -46,12 +47,13 @@ function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1', a
   return { layer, config, manifest, index };
 }
 
-test('a tag of an index takes three requests, a manifest two, and a blob reader none until it reads', async (t) => {
+test('a tag of an index takes two requests, a manifest one, its config one, and a blob reader none until it reads', async (t) => {
   await using server = await startTestRegistry();
   const { layer, manifest } = pushImage(server);
   await using registry = new Registry({ env });
   const reference = parseReference(`${server.host}/team/app:1`);
   const image = await registry.resolve(reference, { platform: amd64 });
+  const config = parseConfig(await registry.fetchConfig(reference, image.manifest));
   t.deepEqual(
     server.requests.map((r) => [r.method, r.path.split('/')[4], r.status]),
     [
@@ -62,11 +64,11 @@ test('a tag of an index takes three requests, a manifest two, and a blob reader 
   );
   t.is(image.descriptor.digest, manifest.digest);
   t.deepEqual(image.manifest.layers, [layer]);
-  t.is(image.config.architecture, 'amd64');
+  t.is(config.architecture, 'amd64');
 
   server.reset();
   await registry.resolve(parseReference(`${server.host}/team/app:1-amd64`));
-  t.is(server.requests.length, 2);
+  t.is(server.requests.length, 1);
 
   server.reset();
   const reader = registry.openBlob(reference, image.manifest.layers[0]);
@@ -78,8 +80,10 @@ test('a tag of an index takes three requests, a manifest two, and a blob reader 
     server.requests.map((r) => [r.range, r.status, r.bytes]),
     [['bytes=7-106', 206, 100]],
   );
-  t.is(registry.stats.requests, 6);
+  t.is(registry.stats.requests, 5);
 });
+
+type Whole = ResolvedImage & { readonly configBytes: Uint8Array };
 
 async function setUp(t: ExecutionContext, options: RegistryOptions = {}) {
   const server = await startTestRegistry();
@@ -88,7 +92,14 @@ async function setUp(t: ExecutionContext, options: RegistryOptions = {}) {
     await registry[Symbol.asyncDispose]();
     await server[Symbol.asyncDispose]();
   });
-  const resolve = (name: string) => registry.resolve(parseReference(`${server.host}/${name}`), { platform: amd64 });
+  const resolve = async (name: string, known?: Whole): Promise<Whole> => {
+    const reference = parseReference(`${server.host}/${name}`);
+    const image = await registry.resolve(reference, { platform: amd64, known });
+    return {
+      ...image,
+      configBytes: await registry.fetchConfig(reference, image.manifest, { known: known?.configBytes }),
+    };
+  };
   return { server, registry, resolve, ...pushImage(server) };
 }
 
@@ -102,11 +113,11 @@ test('by digest: of the manifest, of the index, with a tag beside it that does n
 });
 
 test('one request confirms what is known: of an index, of a manifest', async (t) => {
-  const { server, registry, resolve, manifest } = await setUp(t);
+  const { server, resolve, manifest } = await setUp(t);
   const known = await resolve('team/app:1');
   for (const tag of ['1', '1-amd64']) {
     server.reset();
-    const again = await registry.resolve(parseReference(`${server.host}/team/app:${tag}`), { platform: amd64, known });
+    const again = await resolve(`team/app:${tag}`, known);
     t.deepEqual(
       server.requests.map((r) => r.path),
       [`/v2/team/app/manifests/${tag}`],
@@ -119,14 +130,11 @@ test('one request confirms what is known: of an index, of a manifest', async (t)
 });
 
 test('what is known serves only for the digests that are asked for now', async (t) => {
-  const { server, registry, resolve, config, layer } = await setUp(t);
+  const { server, resolve, config, layer } = await setUp(t);
   const known = await resolve('team/app:1');
   const ask = async (tag: string, from: typeof known) => {
     server.reset();
-    const image = await registry.resolve(parseReference(`${server.host}/team/app:${tag}`), {
-      platform: amd64,
-      known: from,
-    });
+    const image = await resolve(`team/app:${tag}`, from);
     return { image, asked: server.requests.map((r) => r.path.split('/')[4]) };
   };
   const relabelled = { schemaVersion: 2, config, layers: [layer], annotations: { a: 'b' } };
@@ -207,13 +215,13 @@ test('what cannot be mounted is told: no such platform, schema 1, a wrong size, 
 
 test('a signal ends a resolve', async (t) => {
   const { server, registry } = await setUp(t);
-  server.faults.add({ path: 'blobs', action: { kind: 'hang' } });
+  server.faults.add({ path: 'manifests', action: { kind: 'hang' } });
   const controller = new AbortController();
   const resolving = registry.resolve(parseReference(`${server.host}/team/app:1`), {
     platform: amd64,
     signal: controller.signal,
   });
-  while (server.count('blobs') === 0) await sleep(5);
+  while (server.count('manifests') === 0) await sleep(5);
   controller.abort(new Error('left'));
   await t.throwsAsync(resolving, { message: 'left' });
 });

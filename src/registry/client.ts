@@ -2,7 +2,7 @@ import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { codeOf, FormatError, LazylayerError } from '../errors.js';
-import { checkDiffIds, maxConfigSize, parseConfig, type ImageConfig } from '../image/config.js';
+import { checkDiffIds, maxConfigSize, parseConfig } from '../image/config.js';
 import type { Descriptor } from '../image/descriptor.js';
 import { parseIndex, parseManifest, type Manifest } from '../image/manifest.js';
 import { isIndexType, isManifestType } from '../image/mediatype.js';
@@ -37,27 +37,20 @@ export interface RegistryOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
-/** An image of one platform: its manifest and config, both verified by digest. */
+/** The manifest of an image of one platform, verified by digest. */
 export interface ResolvedImage {
   readonly reference: Reference;
   /** Of the platform's manifest. */
   readonly descriptor: Descriptor;
   readonly manifestBytes: Uint8Array;
   readonly manifest: Manifest;
-  readonly configBytes: Uint8Array;
-  readonly config: ImageConfig;
 }
-
-/** An image as it was resolved before. */
-export type KnownImage = Pick<ResolvedImage, 'descriptor' | 'manifestBytes' | 'configBytes'>;
 
 export interface ResolveOptions {
   /** Default: the host's. */
   readonly platform?: Platform;
-  /** Hears of the manifest, verified, before the config is asked for. */
-  readonly onManifest?: (manifest: Manifest) => void;
-  /** Its manifest and config are not requested again where what the registry says now still means these very bytes. */
-  readonly known?: KnownImage;
+  /** As it was resolved before: not requested again where what the registry says now still means these very bytes. */
+  readonly known?: Pick<ResolvedImage, 'descriptor' | 'manifestBytes'>;
   readonly signal?: AbortSignal;
 }
 
@@ -96,8 +89,8 @@ export class Registry implements AsyncDisposable {
   }
 
   /**
-   * Index, the platform's manifest, config: at most three requests for a tag of an index, two for a manifest, and one for a tag
-   * that still stands for what is known, where no authorization is needed. All are verified by digest and size.
+   * Index and the platform's manifest: two requests for a tag of an index, one for a manifest, and one for a tag that still stands for
+   * what is known, where no authorization is needed. Both are verified by digest and size.
    * @throws RegistryError, VerificationError, FormatError; NOT_FOUND where the index has nothing for the platform
    */
   async resolve(reference: Reference, options: ResolveOptions = {}): Promise<ResolvedImage> {
@@ -120,15 +113,22 @@ export class Registry implements AsyncDisposable {
         `${formatReference(reference)}: expected an OCI or Docker schema 2 manifest, found ${JSON.stringify(mediaType)}`,
       );
     const manifest = parseManifest(found.bytes, mediaType);
-    options.onManifest?.(manifest);
-    const configBytes =
-      known !== undefined && isContent(known.configBytes, manifest.config)
-        ? known.configBytes
-        : await this.fetchBlob(reference, manifest.config, { signal, limit: maxConfigSize });
-    const config = parseConfig(configBytes);
-    checkDiffIds(manifest, config);
-    const descriptor = { ...found.descriptor, mediaType };
-    return { reference, descriptor, manifestBytes: found.bytes, manifest, configBytes, config };
+    return { reference, descriptor: { ...found.descriptor, mediaType }, manifestBytes: found.bytes, manifest };
+  }
+
+  /**
+   * The config that a manifest names, by one request; none where `known`, an earlier one, is the same. Verified by digest and size.
+   * @throws RegistryError, VerificationError; FormatError also where it is of other layers than the manifest
+   */
+  async fetchConfig(
+    name: Name,
+    manifest: Manifest,
+    { known, signal }: { known?: Uint8Array; signal?: AbortSignal } = {},
+  ): Promise<Uint8Array> {
+    if (known !== undefined && isContent(known, manifest.config)) return known;
+    const bytes = await this.fetchBlob(name, manifest.config, { signal, limit: maxConfigSize });
+    checkDiffIds(manifest, parseConfig(bytes));
+    return bytes;
   }
 
   /** The manifest or index that a reference names, whatever it is: by its digest where it has one, else by its tag. */

@@ -64,12 +64,12 @@ test('the first layer asked for brings the others along; what cannot be lazy say
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const second = asPrepared(t, await lazy.prepare(labelsOf(1)));
-  t.not(first.lower, second.lower);
+  t.not(await first.lower, await second.lower);
   t.is(served.initial().layers.length, 2);
   const third = await lazy.prepare(labelsOf(2));
   t.regex((third as { reason: string }).reason, /no TOC digest in its annotations/);
-  // The manifest, the config, and the end of each eStargz layer.
-  t.is(registry.requests.length, 4);
+  // The manifest, and the end of each eStargz layer.
+  t.is(registry.requests.length, 3);
   t.deepEqual(await lazy.prepare({}), { reason: 'no labels tell of the image and the layer' });
   await lazy.release(first.record);
   await lazy.release(second.record);
@@ -92,14 +92,14 @@ test('TOCs are asked for beside the manifest where the client says that there ar
   const left = t.throwsAsync(lazy.prepare(labels, leaving.signal), { message: 'I leave' });
   await until(() => registry.requests.length === 4);
   t.is(registry.count('/manifests/'), 1);
-  t.deepEqual(ends(registry).sort(), ['bytes=-262144', 'bytes=-262144', 'bytes=-524288']);
+  t.deepEqual(ends(registry).sort(), ['bytes=-196608', 'bytes=-196608', 'bytes=-524288']);
   leaving.abort(new Error('I leave'));
   await left;
   free();
   asPrepared(t, await lazy.prepare(labels));
   asPrepared(t, await lazy.prepare(labelsOf(1)));
-  // The manifest once more, and the config. The plain layer was asked for too, as labels do not tell: in vain.
-  t.is(registry.requests.length, 6);
+  // The manifest once more. The plain layer was asked for too, as labels do not tell: in vain.
+  t.is(registry.requests.length, 5);
 });
 
 test('no end is asked for blindly: without the label, with other places, of who wants a login, of an image that is known', async (t) => {
@@ -137,7 +137,53 @@ test('what the landmark of a layer asks for does not wait for the layer’s turn
   const upper = image.layers[1].descriptor.digest;
   // Its TOC, and its file.
   await until(() => registry.count(upper) === 2);
-  t.pass();
+  t.is(registry.count(image.config.descriptor.digest), 0, 'such an image needs no config to start');
+});
+
+test('the answer comes when the TOC is verified; of a malformed one no tree is made, and the next answer is a refusal', async (t) => {
+  // Its digest is right, and no extraction could place it.
+  const { root, labelsOf } = await start(t, {}, [{ files: [{ path: '../outside', size: 60_000 }] }]);
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const { lower } = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  await t.throwsAsync(lower, { message: /expected a name without "\.\." in it/ });
+  t.like(await lazy.prepare(labelsOf(0)), { code: 'DATA_LOSS' });
+  t.is(served.initial().layers.length, 0);
+});
+
+test('a TOC that is not the one claimed is refused at once', async (t) => {
+  const { root, registry, labelsOf, image } = await start(t);
+  const { workspace, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const { digest, size } = image.layers[0].descriptor;
+  registry.faults.add({ path: digest, action: { kind: 'corrupt', offset: size - 150, length: 1 } });
+  t.true('reason' in (await lazy.prepare(labelsOf(0))));
+});
+
+test('a client may leave until the TOC is verified, and no later', async (t) => {
+  const { root, registry, labelsOf } = await start(t);
+  const { workspace, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const labels = labelsOf(0);
+  const free = registry.faults.add({
+    action: { kind: 'hang' },
+    path: labels['containerd.io/snapshot/remote/stargz.digest'],
+  });
+  const early = new AbortController();
+  const left = t.throwsAsync(lazy.prepare(labels, early.signal), { message: 'I leave' });
+  await until(() => registry.count(labels['containerd.io/snapshot/remote/stargz.digest']) === 1);
+  early.abort(new Error('I leave'));
+  await left;
+  free();
+  const late = new AbortController();
+  const { lower, record } = asPrepared(t, await lazy.prepare(labels, late.signal));
+  late.abort(new Error('I leave'));
+  t.regex(await lower, /^\/fuse\/l\/\d+$/);
+  t.true(lazy.usage(record).size > 0);
+  t.deepEqual(await lazy.root(record), { mode: 0o755, uid: 0, gid: 0 });
+  await lazy.release(record);
+  t.is(lazy.usage(record).size, 0);
+  await t.throwsAsync(lazy.root(record), { code: 'NOT_FOUND' });
 });
 
 test('a restart brings layers back without a request, in the same places; unreachable and uncached ones fail the check', async (t) => {
@@ -151,7 +197,7 @@ test('a restart brings layers back without a request, in the same places; unreac
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
-  t.is((await lazy.restore(record)).lower, prepared.lower);
+  t.is(await lazy.restore(record), await prepared.lower);
   t.is(registry.requests.length, 0);
   t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
@@ -175,7 +221,7 @@ test('two snapshots of one layer share it; it goes with the last', async (t) => 
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const one = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const two = asPrepared(t, await lazy.prepare(labelsOf(0)));
-  t.is(one.lower, two.lower);
+  t.is(await one.lower, await two.lower);
   await lazy.release(one.record);
   t.is(served.initial().layers.length, 1);
   await lazy.release(two.record);
@@ -192,7 +238,8 @@ test('a layer that the mount does not take is refused each time, and taken once 
     throw new Error('not now');
   };
   const both = await Promise.all([lazy.prepare(labelsOf(0)), lazy.prepare(labelsOf(0))]);
-  for (const answer of both) t.like(answer, { reason: 'not now' });
+  for (const answer of both) await t.throwsAsync(asPrepared(t, answer).lower, { message: 'not now' });
+  t.like(await lazy.prepare(labelsOf(0)), { reason: 'not now' }, 'this time the answer waits for the end');
   t.is(served.initial().layers.length, 0);
   served.add = add;
   asPrepared(t, await lazy.prepare(labelsOf(0)));

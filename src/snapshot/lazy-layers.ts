@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
@@ -6,11 +7,11 @@ import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
-import { layerOf, withUrls, type Image } from '../workspace/image.js';
-import type { ImageLayer, Workspace } from '../workspace/workspace.js';
+import { withUrls, type Image, type ImageLayer } from '../workspace/image.js';
+import type { FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
-import type { PreparedLayer, Refusal, RemoteLayers } from './remote-layers.js';
-import type { Labels } from './snapshotter.js';
+import type { PreparedLayer, Refusal, RemoteLayers, RootAttributes } from './remote-layers.js';
+import type { Labels, Usage } from './snapshotter.js';
 import { sourceOf, type LayerSourceLabels } from './source-labels.js';
 
 /** How long a registry that answered counts as reachable, in milliseconds. */
@@ -52,6 +53,9 @@ interface Held {
   uses: number;
 }
 
+/** Layers that are remembered for having failed late. */
+const MAX_DOUBTFUL = 256;
+
 /** Layers of images in registries as lower directories: opened by what a client's labels say, shown by the one FUSE mount. */
 export class LazyLayers implements RemoteLayers {
   readonly #options: LazyLayersOptions;
@@ -59,6 +63,8 @@ export class LazyLayers implements RemoteLayers {
   readonly #held = new Map<Digest, Held>();
   /** Ends the fetching for layers that nobody holds yet. */
   readonly #ending = new AbortController();
+  /** Layers whose TOC was right and of which no tree could be made, or shown. */
+  readonly #doubtful = new LRUCache<Digest, true>({ max: MAX_DOUBTFUL });
   /** When the registry last gave something of a layer, in milliseconds since 1970. */
   readonly #reachedAt = new Map<Digest, number>();
 
@@ -81,52 +87,89 @@ export class LazyLayers implements RemoteLayers {
     }
   }
 
+  /**
+   * Answers once the TOC is verified, for then the layer is what its manifest says; the tree is made while the client goes on. A TOC that is
+   * malformed although the manifest vouches for it is found out then: the next time, the answer waits for the tree, and is a refusal.
+   */
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
-    const { workspace, fuseRoot, prefetchLabel } = this.#options;
+    const { workspace, prefetchLabel, onError } = this.#options;
     const { skipVerify, prefetchBytes, urls } = source;
-    const expected = {
-      allowNoVerification: skipVerify,
-      onOpened: (layer: Layer) => this.#fetchMarked(layer),
-      urls,
-    };
-    const { image, index } = await workspace.imageWithLayer(source.reference, source.digest, {
+    const found = await workspace.manifestWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
-      layers: { ...expected, ...(source.tocDigest !== undefined && { blobs: source.layers }) },
+      layers: {
+        allowNoVerification: skipVerify,
+        onOpened: (layer, image) => this.#opened(layer, image),
+        prefetch: this.#options.prefetch,
+        urls,
+        ...(source.tocDigest !== undefined && { blobs: source.layers }),
+      },
       signal,
     });
-    // Clients ask for one layer after the other; opened side by side, all take the time of one.
-    workspace.expectLayers(image, index + 1, expected);
     const record: LayerRecord = {
-      ...labelled(layerOf(image, index), source),
+      reference: found.reference,
+      descriptor: withUrls(found.manifest.layers[found.index], urls),
       ...(skipVerify === true && { skipVerify }),
       ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
     };
-    const layer = await this.#openLayer(record, signal);
-    this.#reachedAt.set(layer.digest, Date.now());
-    const { tree } = layer;
-    await this.#hold(record, workspace.known(record, layer, openOptions(record)), layer);
-    if (index === image.manifest.layers.length - 1) this.#complete(image);
-    return {
-      lower: join(fuseRoot, 'l', String(layer.slot)),
-      usage: { size: tree.buffer.byteLength, inodes: 0 },
-      root: { mode: tree.mode[ROOT] & 0o7777, uid: tree.uid[ROOT], gid: tree.gid[ROOT] },
-      record,
-    };
+    const { digest } = record.descriptor;
+    const { verified, lower } = this.#show(record, found, signal);
+    await verified;
+    if (this.#doubtful.has(digest)) await lower;
+    this.#reachedAt.set(digest, Date.now());
+    lower.catch((error: unknown) => {
+      this.#doubtful.set(digest, true);
+      if (!this.#ending.signal.aborted) onError?.(`make the tree of layer ${digest}`, error);
+    });
+    return { lower, record };
   }
 
-  /** With its last layer an image is complete. */
-  #complete({ manifest, config }: Image): void {
+  /** Opens a layer and shows it, from when its TOC is verified without regard to the client. */
+  #show(
+    record: LayerRecord,
+    found: FoundLayer,
+    signal?: AbortSignal,
+  ): { readonly verified: Promise<void>; readonly lower: Promise<string> } {
+    const leaving = new AbortController();
+    const leave = () => leaving.abort(signal?.reason);
+    signal?.addEventListener('abort', leave, { once: true });
+    let onVerified!: () => void;
+    const verified = new Promise<void>((resolve) => (onVerified = resolve));
+    const lower = (async () => {
+      const { prefetch } = this.#options;
+      const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
+      this.#opened(layer, found.image);
+      const first = !this.#held.has(layer.digest);
+      await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
+      if (first || found.index === found.manifest.layers.length - 1) this.#complete(found);
+      return this.#pathOf(layer);
+    })();
+    const either = Promise.race([verified, lower.then(() => {})]);
+    return { lower, verified: either.finally(() => signal?.removeEventListener('abort', leave)) };
+  }
+
+  /** An image is complete when all its layers are there. */
+  #complete({ manifest, image }: FoundLayer): void {
     const slots = manifest.layers.flatMap(({ digest }) => this.#held.get(digest)?.layer.slot ?? []);
-    void this.#options.programs?.expect(slots, config.config);
+    if (slots.length < manifest.layers.length) return;
+    void this.#options.programs?.expect(slots, async () => (await image()).config.config);
   }
 
-  #openLayer(record: LayerRecord, signal?: AbortSignal): Promise<Layer> {
-    return this.#options.workspace.openLayer(record, { ...openOptions(record), signal });
+  #pathOf({ slot }: Pick<KnownLayer, 'slot'>): string {
+    return join(this.#options.fuseRoot, 'l', String(slot));
   }
 
-  /** What its landmark asks for is wanted by whoever wants the layer: it need not wait for the layer's turn, when failures are told. */
-  #fetchMarked(layer: Layer): void {
+  #openLayer(
+    record: LayerRecord,
+    options: Pick<OpenLayerOptions, 'onVerified' | 'prefetch' | 'signal'> = {},
+  ): Promise<Layer> {
+    return this.#options.workspace.openLayer(record, { ...openOptions(record), ...options });
+  }
+
+  /** What a start needs of a layer is asked for before the layer is in its place; failures are told where it is asked for again. */
+  #opened(layer: Layer, image: () => Promise<Image>): void {
     if (this.#options.prefetch) layer.prefetch({ signal: this.#ending.signal }).catch(() => {});
+    // It does not say so itself: what the config names will be wanted.
+    if (!layer.marked && this.#options.programs !== undefined) image().catch(() => {});
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */
@@ -176,24 +219,37 @@ export class LazyLayers implements RemoteLayers {
     });
   }
 
-  async restore(record: unknown): Promise<{ readonly lower: string }> {
-    const { workspace, fuseRoot } = this.#options;
+  async restore(record: unknown): Promise<string> {
+    const { workspace } = this.#options;
     const layer = record as LayerRecord;
     const asleep = workspace.look(layer, openOptions(layer));
     if (asleep !== undefined) {
       await this.#hold(layer, asleep);
-      return { lower: join(fuseRoot, 'l', String(asleep.slot)) };
+      return this.#pathOf(asleep);
     }
     const opened = await this.#openLayer(layer);
     await this.#hold(layer, workspace.known(layer, opened, openOptions(layer)), opened);
-    return { lower: join(fuseRoot, 'l', String(opened.slot)) };
+    return this.#pathOf(opened);
+  }
+
+  usage(record: unknown): Usage {
+    return { size: this.#held.get(digestOf(record))?.layer.treeBytes ?? 0, inodes: 0 };
+  }
+
+  async root(record: unknown): Promise<RootAttributes> {
+    const { layer } = this.#heldFor(digestOf(record));
+    return this.#options.served.using(layer.slot, async ({ tree }) => ({
+      mode: tree.mode[ROOT] & 0o7777,
+      uid: tree.uid[ROOT],
+      gid: tree.gid[ROOT],
+    }));
   }
 
   async check(record: unknown, signal?: AbortSignal): Promise<void> {
     const { reference, descriptor } = record as LayerRecord;
     const { digest } = descriptor;
-    const held = this.#held.get(digest);
-    if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
+    const held = this.#heldFor(digest);
+    void this.#options.programs?.starts(held.layer.slot);
     const isWhole = (layer: Layer) => layer.isWhole();
     if (await this.#options.served.using(held.layer.slot, isWhole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;
@@ -209,8 +265,15 @@ export class LazyLayers implements RemoteLayers {
     for (const { fetching } of this.#held.values()) fetching.abort(reason);
   }
 
+  /** @throws NOT_FOUND */
+  #heldFor(digest: Digest): Held {
+    const held = this.#held.get(digest);
+    if (held === undefined) throw new LazylayerError('NOT_FOUND', `layer ${digest} is not served`);
+    return held;
+  }
+
   async release(record: unknown): Promise<void> {
-    const held = this.#held.get((record as LayerRecord).descriptor.digest);
+    const held = this.#held.get(digestOf(record));
     if (held !== undefined) await this.#giveBack(held);
   }
 
@@ -228,6 +291,4 @@ function openOptions({ skipVerify }: Pick<LayerRecord, 'skipVerify'>) {
   return { lazyOnly: true, allowNoVerification: skipVerify };
 }
 
-function labelled(layer: ImageLayer, { urls }: LayerSourceLabels): ImageLayer {
-  return { ...layer, descriptor: withUrls(layer.descriptor, urls) };
-}
+const digestOf = (record: unknown): Digest => (record as LayerRecord).descriptor.digest;

@@ -4,18 +4,10 @@ import { LazylayerError } from '../errors.js';
 import { keptLabels } from './labels.js';
 import type { Kind, Labels, Usage } from './snapshotter.js';
 
-/** Permission bits and owner of a tree's root directory. */
-export interface RootAttributes {
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-}
-
 /** What is kept of a lazily served layer. */
 export interface RemoteRecord {
   /** Whatever brings the layer back after a restart; JSON. */
   readonly record: unknown;
-  readonly root: RootAttributes;
 }
 
 export interface SnapshotRecord {
@@ -29,7 +21,7 @@ export interface SnapshotRecord {
   /** Milliseconds since 1970, as `updated`. */
   readonly created: number;
   readonly updated: number;
-  /** Of a committed snapshot. */
+  /** Of a committed snapshot that is not remote. */
   readonly usage?: Usage;
   readonly remote?: RemoteRecord;
 }

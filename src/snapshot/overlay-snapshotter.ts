@@ -4,9 +4,9 @@ import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { parseFilters } from './filters.js';
 import { idMappingOf, idmapRefusal } from './idmap.js';
 import { keptLabels, label, labelValue } from './labels.js';
-import { Metastore, type RootAttributes, type SnapshotRecord } from './metastore.js';
+import { Metastore, type SnapshotRecord } from './metastore.js';
 import { checkOverlayPath, overlayDefaults, overlayMounts, type OverlayDefaults } from './overlay.js';
-import { LayersInUse, type RemoteLayers } from './remote-layers.js';
+import { LayersInUse, type RemoteLayers, type RootAttributes } from './remote-layers.js';
 import { Removal } from './removal.js';
 import type { CommitOptions, CreateOptions, Info, Kind, Labels, Mount, Snapshotter, Usage } from './snapshotter.js';
 import { diskUsage } from './usage.js';
@@ -131,9 +131,10 @@ export class OverlaySnapshotter implements Snapshotter {
   }
 
   async usage(key: string): Promise<Usage> {
-    const { id, kind, usage } = this.#store.get(key);
-    if (kind === 'active') return diskUsage(this.#tree(id));
-    return usage ?? { size: 0, inodes: 0 };
+    const record = this.#store.get(key);
+    if (record.remote !== undefined) return this.#layers.usage(record);
+    if (record.kind === 'active') return diskUsage(this.#tree(record.id));
+    return record.usage ?? { size: 0, inodes: 0 };
   }
 
   async mounts(key: string, options: { signal?: AbortSignal } = {}): Promise<Mount[]> {
@@ -241,18 +242,16 @@ export class OverlaySnapshotter implements Snapshotter {
       return { reason: describeError(error) };
     }
     if ('reason' in layer) return layer;
-    const { lower, usage, root, record } = layer;
-    const snapshot = { id: this.#store.takeId(), name, remote: { record, root } };
+    const { lower, record } = layer;
+    const snapshot = { id: this.#store.takeId(), name, remote: { record } };
     // Before the snapshot is known: a client that hears of it finds its layer.
     this.#layers.add(snapshot.id, lower);
     try {
-      checkOverlayPath(lower);
       await this.#store.create({
         ...snapshot,
         kind: 'committed',
         parent,
         labels: { ...labels, [label.remote]: labels[label.remote] ?? 'remote snapshot' },
-        usage,
       });
       return { name };
     } catch (error) {
@@ -304,9 +303,9 @@ export class OverlaySnapshotter implements Snapshotter {
   /** overlayfs shows the attributes of the topmost root directory: a new snapshot starts with its parent's. */
   async #rootAttributes(parent: string): Promise<RootAttributes> {
     if (parent === '') return { mode: 0o755, uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
-    const { id, remote } = this.#store.get(parent);
-    if (remote !== undefined) return remote.root;
-    const { mode, uid, gid } = await stat(this.#tree(id));
+    const record = this.#store.get(parent);
+    if (record.remote !== undefined) return this.#layers.root(record);
+    const { mode, uid, gid } = await stat(this.#tree(record.id));
     return { mode: mode & 0o7777, uid, gid };
   }
 

@@ -1,15 +1,19 @@
 import { describeError, LazylayerError, type ErrorCode } from '../errors.js';
 import { PrioritySemaphore } from '../util/semaphore.js';
-import type { RootAttributes, SnapshotRecord } from './metastore.js';
+import type { SnapshotRecord } from './metastore.js';
 import type { Labels, Usage } from './snapshotter.js';
 
-/** A layer that is served as a directory without having been unpacked. */
+/** Permission bits and owner of a tree's root directory. */
+export interface RootAttributes {
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** A layer that is served as a directory without having been unpacked, or is about to be. */
 export interface PreparedLayer {
-  /** Absolute path of its tree. */
-  readonly lower: string;
-  readonly usage: Usage;
-  /** Of the tree's root directory: a snapshotter may live in the process that serves the tree, and must not ask the kernel for it. */
-  readonly root: RootAttributes;
+  /** Absolute path of its tree, once that is shown. What it is made of is verified already, and no other request is needed. */
+  readonly lower: Promise<string>;
   /** JSON from which `restore` brings the layer back in a later process. */
   readonly record: unknown;
 }
@@ -23,16 +27,20 @@ export interface Refusal {
 }
 
 /**
- * Where lazily served layers come from. Each success of `prepare` or `restore` is one reference to the layer, which `release` gives
- * back; the end of the process gives back all.
+ * Where lazily served layers come from. Each success of `prepare` (with its `lower`) or `restore` is one reference to the layer, which
+ * `release` gives back; the end of the process gives back all.
  */
 export interface RemoteLayers {
   /** Why these layers cannot be lower directories of id-mapped overlays; undefined where they can. */
   readonly idmapRefusal: string | undefined;
   /** Makes the layer that the labels describe available, or says in a few words why it cannot be lazy. */
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
-  /** Brings a layer back without asking the registry. */
-  restore(record: unknown): Promise<{ readonly lower: string }>;
+  /** Brings a layer back without asking the registry. Gives its tree's path. */
+  restore(record: unknown): Promise<string>;
+  /** Bytes on disk that a layer takes by being known; 0 while that cannot be told. */
+  usage(record: unknown): Usage;
+  /** Of the tree's root directory: a snapshotter may live in the process that serves the tree, and must not ask the kernel for it. */
+  root(record: unknown): Promise<RootAttributes>;
   /** @throws where the layer is neither reachable nor cached */
   check(record: unknown, signal?: AbortSignal): Promise<void>;
   release(record: unknown): Promise<void>;
@@ -53,8 +61,8 @@ export class LayersInUse {
     this.#remote = remote;
   }
 
-  add(id: number, lower: string): void {
-    this.#lower.set(id, Promise.resolve(lower));
+  add(id: number, lower: Promise<string>): void {
+    this.#keep(id, lower).catch(() => {}); // told by `lower` and `lost`
   }
 
   /** Brings back the layers of all these snapshots; one that fails is told and marked, and stops no other. */
@@ -84,32 +92,45 @@ export class LayersInUse {
 
   /** The tree of a remote snapshot; one that could not be restored before is tried again. @throws UNAVAILABLE */
   async lower(snapshot: SnapshotRecord): Promise<string> {
-    const known = this.#lower.get(snapshot.id);
-    if (known !== undefined) return known;
-    const restored = this.#restore(snapshot);
-    this.#lower.set(snapshot.id, restored);
     try {
-      const lower = await restored;
-      this.#lost.delete(snapshot.id);
+      return await (this.#lower.get(snapshot.id) ?? this.#keep(snapshot.id, this.#restore(snapshot)));
+    } catch (cause) {
+      throw new LazylayerError(
+        'UNAVAILABLE',
+        `the lazy layer of snapshot ${snapshot.name} cannot be served: if trying again does not help, remove its image and pull it anew`,
+        { cause },
+      );
+    }
+  }
+
+  async #keep(id: number, coming: Promise<string>): Promise<string> {
+    this.#lower.set(id, coming);
+    try {
+      const lower = await coming;
+      this.#lost.delete(id);
       return lower;
     } catch (error) {
       // Not where the snapshot was removed meanwhile.
-      if (this.#lower.get(snapshot.id) === restored) {
-        this.#lower.delete(snapshot.id);
-        this.#lost.set(snapshot.id, describeError(error));
+      if (this.#lower.get(id) === coming) {
+        this.#lower.delete(id);
+        this.#lost.set(id, describeError(error));
       }
       throw error;
     }
   }
 
   async #restore({ name, remote }: SnapshotRecord): Promise<string> {
-    try {
-      return (await this.#remoteFor(name).restore(remote!.record)).lower;
-    } catch (cause) {
-      throw new LazylayerError('UNAVAILABLE', `the lazy layer of snapshot ${name} could not be brought back`, {
-        cause,
-      });
-    }
+    return this.#remoteFor(name).restore(remote!.record);
+  }
+
+  /** What the layer of a remote snapshot takes on disk. */
+  usage({ remote }: SnapshotRecord): Usage {
+    return this.#remote?.usage(remote!.record) ?? { size: 0, inodes: 0 };
+  }
+
+  /** Of the tree of a remote snapshot. @throws what opening its layer throws */
+  root({ name, remote }: SnapshotRecord): Promise<RootAttributes> {
+    return this.#remoteFor(name).root(remote!.record);
   }
 
   /** @throws UNAVAILABLE where the layer of any of these snapshots is neither reachable nor cached */

@@ -7,8 +7,8 @@ import { mountSnapshot, upperDirectory } from '../testing/snapshot-mounts.js';
 import { fails } from '../testing/snapshotter-suite.js';
 import { label } from './labels.js';
 import { OverlaySnapshotter } from './overlay-snapshotter.js';
-import type { PreparedLayer, RemoteLayers } from './remote-layers.js';
-import type { Info, Labels } from './snapshotter.js';
+import type { PreparedLayer, RemoteLayers, RootAttributes } from './remote-layers.js';
+import type { Info, Labels, Usage } from './snapshotter.js';
 
 /** Layers by the label `layer`: `lazy…` is one, anything else is not. Everything that is asked is written down. */
 class FakeLayers implements RemoteLayers {
@@ -22,6 +22,8 @@ class FakeLayers implements RemoteLayers {
   base = '/fuse';
   /** What a prepare waits for. */
   gate: Promise<void> = Promise.resolve();
+  /** What a tree waits for. */
+  tree: Promise<void> = Promise.resolve();
 
   async prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | { reason: string }> {
     const layer = labels['layer'];
@@ -30,21 +32,27 @@ class FakeLayers implements RemoteLayers {
     signal?.throwIfAborted();
     if (layer === 'broken') throw new LazylayerError('UNAVAILABLE', 'registry says 503');
     if (!layer.startsWith('lazy')) return { reason: `${layer} is\nno eStargz` };
-    this.#hold(layer, 1);
-    return {
-      lower: `${this.base}/${layer}`,
-      usage: { size: 10, inodes: 2 },
-      root: { mode: 0o2711, uid: 5, gid: 6 },
-      record: { layer },
-    };
+    const lower = this.tree.then(() => {
+      this.#hold(layer, 1);
+      return `${this.base}/${layer}`;
+    });
+    return { lower, record: { layer } };
   }
 
-  async restore(record: unknown): Promise<{ lower: string }> {
+  usage(): Usage {
+    return { size: 10, inodes: 2 };
+  }
+
+  async root(): Promise<RootAttributes> {
+    return { mode: 0o2711, uid: 5, gid: 6 };
+  }
+
+  async restore(record: unknown): Promise<string> {
     const { layer } = record as { layer: string };
     this.asked.push(`restore ${layer}`);
     if (this.lost.has(layer)) throw new Error(`${layer} is not on disk`);
     this.#hold(layer, 1);
-    return { lower: `${this.base}/${layer}` };
+    return `${this.base}/${layer}`;
   }
 
   async check(record: unknown): Promise<void> {
@@ -146,6 +154,38 @@ test('mounts have the lazy layers below, and new roots their attributes', async 
   t.true(upper.startsWith(join(root, 'snapshots/')));
   const { mode, uid, gid } = await stat(upper);
   t.deepEqual([mode & 0o7777, uid, gid], [0o2711, 5, 6]);
+});
+
+test('a client goes on while a tree is made; a container waits for it', async (t) => {
+  const scene = await Scene.open(t);
+  const { snapshotter, layers } = scene;
+  let made!: () => void;
+  layers.tree = new Promise((resolve) => (made = resolve));
+  t.is(await scene.pull('lazy1', 'c1', ''), 'served');
+  t.is(await scene.pull('lazy2', 'c2', 'c1'), 'served');
+  let mounts: unknown;
+  const preparing = snapshotter.prepare('container', 'c2').then((found) => (mounts = found));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  t.is(mounts, undefined);
+  made();
+  await preparing;
+  t.false(layers.asked.some((asked) => asked.startsWith('restore')));
+});
+
+test('a tree that could not be made is told of, tried again for the next container, and not held', async (t) => {
+  const scene = await Scene.open(t);
+  const { snapshotter, layers } = scene;
+  layers.tree = Promise.reject(new Error('what a TOC'));
+  t.is(await scene.pull('lazy1', 'c1', ''), 'served');
+  layers.lost.add('lazy1');
+  const error = await t.throwsAsync(snapshotter.prepare('container', 'c1'), { code: 'UNAVAILABLE' });
+  t.regex(error.message, /snapshot c1 cannot be served: .* remove its image and pull it anew/);
+  t.regex((await snapshotter.stat('c1')).labels[label.unavailable], /what a TOC|not on disk/);
+  layers.lost.clear();
+  await snapshotter.prepare('container', 'c1');
+  await snapshotter.remove('container');
+  await snapshotter.remove('c1');
+  t.is(layers.held.size, 0);
 });
 
 test('a container over lazy layers and unpacked ones sees them all', async (t) => {

@@ -111,8 +111,8 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     try {
       const used = this.#uses.find(reference, (source) => names(source).includes(digest));
       if (used !== undefined) return await this.#show(used);
-      const { image, index } = await workspace.imageWithLayer(reference, digest, { signal });
-      return await this.#showAll({ ...image, reference }, index);
+      const { image, index } = await workspace.manifestWithLayer(reference, digest, { signal });
+      return await this.#showAll({ ...(await image()), reference }, index);
     } catch (error) {
       signal?.throwIfAborted();
       onAnswer?.({ reference, digest, refusal: { code: codeOf(error), error } });
@@ -134,7 +134,8 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     const showing = image.manifest.layers.map((_, i) => this.#show(layerOf(image, i)));
     void Promise.allSettled(showing).then((outcomes) => {
       const slots = outcomes.flatMap((one) => (one.status === 'fulfilled' ? one.value.layer.slot : []));
-      void this.#options.programs?.expect(slots, image.config.config);
+      void this.#options.programs?.expect(slots, () => image.config.config);
+      void this.#options.programs?.starts(slots.at(-1) ?? NaN);
     });
     return showing[index];
   }

@@ -7,13 +7,18 @@ export interface ElfContent {
   readonly machine?: number;
   /** Bytes of the file, filled up behind what is told. */
   readonly size?: number;
+  /** What lies between the strings and the dynamic section, as the code of a program does. */
+  readonly code?: Uint8Array;
+  /** Bytes of the file that are loaded, all by default. */
+  readonly loaded?: number;
 }
 
 /** Where the file's bytes are loaded: addresses are not offsets. */
 const LOADED_AT = 0x40_0000;
 
 /** A little-endian 64-bit ELF file that holds nothing but what the loader asks for. */
-export function elfFile({ interpreter, needed = [], runpath, machine = 62, size = 0 }: ElfContent): Buffer {
+export function elfFile(content: ElfContent): Buffer {
+  const { interpreter, needed = [], runpath, machine = 62, size = 0, code = new Uint8Array(0) } = content;
   const programs = interpreter === undefined ? 2 : 3;
   const headers = 64 + programs * 56;
   const strings = ['', ...needed, ...(runpath === undefined ? [] : [runpath])];
@@ -23,7 +28,8 @@ export function elfFile({ interpreter, needed = [], runpath, machine = 62, size 
   const interp = Buffer.from(interpreter === undefined ? '' : `${interpreter}\0`, 'latin1');
   const interpAt = headers;
   const stringsAt = interpAt + interp.byteLength;
-  const dynamicAt = stringsAt + stringTable.byteLength;
+  const codeAt = stringsAt + stringTable.byteLength;
+  const dynamicAt = codeAt + code.byteLength;
   const entries: [number, number][] = [
     ...needed.map((name): [number, number] => [1, placeOf(name)]),
     ...(runpath === undefined ? [] : [[29, placeOf(runpath)] as [number, number]]),
@@ -49,11 +55,12 @@ export function elfFile({ interpreter, needed = [], runpath, machine = 62, size 
     file.writeBigUInt64LE(BigInt(length), at + 32);
     file.writeBigUInt64LE(BigInt(length), at + 40);
   };
-  segment(0, 1, 0, file.byteLength);
+  segment(0, 1, 0, content.loaded ?? file.byteLength);
   segment(1, 2, dynamicAt, entries.length * 16);
   if (interpreter !== undefined) segment(2, 3, interpAt, interp.byteLength);
   interp.copy(file, interpAt);
   stringTable.copy(file, stringsAt);
+  file.set(code, codeAt);
   for (const [i, [tag, value]] of entries.entries()) {
     file.writeBigUInt64LE(BigInt(tag), dynamicAt + i * 16);
     file.writeBigUInt64LE(BigInt(value), dynamicAt + i * 16 + 8);

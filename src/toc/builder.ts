@@ -21,7 +21,8 @@ const WHITEOUT = '.wh.';
 const WHITEOUT_META = '.wh..wh.';
 const OPAQUE = '.wh..wh..opq';
 
-const PREFETCH_LANDMARK = '.prefetch.landmark';
+/** A file in the root whose place is the end of what a start needs. */
+export const PREFETCH_LANDMARK = '.prefetch.landmark';
 const NO_PREFETCH_LANDMARK = '.no.prefetch.landmark';
 const hiddenInRoot = new Set([PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, 'stargz.index.json']);
 

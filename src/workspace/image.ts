@@ -45,8 +45,8 @@ export interface ImageLayer {
   /** Of the image. */
   readonly reference: string;
   readonly descriptor: Descriptor;
-  /** Digest of the uncompressed tar. */
-  readonly diffId: Digest;
+  /** Digest of the uncompressed tar. Without it a layer can only be opened lazily. */
+  readonly diffId?: Digest;
 }
 
 /** The layer of an image at an index, lowest first. */

@@ -92,7 +92,7 @@ test('of an image that one layer is wanted of, those from it up are asked for', 
   });
   await using workspace = await open(await rootDirectory(t));
   const digests = image.layers.map((layer) => layer.descriptor.digest);
-  await workspace.imageWithLayer(reference, digests[1], { layers: {} });
+  await workspace.manifestWithLayer(reference, digests[1], { layers: {} });
   const asked = () => digests.map((digest) => registry.count(digest));
   for (let i = 0; i < 2000 && asked()[2] === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
   t.deepEqual(asked(), [0, 1, 1]);
@@ -138,18 +138,21 @@ test('a layer is looked for where its tag pointed before it is asked where it po
   const second = await buildImage({ layers: [[{ path: 'a', content: 'second' }]] });
   await using workspace = await open(await rootDirectory(t));
   const wanted = first.image.layers[0].descriptor.digest;
-  await workspace.imageWithLayer(first.reference, wanted);
+  const found = await workspace.manifestWithLayer(first.reference, wanted);
+  first.registry.reset();
+  t.is((await found.image()).digest, first.image.manifest.descriptor.digest);
+  t.is(first.registry.requests.length, 1, 'the config comes when it is wanted');
   put(first.registry, second, '1');
   first.registry.reset();
-  await workspace.imageWithLayer(first.reference, wanted);
+  await workspace.manifestWithLayer(first.reference, wanted);
   t.is(first.registry.requests.length, 0);
-  const moved = await workspace.imageWithLayer(first.reference, second.layers[0].descriptor.digest);
-  t.is(moved.image.digest, second.manifest.descriptor.digest);
-  const pinned = await workspace.imageWithLayer(first.reference, wanted, {
+  const moved = await workspace.manifestWithLayer(first.reference, second.layers[0].descriptor.digest);
+  t.is((await moved.image()).digest, second.manifest.descriptor.digest);
+  const pinned = await workspace.manifestWithLayer(first.reference, wanted, {
     manifest: first.image.manifest.descriptor.digest,
   });
-  t.is(pinned.image.digest, first.image.manifest.descriptor.digest);
-  await t.throwsAsync(workspace.imageWithLayer(first.reference, wanted), { code: 'NOT_FOUND' });
+  t.is((await pinned.image()).digest, first.image.manifest.descriptor.digest);
+  await t.throwsAsync(workspace.manifestWithLayer(first.reference, wanted), { code: 'NOT_FOUND' });
 });
 
 test('when one layer fails, none stays open', async (t) => {

@@ -6,15 +6,16 @@ import type { Digest } from '../digest/digest.js';
 import { describeError, LazylayerError } from '../errors.js';
 import { annotationTocDigest } from '../estargz/annotations.js';
 import type { Descriptor } from '../image/descriptor.js';
-import type { Manifest } from '../image/manifest.js';
+import { parseManifest, type Manifest } from '../image/manifest.js';
 import { parsePlatform } from '../image/platform.js';
 import { externalTocReference, formatReference, parseReference, type Reference } from '../image/reference.js';
 import type { Layer } from '../layer/layer.js';
 import type { KnownLayer } from '../layer/known.js';
-import type { LayerBlob, LayerSource } from '../layer/source.js';
+import type { LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
-import { RefPool, type LoadOptions, type PoolContent, type PoolName } from '../pool/pool.js';
+import { RefPool, type PoolName, type WholeAnswer } from '../pool/pool.js';
 import { Registry, type RegistryOptions } from '../registry/client.js';
+import { treeBytes } from '../toc/tree.js';
 import { join } from 'node:path';
 import { imageOf, layerOf, withUrls, type Image, type ImageLayer } from './image.js';
 
@@ -47,6 +48,10 @@ export interface OpenLayerOptions {
   readonly onDownload?: (progress: DownloadProgress) => void;
   /** Refuse what would have to be downloaded whole, by UNSUPPORTED. */
   readonly lazyOnly?: boolean;
+  /** What its landmark asks for is going to be prefetched. */
+  readonly prefetch?: boolean;
+  /** Called, perhaps not at once, when the TOC is verified: what is left costs no request. */
+  readonly onVerified?: () => void;
   readonly signal?: AbortSignal;
 }
 
@@ -60,13 +65,23 @@ export interface ImageOptions {
 }
 
 /** How layers are going to be opened that their image is asked for. */
-export interface ExpectedLayers extends Pick<KnownLayerOptions, 'allowNoVerification'> {
+export interface ExpectedLayers extends Pick<OpenLayerOptions, 'allowNoVerification' | 'prefetch'> {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
-  /** Hears of those that were opened before their turn, since the disk did not have them. */
-  readonly onOpened?: (layer: Layer) => void;
+  /** Hears of those that were opened before their turn, since the disk did not have them. `image` asks for the config too. */
+  readonly onOpened?: (layer: Layer, image: () => Promise<Image>) => void;
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
+}
+
+/** A layer of an image that may not be there as a whole yet. */
+export interface FoundLayer {
+  /** Of the image, in full. */
+  readonly reference: string;
+  readonly manifest: Manifest;
+  readonly index: number;
+  /** Asks for the config too, once. @throws what the registry says */
+  readonly image: () => Promise<Image>;
 }
 
 /** How a layer is opened each time. */
@@ -84,6 +99,8 @@ export class Workspace implements AsyncDisposable {
     readonly cache: ChunkCache,
     readonly layers: LayerStore,
     private readonly config: Config,
+    /** Get ready to read TOCs while the registry is asked for an image. */
+    private readonly warms: boolean,
   ) {}
 
   static async open(
@@ -121,12 +138,14 @@ export class Workspace implements AsyncDisposable {
       dir: join(cache.root, 'pool'),
       max: config.pool.max_entries,
       holdMs: config.pool.hold_sec * 1000,
-      load: (reference, options) => {
-        if (hooks.warm !== undefined && options.onManifest !== undefined) layers.warm();
-        const resolving = resolve(registry, reference, options);
+      load: (reference, { platform, ...options }) => {
+        const on = platform === undefined ? undefined : parsePlatform(platform);
+        const resolving = registry.resolve(parseReference(reference), { ...options, platform: on });
         options.onAsked?.();
         return resolving;
       },
+      loadConfig: (reference, { manifestBytes, descriptor }, options) =>
+        registry.fetchConfig(parseReference(reference), parseManifest(manifestBytes, descriptor.mediaType), options),
       onEvict: hooks.onEvict,
     });
     const layers = new LayerStore({
@@ -136,7 +155,8 @@ export class Workspace implements AsyncDisposable {
       quietMs: fetch.background_quiet_sec * 1000,
       tocThreads: { standby: hooks.warm === 'always' ? 1 : 0 },
     });
-    return new Workspace(registry, pool, cache, layers, config);
+    if (hooks.warm === 'always') layers.scheduler.inflater.prepare();
+    return new Workspace(registry, pool, cache, layers, config, hooks.warm !== undefined);
   }
 
   /**
@@ -148,57 +168,52 @@ export class Workspace implements AsyncDisposable {
     const { platform, signal, layers, revalidate = true } = options;
     const name = parseReference(text);
     const reference = formatReference(name);
-    const onManifest = layers && ((manifest: Manifest) => this.#expect(name, manifest.layers, layers));
-    const known = await this.pool.get(reference, { platform, revalidate, onManifest, signal });
-    const warning =
-      known.stale === undefined
-        ? undefined
-        : `${reference} as it was at ${new Date(known.loadedAt).toISOString()}: the registry could not be asked (${describeError(known.stale)})`;
-    return imageOf(reference, known.manifestBytes, known.configBytes, {
-      mediaType: known.descriptor.mediaType,
-      warning,
-    });
+    const onAsked = layers && (() => this.#warm());
+    const asking = { platform, revalidate, onAsked, signal };
+    const image = this.pool.get(reference, asking).then((known) => wholeImage(reference, known));
+    if (layers === undefined) return image;
+    image.catch(() => {}); // given below
+    const { manifestBytes, descriptor } = await this.pool.manifest(reference, asking);
+    this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers, () => image);
+    return image;
   }
 
   /**
-   * The image of a reference that has a certain layer, by the digest of its blob or of its TOC: as it is known where that fits, else
+   * The manifest of a reference that has a certain layer, by the digest of its blob or of its TOC: as it is known where that fits, else
    * asked for again, since a tag may have moved. With the manifest's digest, that manifest and no other. With `layers`, this one and
-   * those above it are about to be opened.
+   * those above it are about to be opened. `image` is a further request where the config is not known.
    * @throws NOT_FOUND
    */
-  async imageWithLayer(
+  async manifestWithLayer(
     text: string,
     layer: Digest,
     options: { manifest?: Digest; layers?: ExpectedLayers; signal?: AbortSignal } = {},
-  ): Promise<{ image: Image; index: number }> {
+  ): Promise<FoundLayer> {
     const { layers, signal } = options;
     const named = parseReference(text);
     // A tag beside the digest still leads to an image of external TOCs.
     const name = options.manifest === undefined ? named : { ...named, digest: options.manifest };
     const reference = formatReference(name);
-    const onManifest =
+    const onAsked =
       layers &&
-      ((manifest: Manifest) => {
-        const index = manifest.layers.findIndex((l) => l.digest === layer);
-        if (index >= 0) this.#expect(name, manifest.layers.slice(index), layers);
+      (() => {
+        this.#warm();
+        this.#expectBlindly(name, layers);
       });
-    const onAsked = layers && (() => this.#expectBlindly(name, layers));
     for (const revalidate of [false, true]) {
-      const known = await this.pool.get(reference, { revalidate, onAsked, onManifest, signal });
-      const image = imageOf(reference, known.manifestBytes, known.configBytes, {
-        mediaType: known.descriptor.mediaType,
-      });
-      const index = image.manifest.layers.findIndex(
+      const { manifestBytes, descriptor } = await this.pool.manifest(reference, { revalidate, onAsked, signal });
+      const manifest = parseManifest(manifestBytes, descriptor.mediaType);
+      const index = manifest.layers.findIndex(
         (l) => l.digest === layer || annotationTocDigest(l.annotations) === layer,
       );
-      if (index >= 0) return { image, index };
+      if (index < 0) continue;
+      let whole: Promise<Image> | undefined;
+      const image = () => (whole ??= this.pool.get(reference).then((known) => wholeImage(reference, known)));
+      // Clients ask for one layer after the other; opened side by side, all take the time of one.
+      if (layers !== undefined) this.#expect(name, manifest.layers.slice(index), layers, image);
+      return { reference, manifest, index, image };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);
-  }
-
-  /** The layers of an image from an index up are about to be opened. */
-  expectLayers(image: Image, from: number, options: ExpectedLayers): void {
-    this.#expect(parseReference(image.reference), image.manifest.layers.slice(from), options);
   }
 
   /** Opens one layer. Close it when done. */
@@ -206,6 +221,8 @@ export class Workspace implements AsyncDisposable {
     return this.layers.open(this.#source(layer, options), {
       signal: options.signal,
       lazyOnly: options.lazyOnly,
+      onVerified: options.onVerified,
+      prefetch: options.prefetch,
       onProgress: ({ bytes, total, reason }) =>
         options.onDownload?.({ layer: layer.descriptor.digest, bytes, total, reason }),
     });
@@ -232,6 +249,7 @@ export class Workspace implements AsyncDisposable {
       digest: layer.descriptor.digest,
       slot,
       statistics: { bytes: facts.cacheBytes, files: counts.inodes },
+      treeBytes: treeBytes(counts),
       open: () => this.openLayer(layer, options),
       keep: () => this.layers.keep(this.#source(layer, options), whole),
     };
@@ -241,7 +259,7 @@ export class Workspace implements AsyncDisposable {
     return { ...this.#blob(parseReference(reference), descriptor, options), diffId };
   }
 
-  #blob(name: Reference, descriptor: Descriptor, options: KnownLayerOptions): LayerBlob {
+  #blob(name: Reference, descriptor: Descriptor, options: KnownLayerOptions): LayerSource {
     return {
       descriptor,
       tocDigest: annotationTocDigest(descriptor.annotations),
@@ -249,6 +267,10 @@ export class Workspace implements AsyncDisposable {
       externalToc: (signal) => this.#externalToc(name, descriptor.digest, signal),
       allowNoVerification: options.allowNoVerification ?? this.config.allow_no_verification,
     };
+  }
+
+  #warm(): void {
+    if (this.warms) this.layers.warm();
   }
 
   /** Sends the requests for the layers' TOCs beside that for the manifest, where no authorization has to be learnt from its answer. */
@@ -259,10 +281,15 @@ export class Workspace implements AsyncDisposable {
     );
   }
 
-  #expect(name: Reference, layers: readonly Descriptor[], { urls, onOpened, ...options }: ExpectedLayers): void {
+  #expect(
+    name: Reference,
+    layers: readonly Descriptor[],
+    { urls, onOpened, prefetch, ...options }: ExpectedLayers,
+    image: () => Promise<Image>,
+  ): void {
     this.layers.expect(
       layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
-      onOpened,
+      { prefetch, onOpened: onOpened && ((layer) => onOpened(layer, image)) },
     );
   }
 
@@ -316,7 +343,14 @@ export class Workspace implements AsyncDisposable {
   }
 }
 
-async function resolve(registry: Registry, reference: string, options: LoadOptions): Promise<PoolContent> {
-  const platform = options.platform === undefined ? undefined : parsePlatform(options.platform);
-  return registry.resolve(parseReference(reference), { ...options, platform });
+/** @throws FormatError where the bytes are no manifest and config that belong together */
+function wholeImage(reference: string, known: WholeAnswer): Image {
+  const warning =
+    known.stale === undefined
+      ? undefined
+      : `${reference} as it was at ${new Date(known.loadedAt).toISOString()}: the registry could not be asked (${describeError(known.stale)})`;
+  return imageOf(reference, known.manifestBytes, known.configBytes, {
+    mediaType: known.descriptor.mediaType,
+    warning,
+  });
 }

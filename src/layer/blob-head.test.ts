@@ -1,0 +1,130 @@
+import { setImmediate as turn } from 'node:timers/promises';
+import test from 'ava';
+import { estargzLayer, FakeBlob, LayerBench } from '../testing/layer-fixture.js';
+import { BlobHead, HeadedReader } from './blob-head.js';
+
+const bytes = Buffer.from(Array.from({ length: 400_000 }, (_, i) => (i * 7) % 251));
+
+function headed(beforePiece: FakeBlob['beforePiece'] = () => {}) {
+  const blob = new FakeBlob(bytes);
+  blob.beforePiece = beforePiece;
+  const counted = { freed: 0, dropped: [] as number[] };
+  const head = new BlobHead(blob.reader(), 200_000, 50_000, () => counted.freed++);
+  return { blob, counted, reader: new HeadedReader(blob.reader(), head, (n) => counted.dropped.push(n)) };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; i < 5000 && !condition(); i++) await turn();
+}
+
+async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  for await (const piece of stream) parts.push(Buffer.from(piece));
+  return Buffer.concat(parts);
+}
+
+test('a stream of a part of the head goes on with it: one request, and the same bytes', async (t) => {
+  for (const [from, to] of [
+    [0, 200_000],
+    [169, 200_000],
+    [169, 120_001],
+  ]) {
+    const { blob, counted, reader } = headed();
+    for (let i = 0; i < 50; i++) await turn();
+    t.true((await collect(reader.stream(from, to - from))).equals(bytes.subarray(from, to)));
+    t.deepEqual(blob.asked, [{ offset: 0, length: 200_000 }]);
+    t.deepEqual([counted.freed, counted.dropped], [1, []]);
+    t.true((await collect(reader.stream(5, 10))).equals(bytes.subarray(5, 15)), 'once');
+    t.is(blob.asked.length, 2);
+    await reader[Symbol.asyncDispose]();
+  }
+});
+
+test('no more than there is room for comes before somebody takes over', async (t) => {
+  let pieces = 0;
+  const { blob, reader } = headed(() => void pieces++);
+  await until(() => pieces * blob.piece >= 50_000);
+  for (let i = 0; i < 100; i++) await turn();
+  t.is(pieces, Math.ceil(50_000 / blob.piece));
+  t.is((await collect(reader.stream(0, 200_000))).byteLength, 200_000);
+});
+
+test('what fits nobody is ended, and counted; what is behind the head does not touch it', async (t) => {
+  const { blob, counted, reader } = headed();
+  await until(() => blob.asked.length > 0);
+  t.true((await collect(reader.stream(300_000, 10))).equals(bytes.subarray(300_000, 300_010)));
+  t.deepEqual([counted.freed, blob.aborted], [0, 0]);
+  t.true((await collect(reader.stream(100, 250_000))).equals(bytes.subarray(100, 250_100)));
+  await until(() => counted.dropped.length > 0);
+  t.deepEqual([counted.freed, counted.dropped.length, blob.aborted], [1, 1, 1]);
+  await reader[Symbol.asyncDispose]();
+  t.is(counted.freed, 1);
+});
+
+test('a head that nobody takes ends with its reader; a failure is told to who takes it', async (t) => {
+  const unused = headed();
+  await until(() => unused.blob.asked.length > 0);
+  await unused.reader[Symbol.asyncDispose]();
+  t.deepEqual([unused.counted.freed, unused.blob.aborted], [1, 1]);
+
+  const blob = new FakeBlob(bytes);
+  blob.beforePiece = (at) => (at > 0 ? Promise.reject(new Error('the line is dead')) : undefined);
+  const head = new BlobHead(blob.reader(), 200_000, 100_000, () => {});
+  await using reader = new HeadedReader(blob.reader(), head, () => {});
+  await turn();
+  await t.throwsAsync(collect(reader.stream(0, 1000)), { message: 'the line is dead' });
+});
+
+test('who leaves early ends the transfer, also by a signal', async (t) => {
+  const early = headed();
+  for await (const piece of early.reader.stream(0, 200_000)) {
+    t.true(piece.byteLength > 0);
+    break;
+  }
+  t.deepEqual([early.counted.freed, early.blob.aborted], [1, 1]);
+
+  const { blob, counted, reader } = headed();
+  const leaving = new AbortController();
+  const reading = collect(reader.stream(0, 200_000, { signal: leaving.signal }));
+  blob.beforePiece = (at) => (at > 100_000 ? leaving.abort(new Error('I leave')) : undefined);
+  await t.throwsAsync(reading, { message: 'I leave' });
+  t.is(counted.freed, 1);
+});
+
+const files = Array.from({ length: 6 }, (_, i) => ({ path: `f${i}`, size: 120_000 }));
+
+test('what a landmark asks for is on its way before the tree is there, by one request in all', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files, { landmarkAfter: 3 });
+  const layer = await bench.store.open(source, { prefetch: true });
+  t.is(blob.asked.length, 2, 'the end of the blob, and its beginning');
+  t.is(blob.asked[1].offset, 0);
+  await layer.prefetch();
+  t.is(blob.asked.length, 2);
+  t.is(layer.stats.requests, 2);
+  t.true(layer.stats.presentBytes >= 360_000);
+  await layer[Symbol.asyncDispose]();
+});
+
+test('no head is asked for: where nobody prefetches, without a landmark, of what the disk has, of what is too much for one request', async (t) => {
+  const marked = () => estargzLayer(files, { landmarkAfter: 3 });
+  await using bench = await LayerBench.create();
+  const plain = await marked();
+  await (await bench.store.open(plain.source))[Symbol.asyncDispose]();
+  t.is(plain.blob.asked.length, 1);
+
+  const unmarked = await estargzLayer(files);
+  const full = await bench.store.open(unmarked.source, { prefetch: true });
+  t.is(unmarked.blob.asked.length, 1);
+  await full.fetchAll();
+  await bench.cache.flushHints();
+  const again = await estargzLayer(files, { landmarkAfter: 2 });
+  await (await bench.store.open(again.source, { prefetch: true }))[Symbol.asyncDispose]();
+  t.is(again.blob.asked.length, 1);
+  await full[Symbol.asyncDispose]();
+
+  await using small = await LayerBench.create({ store: { maxMemory: 256 * 1024 } });
+  const large = await marked();
+  await (await small.store.open(large.source, { prefetch: true }))[Symbol.asyncDispose]();
+  t.is(large.blob.asked.length, 1);
+});

@@ -1,0 +1,133 @@
+import { LazylayerError } from '../errors.js';
+import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
+
+/**
+ * The first `end` bytes of a blob, on their way before anybody can use them: while the layer's tree is made. At most `room` of them are kept in
+ * memory until somebody takes over, then the rest is passed on as it comes. Nothing of it is verified.
+ */
+export class BlobHead implements AsyncDisposable {
+  readonly #leaving = new AbortController();
+  readonly #coming: AsyncIterator<Uint8Array>;
+  readonly #filling: Promise<void>;
+  #pieces: Uint8Array[] = [];
+  #taken = false;
+  #ended = false;
+  #over = false;
+  /** Bytes that have come. */
+  received = 0;
+
+  /** Owns the reader. `onFreed` hears when nothing is kept in memory any more. */
+  constructor(
+    private readonly reader: RandomAccessReader,
+    readonly end: number,
+    private readonly room: number,
+    private readonly onFreed: () => void,
+  ) {
+    const options = { signal: this.#leaving.signal, reason: 'prefetch' } as const;
+    this.#coming = reader.stream(0, end, options)[Symbol.asyncIterator]();
+    this.#filling = this.#fill();
+    this.#filling.catch(() => {}); // told to who takes over
+  }
+
+  async #fill(): Promise<void> {
+    while (!this.#taken && this.received < this.room) {
+      const piece = await this.#next();
+      if (piece === undefined) return;
+      this.#pieces.push(Buffer.from(piece)); // it is valid only until the next one is asked for
+    }
+  }
+
+  async #next(): Promise<Uint8Array | undefined> {
+    const next = await this.#coming.next();
+    if (next.done === true) {
+      this.#ended = true;
+      return undefined;
+    }
+    this.received += next.value.byteLength;
+    return next.value;
+  }
+
+  /** Bytes [from, to) of it, once. Whoever leaves before the end ends the transfer. */
+  async *take(from: number, to: number, signal?: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    const leave = () => this.#leaving.abort(signal?.reason);
+    signal?.throwIfAborted();
+    signal?.addEventListener('abort', leave, { once: true });
+    try {
+      this.#taken = true;
+      await this.#filling;
+      let at = 0;
+      for await (const piece of this.#rest()) {
+        const wanted = piece.subarray(Math.max(0, from - at), Math.max(0, to - at));
+        at += piece.byteLength;
+        if (wanted.byteLength > 0) yield wanted;
+      }
+    } finally {
+      signal?.removeEventListener('abort', leave);
+      await this[Symbol.asyncDispose]();
+    }
+  }
+
+  async *#rest(): AsyncGenerator<Uint8Array, void, undefined> {
+    for (let piece = this.#pieces.shift(); piece !== undefined; piece = this.#pieces.shift()) yield piece;
+    while (!this.#ended) {
+      const piece = await this.#next();
+      if (piece !== undefined) yield piece;
+    }
+  }
+
+  /** Ends the transfer, if it is not over. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#over) return;
+    this.#over = true;
+    this.#taken = true;
+    this.#pieces = [];
+    this.onFreed();
+    if (!this.#ended) this.#leaving.abort(new LazylayerError('ABORTED', 'what was asked for ahead is not used'));
+    await this.#filling.catch(() => {});
+    await this.#coming.return?.();
+    await this.reader[Symbol.asyncDispose]();
+  }
+}
+
+/** A blob whose head is on its way: the first stream of a part of that goes on with it. Owns both. */
+export class HeadedReader implements RandomAccessReader {
+  readonly size: number;
+  #head: BlobHead | undefined;
+
+  /** `onDropped` hears of a head that was of no use, with the bytes that came of it. */
+  constructor(
+    private readonly reader: RandomAccessReader,
+    head: BlobHead,
+    private readonly onDropped: (bytes: number) => void,
+  ) {
+    this.size = reader.size;
+    this.#head = head;
+  }
+
+  read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array> {
+    return this.reader.read(offset, length, options);
+  }
+
+  stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array> {
+    const head = this.#head;
+    if (head === undefined || offset >= head.end) return this.reader.stream(offset, length, options);
+    this.#head = undefined;
+    if (offset + length <= head.end && offset <= SKIPPED_BYTES)
+      return head.take(offset, offset + length, options?.signal);
+    void this.#drop(head);
+    return this.reader.stream(offset, length, options);
+  }
+
+  async #drop(head: BlobHead): Promise<void> {
+    await head[Symbol.asyncDispose]();
+    this.onDropped(head.received);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#head !== undefined) await this.#drop(this.#head);
+    await this.reader[Symbol.asyncDispose]();
+  }
+}
+
+/** Bytes of a head that a stream may leave out at the beginning: headers of the archive, which belong to no file. */
+const SKIPPED_BYTES = 64 * 1024;

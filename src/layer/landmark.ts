@@ -1,0 +1,74 @@
+import { placeOf } from '../estargz/glance.js';
+import { PREFETCH_LANDMARK } from '../toc/builder.js';
+import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import { JOIN_BYTES, programSpan, type ChunkSpan } from './read-ahead.js';
+
+/** Every container: its runtime looks its user up in them. */
+export const RUNTIME_FILES = ['/etc/passwd', '/etc/group'];
+
+/**
+ * What to bring of a layer that says itself what a start needs: what its landmark asks for, and what lies near behind it and every
+ * container's runtime reads. No trace of what runs in a container sees that, so it is not among what a landmark asks for, and would be a
+ * request of its own.
+ */
+export function markedSpans(tree: Tree): ChunkSpan[] {
+  const bytes = tree.facts.prefetchBytes ?? 0;
+  const spans = landmarkSpans(tree, bytes);
+  const last = spans.at(-1);
+  if (last === undefined) return spans;
+  let { end } = last;
+  const more = RUNTIME_FILES.map((path) => fileSpan(tree, path)).sort((a, b) => a.first - b.first);
+  for (const file of more) {
+    const near = file.first >= end && tree.chunkOffset[file.first] - tree.chunkEnd(end - 1) <= JOIN_BYTES;
+    if (near && file.end > file.first) end = file.end;
+  }
+  return [...spans.slice(0, -1), { first: last.first, end }];
+}
+
+/** How many bytes from its beginning `markedSpans` is likely to ask for, by a look at a TOC that nobody has read yet; 0 where that cannot be told. */
+export function markedBytes(json: Uint8Array): number {
+  const landmark = placeOf(json, PREFETCH_LANDMARK);
+  if (landmark === undefined || landmark.start === 0) return 0;
+  let { end } = landmark;
+  const more = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
+  for (const file of more) if (file.start >= end && file.start - end <= JOIN_BYTES) ({ end } = file);
+  return end;
+}
+
+/** The chunks of a regular file of the layer itself, by its path; none where it has no such file. */
+function fileSpan(tree: Tree, path: string): ChunkSpan {
+  const names = path.split('/').slice(1);
+  let inode = ROOT;
+  for (const name of names) {
+    inode = tree.isDirectory(inode) ? tree.lookup(inode, Buffer.from(name)) : NONE;
+    if (inode === NONE) break;
+  }
+  if (inode === NONE || !tree.isRegular(inode)) return { first: tree.counts.chunks, end: 0 };
+  return programSpan(tree, inode);
+}
+
+/** The chunks that begin in the first `bytes` of the blob, of very large files only the first. */
+export function landmarkSpans(tree: Tree, bytes: number): ChunkSpan[] {
+  const { chunkOffset, counts } = tree;
+  let end = 0;
+  for (let high = counts.chunks; end < high;) {
+    const middle = (end + high) >>> 1;
+    if (chunkOffset[middle] < bytes) end = middle + 1;
+    else high = middle;
+  }
+  if (end === 0) return [];
+  const large: ChunkSpan[] = [];
+  for (let inode = 0; inode < counts.inodes; inode++) {
+    if (!tree.isRegular(inode) || tree.first[inode] >= end) continue;
+    const program = programSpan(tree, inode);
+    const stop = tree.first[inode] + tree.count[inode];
+    if (program.end < stop) large.push({ first: program.end, end: Math.min(stop, end) });
+  }
+  const spans: ChunkSpan[] = [];
+  let first = 0;
+  for (const passed of [...large.sort((a, b) => a.first - b.first), { first: end, end }]) {
+    if (first < passed.first) spans.push({ first, end: passed.first });
+    first = passed.end;
+  }
+  return spans;
+}

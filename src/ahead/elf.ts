@@ -119,9 +119,9 @@ function stringsWith(bytes: Uint8Array, word: string, wanted: (text: string) => 
   for (let at = buffer.indexOf(word); at >= 0 && ++looks <= MAX_LOOKS; at = buffer.indexOf(word, at + 1)) {
     let start = at;
     while (start > 0 && at - start < MAX_NAME && buffer[start - 1] !== 0) start--;
-    const end = buffer.indexOf(0, at);
-    if (end < 0) break;
-    if (end - start > MAX_NAME) continue;
+    const length = buffer.subarray(at, start + MAX_NAME + 1).indexOf(0);
+    if (length < 0) continue;
+    const end = at + length;
     const text = buffer.toString('latin1', start, end);
     if (wanted(text)) found.add(text);
   }

@@ -112,22 +112,31 @@ export class ProgramsAhead {
    * to is asked for; never rejects.
    */
   async starts(slot: number): Promise<void> {
+    await this.#startAll((slots) => slots.at(-1) === slot);
+  }
+
+  async #startAll(wanted: (slots: readonly number[]) => boolean): Promise<void> {
     for (const [key, { slots, config }] of [...this.#expected.entries()]) {
-      if (slots.at(-1) !== slot) continue;
+      if (!wanted(slots)) continue;
       this.#expected.delete(key);
+      let marked = false;
       await this.#visit(slots, async (visit) => {
-        if (visit.marked) return;
-        const { first, later } = visit.start();
-        visit.bring(later);
-        const command = async () => visit.command((await config()) ?? {});
-        const followed = (nodes: readonly MergedNode[]) => Promise.all(nodes.map((node) => visit.follow(node)));
-        await Promise.all([followed(first), command().then(followed)]);
+        marked = visit.marked;
+        if (!marked) visit.bring(visit.start().later);
       });
+      if (marked) continue;
+      const follow = (nodes: (visit: Visit) => readonly MergedNode[]) =>
+        this.#visit(slots, async (visit) => void (await Promise.all(nodes(visit).map((node) => visit.follow(node)))));
+      // Not while the layers are kept awake: the registry may take its time.
+      const start = (async () => (await config()) ?? {})().catch(() => ({}));
+      await Promise.all([follow((visit) => visit.start().first), start.then((c) => follow((v) => v.command(c)))]);
     }
   }
 
   /** Somebody waits for the beginning of a file. Resolves when all that it leads to is asked for; never rejects. */
   async read(slot: number, inode: number): Promise<void> {
+    // Whoever is not told of starts sees them by this.
+    void this.#startAll((slots) => slots.includes(slot));
     // The image that was met last goes first: which of several that share a layer is read cannot be told.
     for (const [key, slots] of [...this.#images.entries()]) {
       if (!slots.includes(slot)) continue;

@@ -69,8 +69,8 @@ export class ChunkIndex implements AsyncDisposable {
 
   /** Numbers for all of these names that have none, by one write to the disk. @throws as `slotOf` */
   giveSlots(names: readonly string[]): void {
-    const without = names.filter((name) => this.#slots.get(name) === undefined);
-    if (without.length === 0) return;
+    const without = new Set(names.filter((name) => this.#slots.get(name) === undefined));
+    if (without.size === 0) return;
     // Synchronous, as are all writes here: LMDB's queue of asynchronous ones hangs and rejects into the void on a full disk.
     this.#root.transactionSync(() => {
       let last = [...this.#names.getKeys({ reverse: true, limit: 1 })][0] ?? 0;

@@ -8,8 +8,9 @@ const bytes = Buffer.from(Array.from({ length: 400_000 }, (_, i) => (i * 7) % 25
 function headed(beforePiece: FakeBlob['beforePiece'] = () => {}) {
   const blob = new FakeBlob(bytes);
   blob.beforePiece = beforePiece;
-  const counted = { freed: 0, dropped: [] as number[] };
-  const head = new BlobHead(blob.reader(), 200_000, 50_000, () => counted.freed++);
+  const counted = { came: 0, freed: 0, dropped: [] as number[] };
+  const came = (n: number) => void (counted.came += n);
+  const head = new BlobHead(blob.reader(), 200_000, 50_000, came, () => counted.freed++);
   return { blob, counted, reader: new HeadedReader(blob.reader(), head, (n) => counted.dropped.push(n)) };
 }
 
@@ -31,9 +32,13 @@ test('a stream of a part of the head goes on with it: one request, and the same 
   ]) {
     const { blob, counted, reader } = headed();
     for (let i = 0; i < 50; i++) await turn();
+    t.is(counted.came, Math.ceil(50_000 / blob.piece) * blob.piece, 'counted as it comes');
+    t.true(reader.goesOn(from, to - from));
     t.true((await collect(reader.stream(from, to - from))).equals(bytes.subarray(from, to)));
     t.deepEqual(blob.asked, [{ offset: 0, length: 200_000 }]);
     t.deepEqual([counted.freed, counted.dropped], [1, []]);
+    t.false(reader.goesOn(from, to - from));
+    t.is(blob.aborted, to < 130_000 ? 1 : 0, 'a long rest is not waited for');
     t.true((await collect(reader.stream(5, 10))).equals(bytes.subarray(5, 15)), 'once');
     t.is(blob.asked.length, 2);
     await reader[Symbol.asyncDispose]();
@@ -69,10 +74,23 @@ test('a head that nobody takes ends with its reader; a failure is told to who ta
 
   const blob = new FakeBlob(bytes);
   blob.beforePiece = (at) => (at > 0 ? Promise.reject(new Error('the line is dead')) : undefined);
-  const head = new BlobHead(blob.reader(), 200_000, 100_000, () => {});
+  const head = new BlobHead(
+    blob.reader(),
+    200_000,
+    100_000,
+    () => {},
+    () => {},
+  );
   await using reader = new HeadedReader(blob.reader(), head, () => {});
   await turn();
   await t.throwsAsync(collect(reader.stream(0, 1000)), { message: 'the line is dead' });
+});
+
+test('who has left before the head is taken gives it back', async (t) => {
+  const { counted, reader } = headed();
+  const signal = AbortSignal.abort(new Error('I left'));
+  await t.throwsAsync(collect(reader.stream(0, 200_000, { signal })), { message: 'I left' });
+  t.is(counted.freed, 1);
 });
 
 test('who leaves early ends the transfer, also by a signal', async (t) => {

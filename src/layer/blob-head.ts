@@ -16,11 +16,12 @@ export class BlobHead implements AsyncDisposable {
   /** Bytes that have come. */
   received = 0;
 
-  /** Owns the reader. `onFreed` hears when nothing is kept in memory any more. */
+  /** Owns the reader. `onCame` hears of bytes as they come, `onFreed` when nothing is kept in memory any more. */
   constructor(
     private readonly reader: RandomAccessReader,
     readonly end: number,
     private readonly room: number,
+    private readonly onCame: (bytes: number) => void,
     private readonly onFreed: () => void,
   ) {
     const options = { signal: this.#leaving.signal, reason: 'prefetch' } as const;
@@ -44,15 +45,16 @@ export class BlobHead implements AsyncDisposable {
       return undefined;
     }
     this.received += next.value.byteLength;
+    this.onCame(next.value.byteLength);
     return next.value;
   }
 
   /** Bytes [from, to) of it, once. Whoever leaves before the end ends the transfer. */
   async *take(from: number, to: number, signal?: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
     const leave = () => this.#leaving.abort(signal?.reason);
-    signal?.throwIfAborted();
     signal?.addEventListener('abort', leave, { once: true });
     try {
+      signal?.throwIfAborted();
       this.#taken = true;
       await this.#filling;
       let at = 0;
@@ -60,6 +62,7 @@ export class BlobHead implements AsyncDisposable {
         const wanted = piece.subarray(Math.max(0, from - at), Math.max(0, to - at));
         at += piece.byteLength;
         if (wanted.byteLength > 0) yield wanted;
+        if (at >= to && this.end - at > SKIPPED_BYTES) return; // a short rest is not worth a connection
       }
     } finally {
       signal?.removeEventListener('abort', leave);
@@ -108,12 +111,17 @@ export class HeadedReader implements RandomAccessReader {
     return this.reader.read(offset, length, options);
   }
 
+  /** Whether the next stream of this range would go on with the head: some of it has come before. */
+  goesOn(offset: number, length: number): boolean {
+    return this.#head !== undefined && offset + length <= this.#head.end && offset <= SKIPPED_BYTES;
+  }
+
   stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array> {
     const head = this.#head;
     if (head === undefined || offset >= head.end) return this.reader.stream(offset, length, options);
+    const fits = this.goesOn(offset, length);
     this.#head = undefined;
-    if (offset + length <= head.end && offset <= SKIPPED_BYTES)
-      return head.take(offset, offset + length, options?.signal);
+    if (fits) return head.take(offset, offset + length, options?.signal);
     void this.#drop(head);
     return this.reader.stream(offset, length, options);
   }

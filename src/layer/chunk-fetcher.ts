@@ -231,11 +231,13 @@ export class ChunkFetcher {
     this.bring(inodes.map((inode) => this.#ahead.program(inode)));
   }
 
-  /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it is on its way and nobody waits for it. */
+  /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it alone is still on its way, and nobody waits for it. */
   loads(inode: number, bytes: number): void {
     const { tree } = this.target;
     const behind = this.#ahead.loads(inode, bytes);
-    if (behind < tree.first[inode] + tree.count[inode]) this.#covering(behind)?.cutBefore(firstOfMember(tree, behind));
+    const end = tree.first[inode] + tree.count[inode];
+    const range = behind < end ? this.#covering(behind) : undefined;
+    if (range !== undefined && range.end <= end) range.cutBefore(firstOfMember(tree, behind));
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */

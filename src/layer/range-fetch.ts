@@ -1,6 +1,7 @@
 import { LazylayerError, VerificationError } from '../errors.js';
 import { inflateBeginning } from '../estargz/member.js';
 import type { RandomAccessReader, ReadReason } from '../io/reader.js';
+import { HeadedReader } from './blob-head.js';
 import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -224,9 +225,13 @@ export class RangeFetch {
     let measured: (() => void) | undefined;
     host.requested();
     host.scheduler.inflater.prepare(stop - start);
+    // What has come before tells nothing of the network now, and was counted then.
+    const ahead = host.reader instanceof HeadedReader && host.reader.goesOn(start, stop - start);
     for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
-      measured ??= host.scheduler.measure();
-      host.scheduler.came(piece.byteLength);
+      if (!ahead) {
+        measured ??= host.scheduler.measure();
+        host.scheduler.came(piece.byteLength);
+      }
       host.counted(piece.byteLength);
       this.#accept(piece, batches);
       // Cut short by a reader that wanted a later part sooner: the rest of the body is not worth its time. Where all has come,

@@ -68,6 +68,7 @@ export class LayerStore implements AsyncDisposable {
   readonly #expectedMs: number;
   /** Bytes that heads of blobs may still take in memory. */
   #headRoom = MAX_HEAD_ROOM;
+  #heads = 0;
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -108,8 +109,11 @@ export class LayerStore implements AsyncDisposable {
       const controller = new AbortController();
       const opening = this.open(blob, { lazyOnly: true, prefetch, signal: controller.signal });
       let timer: NodeJS.Timeout | undefined;
+      let given = false;
       const giveBack = () => {
         clearTimeout(timer);
+        if (given) return;
+        given = true;
         if (this.#expected.get(name) === giveBack) this.#expected.delete(name);
         controller.abort(new LazylayerError('ABORTED', 'nobody opens the layer that this was asked for'));
         void opening.then((layer) => layer[Symbol.asyncDispose]()).catch(() => {});
@@ -251,6 +255,7 @@ export class LayerStore implements AsyncDisposable {
         content = opened.content;
       } catch (error) {
         await head?.[Symbol.asyncDispose]();
+        head = undefined;
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
       }
@@ -291,10 +296,16 @@ export class LayerStore implements AsyncDisposable {
   #headOf(source: LayerSource, json: Uint8Array): BlobHead | undefined {
     const bytes = Math.min(markedBytes(json), source.descriptor.size);
     const room = Math.min(bytes, HEAD_ROOM);
-    if (bytes === 0 || bytes > 1.5 * this.scheduler.landmarkRange || this.#headRoom < room) return undefined;
+    if (bytes === 0 || bytes > 1.5 * this.scheduler.landmarkRange) return undefined;
+    if (this.#headRoom < room || this.#heads >= MAX_HEADS) return undefined;
     if (chunksFrom(json, HEAD_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
     this.#headRoom -= room;
-    return new BlobHead(source.reader(), bytes, room, () => (this.#headRoom += room));
+    this.#heads++;
+    const freed = () => {
+      this.#headRoom += room;
+      this.#heads--;
+    };
+    return new BlobHead(source.reader(), bytes, room, (came) => this.scheduler.came(came), freed);
   }
 
   /**
@@ -362,6 +373,8 @@ function accepts(source: LayerSource, found: Digest): boolean {
 /** Bytes of a blob's head that are kept until its tree is there, and of all such heads at once. */
 const HEAD_ROOM = 4 * 1024 * 1024;
 const MAX_HEAD_ROOM = 16 * 1024 * 1024;
+/** Heads on their way at once. */
+const MAX_HEADS = 6;
 /** Chunks of a head that are looked for on disk. */
 const HEAD_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */

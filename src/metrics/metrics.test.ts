@@ -26,6 +26,8 @@ const remote: RemoteLayers = {
     return { reason: 'https://registry.example/secret says 503', code: 'UNAVAILABLE' };
   },
   restore: async (record) => String(record),
+  isLocal: () => true,
+  starting: () => {},
   usage: () => ({ size: 1, inodes: 1 }),
   root: async () => ({ mode: 0, uid: 0, gid: 0 }),
   check: async () => {},

@@ -85,7 +85,7 @@ interface Known extends PoolName {
   readonly id: string;
   heldUntil: number;
   /** The manifest whose config was written beside it. */
-  readonly wholeOf?: Digest;
+  wholeOf?: Digest;
 }
 
 /**
@@ -221,7 +221,7 @@ export class RefPool implements AsyncDisposable {
     return left ?? this.#uses.total(id);
   }
 
-  /** Whether manifest and config of a reference are kept. */
+  /** Whether the manifest of a reference is kept. */
   has(reference: string, platform?: string): boolean {
     return this.#known.has(directoryName({ reference, platform }));
   }
@@ -257,6 +257,7 @@ export class RefPool implements AsyncDisposable {
       this.#settle(known);
       return entry;
     } catch {
+      known.wholeOf = undefined;
       return undefined; // whatever is wrong with it, loading it again is the cure
     }
   }

@@ -160,6 +160,27 @@ test('a TOC that is not the one claimed is refused at once', async (t) => {
   t.true('reason' in (await lazy.prepare(labelsOf(0))));
 });
 
+test('a blob that is served by another TOC is refused at once, and what is served stays', async (t) => {
+  const { root, registry, labelsOf, image } = await start(t);
+  const { workspace, served, lazy } = await open(root);
+  t.teardown(() => workspace[Symbol.asyncDispose]());
+  const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  await first.lower;
+  const [{ descriptor }] = image.layers;
+  const other = { ...descriptor, annotations: undefined };
+  const manifest = { ...(JSON.parse(image.manifest.bytes.toString()) as object), layers: [other] };
+  registry.putManifest('img', '2', Buffer.from(JSON.stringify(manifest)), image.manifest.descriptor.mediaType);
+  const labels = {
+    ...labelsOf(0),
+    'containerd.io/snapshot/remote/stargz.reference': `${registry.host}/img:2`,
+    'containerd.io/snapshot/remote/stargz.skipverify': 'true',
+  };
+  t.true('reason' in (await lazy.prepare(labels)));
+  t.is(served.initial().layers.length, 1);
+  await lazy.release(first.record);
+  t.is(served.initial().layers.length, 0);
+});
+
 test('a client may leave until the TOC is verified, and no later', async (t) => {
   const { root, registry, labelsOf } = await start(t);
   const { workspace, lazy } = await open(root);

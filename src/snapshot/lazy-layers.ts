@@ -89,7 +89,8 @@ export class LazyLayers implements RemoteLayers {
 
   /**
    * Answers once the TOC is verified, for then the layer is what its manifest says; the tree is made while the client goes on. A TOC that is
-   * malformed although the manifest vouches for it is found out then: the next time, the answer waits for the tree, and is a refusal.
+   * malformed although the manifest vouches for it is found out then: the next time that this layer is pulled, the answer waits for the tree,
+   * and is a refusal.
    */
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
     const { workspace, prefetchLabel, onError } = this.#options;
@@ -114,7 +115,8 @@ export class LazyLayers implements RemoteLayers {
     const { digest } = record.descriptor;
     const { verified, lower } = this.#show(record, found, signal);
     await verified;
-    if (this.#doubtful.has(digest)) await lower;
+    // What is served already may be so by another TOC; that costs no wait.
+    if (this.#doubtful.has(digest) || this.#held.has(digest)) await lower;
     this.#reachedAt.set(digest, Date.now());
     lower.catch((error: unknown) => {
       this.#doubtful.set(digest, true);
@@ -176,6 +178,7 @@ export class LazyLayers implements RemoteLayers {
   async #hold({ reference, prefetchBytes }: LayerRecord, layer: KnownLayer, opened?: Layer): Promise<void> {
     const { served } = this.#options;
     let held = this.#held.get(layer.digest);
+    const fresh = held === undefined;
     if (held === undefined) {
       const wakes = { ...layer, open: () => this.#wake(layer) };
       held = {
@@ -188,13 +191,14 @@ export class LazyLayers implements RemoteLayers {
       };
       this.#held.set(layer.digest, held);
       if (opened !== undefined) this.#fetchAhead(held);
-    } else {
-      await opened?.[Symbol.asyncDispose]();
-      if (held.layer.slot !== layer.slot)
-        throw new LazylayerError('UNSUPPORTED', `layer ${layer.digest} is served already, by another TOC of it`);
     }
     held.uses++;
     try {
+      if (!fresh) {
+        await opened?.[Symbol.asyncDispose]();
+        if (held.layer.slot !== layer.slot)
+          throw new LazylayerError('UNSUPPORTED', `layer ${layer.digest} is served already, by another TOC of it`);
+      }
       await held.shown;
     } catch (error) {
       await this.#giveBack(held);
@@ -227,9 +231,19 @@ export class LazyLayers implements RemoteLayers {
       await this.#hold(layer, asleep);
       return this.#pathOf(asleep);
     }
-    const opened = await this.#openLayer(layer);
+    const opened = await this.#openLayer(layer, { signal: this.#ending.signal });
     await this.#hold(layer, workspace.known(layer, opened, openOptions(layer)), opened);
     return this.#pathOf(opened);
+  }
+
+  isLocal(record: unknown): boolean {
+    const layer = record as LayerRecord;
+    return this.#options.workspace.look(layer, openOptions(layer)) !== undefined;
+  }
+
+  starting(record: unknown): void {
+    const held = this.#held.get(digestOf(record));
+    if (held !== undefined) void this.#options.programs?.starts(held.layer.slot);
   }
 
   usage(record: unknown): Usage {
@@ -249,7 +263,6 @@ export class LazyLayers implements RemoteLayers {
     const { reference, descriptor } = record as LayerRecord;
     const { digest } = descriptor;
     const held = this.#heldFor(digest);
-    void this.#options.programs?.starts(held.layer.slot);
     const isWhole = (layer: Layer) => layer.isWhole();
     if (await this.#options.served.using(held.layer.slot, isWhole, signal)) return;
     if (Date.now() - (this.#reachedAt.get(digest) ?? 0) < reachableMs) return;

@@ -280,6 +280,8 @@ export class OverlaySnapshotter implements Snapshotter {
   ): Promise<Mount[]> {
     this.#store.checkNew(key, parent);
     const lower = await this.#lower(parent, signal);
+    // What is unpacked has the name that it will have.
+    if (kind === 'active' && labels[label.ref] === undefined) this.#layers.starting(this.#store.chain(parent));
     const mapping = await this.#idmap({ parent, labels });
     const root = await this.#rootAttributes(parent);
     const id = this.#store.takeId();

@@ -35,8 +35,12 @@ export interface RemoteLayers {
   readonly idmapRefusal: string | undefined;
   /** Makes the layer that the labels describe available, or says in a few words why it cannot be lazy. */
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
-  /** Brings a layer back without asking the registry. Gives its tree's path. */
+  /** Brings a layer back; asks the registry only for what `isLocal` denies. Gives its tree's path. */
   restore(record: unknown): Promise<string>;
+  /** Whether the disk has what `restore` needs. */
+  isLocal(record: unknown): boolean;
+  /** A container is about to be started whose topmost layer this is. */
+  starting(record: unknown): void;
   /** Bytes on disk that a layer takes by being known; 0 while that cannot be told. */
   usage(record: unknown): Usage;
   /** Of the tree's root directory: a snapshotter may live in the process that serves the tree, and must not ask the kernel for it. */
@@ -65,7 +69,10 @@ export class LayersInUse {
     this.#keep(id, lower).catch(() => {}); // told by `lower` and `lost`
   }
 
-  /** Brings back the layers of all these snapshots; one that fails is told and marked, and stops no other. */
+  /**
+   * Brings back the layers of all these snapshots; one that fails is told and marked, and stops no other. What the disk lacks, since a process
+   * ended before it was there, is not waited for.
+   */
   async restoreAll(
     records: readonly SnapshotRecord[],
     onFailure: (record: SnapshotRecord, error: unknown) => void,
@@ -75,9 +82,8 @@ export class LayersInUse {
       records.map(async (record) => {
         const release = await slots.acquire(0);
         try {
-          await this.lower(record);
-        } catch (error) {
-          onFailure(record, error);
+          const restored = this.lower(record).catch((error: unknown) => onFailure(record, error));
+          if (this.#remote?.isLocal(record.remote!.record) !== false) await restored;
         } finally {
           release();
         }
@@ -121,6 +127,11 @@ export class LayersInUse {
 
   async #restore({ name, remote }: SnapshotRecord): Promise<string> {
     return this.#remoteFor(name).restore(remote!.record);
+  }
+
+  /** A container is about to be started over these snapshots, nearest first. */
+  starting([top]: readonly SnapshotRecord[]): void {
+    if (top?.remote !== undefined) this.#remote?.starting(top.remote.record);
   }
 
   /** What the layer of a remote snapshot takes on disk. */

@@ -18,6 +18,10 @@ class FakeLayers implements RemoteLayers {
   readonly held = new Map<string, number>();
   readonly unreachable = new Set<string>();
   readonly lost = new Set<string>();
+  /** Those of which the disk has nothing. */
+  readonly remote = new Set<string>();
+  /** The topmost layers of containers. */
+  readonly started: string[] = [];
   /** Where the trees are. */
   base = '/fuse';
   /** What a prepare waits for. */
@@ -39,6 +43,14 @@ class FakeLayers implements RemoteLayers {
     return { lower, record: { layer } };
   }
 
+  isLocal(record: unknown): boolean {
+    return !this.remote.has((record as { layer: string }).layer);
+  }
+
+  starting(record: unknown): void {
+    this.started.push((record as { layer: string }).layer);
+  }
+
   usage(): Usage {
     return { size: 10, inodes: 2 };
   }
@@ -50,6 +62,7 @@ class FakeLayers implements RemoteLayers {
   async restore(record: unknown): Promise<string> {
     const { layer } = record as { layer: string };
     this.asked.push(`restore ${layer}`);
+    if (this.remote.has(layer)) await this.tree;
     if (this.lost.has(layer)) throw new Error(`${layer} is not on disk`);
     this.#hold(layer, 1);
     return `${this.base}/${layer}`;
@@ -317,6 +330,26 @@ test('a restart brings every layer back; one that is lost is marked and stops no
 
   for (const key of ['container', 'view', 'c2', 'c1', 'apart']) await snapshotter.remove(key);
   t.is(layers.held.size, 0);
+});
+
+test('a restart does not wait for a layer that only the registry has', async (t) => {
+  const scene = await Scene.open(t);
+  await scene.pull('lazy1', 'c1', '');
+  await scene.pull('lazy2', 'c2', 'c1');
+  await scene.snapshotter.close();
+  scene.layers = new FakeLayers();
+  scene.layers.remote.add('lazy1');
+  let back!: () => void;
+  scene.layers.tree = new Promise((resolve) => (back = resolve));
+  await scene.start();
+  const preparing = scene.snapshotter.prepare('container', 'c2');
+  t.deepEqual(scene.layers.started, []);
+  back();
+  await preparing;
+  t.deepEqual(scene.layers.started, ['lazy2'], 'the topmost alone');
+  await scene.pull('plain', 'c3', 'c2');
+  await scene.snapshotter.view('view', 'c2');
+  t.deepEqual(scene.layers.started, ['lazy2'], 'neither what is unpacked nor a view is a container');
 });
 
 test('lazy layers of a root that is opened without them are unavailable, and all else works', async (t) => {

@@ -111,8 +111,14 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     try {
       const used = this.#uses.find(reference, (source) => names(source).includes(digest));
       if (used !== undefined) return await this.#show(used);
-      const { image, index } = await workspace.manifestWithLayer(reference, digest, { signal });
-      return await this.#showAll({ ...(await image()), reference }, index);
+      const found = await workspace.manifestWithLayer(reference, digest, { signal });
+      const image = await found.image();
+      // A tag may have moved meanwhile.
+      const wanted = found.manifest.layers[found.index].digest;
+      const index = image.manifest.layers.findIndex((layer) => layer.digest === wanted);
+      if (index < 0)
+        throw new LazylayerError('NOT_FOUND', `${reference} has just moved to an image without this layer`);
+      return await this.#showAll({ ...image, reference }, index);
     } catch (error) {
       signal?.throwIfAborted();
       onAnswer?.({ reference, digest, refusal: { code: codeOf(error), error } });
@@ -135,7 +141,6 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     void Promise.allSettled(showing).then((outcomes) => {
       const slots = outcomes.flatMap((one) => (one.status === 'fulfilled' ? one.value.layer.slot : []));
       void this.#options.programs?.expect(slots, () => image.config.config);
-      void this.#options.programs?.starts(slots.at(-1) ?? NaN);
     });
     return showing[index];
   }

@@ -208,7 +208,11 @@ export class Workspace implements AsyncDisposable {
       );
       if (index < 0) continue;
       let whole: Promise<Image> | undefined;
-      const image = () => (whole ??= this.pool.get(reference).then((known) => wholeImage(reference, known)));
+      const image = () => {
+        whole ??= this.pool.get(reference).then((known) => wholeImage(reference, known));
+        whole.catch(() => (whole = undefined)); // the next time it is asked for again
+        return whole;
+      };
       // Clients ask for one layer after the other; opened side by side, all take the time of one.
       if (layers !== undefined) this.#expect(name, manifest.layers.slice(index), layers, image);
       return { reference, manifest, index, image };

@@ -94,15 +94,15 @@ export class ProgramsAhead {
 
   /**
    * The same, and containers are likely to be started from it: brings what a container's runtime looks its user up in; and as nearly every
-   * program of an image that has a loader is linked dynamically, the loader and the C library, before any program has named them. More is
-   * brought by `starts`. Where a layer says itself what a start needs, nothing else is guessed. Resolves when all is asked for; never
-   * rejects.
+   * program of an image that has a loader is linked dynamically, the C library, before any program has named it. The loader and more is
+   * brought by `starts`, since a pull alone shall cost few requests. Where a layer says itself what a start needs, nothing else is guessed.
+   * Resolves when all is asked for; never rejects.
    */
   async expect(slots: readonly number[], config: () => StartConfig | Promise<StartConfig>): Promise<void> {
     this.know(slots);
     this.#expected.set(slots.join(), { slots, config });
     await this.#visit(slots, async (visit) => {
-      visit.bring(RUNTIME_FILES, visit.marked ? [] : visit.start().first);
+      visit.bring(RUNTIME_FILES, visit.marked ? [] : visit.start().first.slice(-1));
     });
   }
 
@@ -214,7 +214,7 @@ class Visit {
     return this.#first(places, (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
   }
 
-  /** What every program that is linked dynamically needs, and what most read soon after. */
+  /** What every program that is linked dynamically needs, the C library last, and what most read soon after. */
   start(): { first: MergedNode[]; later: string[] } {
     for (const { triplet, loaders } of Object.values(MACHINES)) {
       const loader = this.#first(loaders);

@@ -7,7 +7,7 @@ import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
-import { withUrls, type Image, type ImageLayer } from '../workspace/image.js';
+import { withUrls, type ImageLayer } from '../workspace/image.js';
 import type { FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers, RootAttributes } from './remote-layers.js';
@@ -99,7 +99,7 @@ export class LazyLayers implements RemoteLayers {
       manifest: source.manifest,
       layers: {
         allowNoVerification: skipVerify,
-        onOpened: (layer, image) => this.#opened(layer, image),
+        onOpened: (layer) => this.#fetchMarked(layer),
         prefetch: this.#options.prefetch,
         urls,
         ...(source.tocDigest !== undefined && { blobs: source.layers }),
@@ -139,7 +139,7 @@ export class LazyLayers implements RemoteLayers {
     const lower = (async () => {
       const { prefetch } = this.#options;
       const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
-      this.#opened(layer, found.image);
+      this.#fetchMarked(layer);
       const first = !this.#held.has(layer.digest);
       await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
       if (first || found.index === found.manifest.layers.length - 1) this.#complete(found);
@@ -167,11 +167,9 @@ export class LazyLayers implements RemoteLayers {
     return this.#options.workspace.openLayer(record, { ...openOptions(record), ...options });
   }
 
-  /** What a start needs of a layer is asked for before the layer is in its place; failures are told where it is asked for again. */
-  #opened(layer: Layer, image: () => Promise<Image>): void {
+  /** What its landmark asks for is wanted before the layer is in its place; failures are told where it is asked for again. */
+  #fetchMarked(layer: Layer): void {
     if (this.#options.prefetch) layer.prefetch({ signal: this.#ending.signal }).catch(() => {});
-    // It does not say so itself: what the config names will be wanted.
-    if (!layer.marked && this.#options.programs !== undefined) image().catch(() => {});
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */

@@ -68,8 +68,8 @@ export interface ImageOptions {
 export interface ExpectedLayers extends Pick<OpenLayerOptions, 'allowNoVerification' | 'prefetch'> {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
-  /** Hears of those that were opened before their turn, since the disk did not have them. `image` asks for the config too. */
-  readonly onOpened?: (layer: Layer, image: () => Promise<Image>) => void;
+  /** Hears of those that were opened before their turn, since the disk did not have them. */
+  readonly onOpened?: (layer: Layer) => void;
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
@@ -174,7 +174,7 @@ export class Workspace implements AsyncDisposable {
     if (layers === undefined) return image;
     image.catch(() => {}); // given below
     const { manifestBytes, descriptor } = await this.pool.manifest(reference, asking);
-    this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers, () => image);
+    this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers);
     return image;
   }
 
@@ -214,7 +214,7 @@ export class Workspace implements AsyncDisposable {
         return whole;
       };
       // Clients ask for one layer after the other; opened side by side, all take the time of one.
-      if (layers !== undefined) this.#expect(name, manifest.layers.slice(index), layers, image);
+      if (layers !== undefined) this.#expect(name, manifest.layers.slice(index), layers);
       return { reference, manifest, index, image };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);
@@ -289,11 +289,10 @@ export class Workspace implements AsyncDisposable {
     name: Reference,
     layers: readonly Descriptor[],
     { urls, onOpened, prefetch, ...options }: ExpectedLayers,
-    image: () => Promise<Image>,
   ): void {
     this.layers.expect(
       layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
-      { prefetch, onOpened: onOpened && ((layer) => onOpened(layer, image)) },
+      { prefetch, onOpened },
     );
   }
 

@@ -5,6 +5,7 @@ import test, { type ExecutionContext } from 'ava';
 import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { LazylayerError } from '../errors.js';
+import { until } from '../testing/until.js';
 import { directoryName } from './entry.js';
 import { RefPool, type PoolContent, type PoolManifest, type RefPoolOptions } from './pool.js';
 
@@ -155,6 +156,32 @@ test('the config is asked for when somebody wants it, once', async (t) => {
   await pool[Symbol.asyncDispose]();
   world.down = new LazylayerError('UNAVAILABLE', 'no route');
   t.is(text((await (await open()).get('a:1')).configBytes), 'a:1 here 1');
+});
+
+test('a manifest is told as soon as it is known, which may be before its config is', async (t) => {
+  let give = () => {};
+  const held = new Promise<void>((resolve) => (give = resolve));
+  const { pool, world } = await setup(t, { loadConfig: (_, manifest) => held.then(() => configOf(manifest)) });
+  const told: string[] = [];
+  const onManifest = (manifest: PoolManifest) => void told.push(text(configOf(manifest)));
+  const getting = pool.get('a:1', { onManifest });
+  await until(() => told.length > 0);
+  give();
+  await getting;
+  await pool.get('a:1', { onManifest });
+  world.down = new LazylayerError('UNAVAILABLE', 'no route');
+  t.is((await pool.get('a:1', { onManifest, revalidate: true })).stale, world.down);
+  t.deepEqual(told, Array(3).fill('a:1 here 1'));
+});
+
+test('what is said of a manifest that nobody can use is thrown, and it is not kept', async (t) => {
+  const { pool } = await setup(t);
+  const refusal = new LazylayerError('UNSUPPORTED', 'not for me');
+  const onManifest = () => {
+    throw refusal;
+  };
+  await t.throwsAsync(pool.get('a:1', { onManifest }), { is: refusal });
+  t.false(pool.has('a:1'));
 });
 
 test('a tag that has moved leaves its old config behind, one that has not keeps it', async (t) => {

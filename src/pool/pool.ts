@@ -59,8 +59,10 @@ export interface GetOptions {
    * is the answer, with `stale` set.
    */
   readonly revalidate?: boolean;
-  /** Hears that the registry was asked just now, before it has answered. */
+  /** Hears that the registry was asked just now, before it has answered; not where another `get` had asked. */
   readonly onAsked?: () => void;
+  /** Hears of the manifest, which may be before there is a config; not where another `get` had asked. What it throws is thrown. */
+  readonly onManifest?: (manifest: PoolManifest) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -186,13 +188,16 @@ export class RefPool implements AsyncDisposable {
       async (signal) => {
         this.#letGo();
         const onDisk = await this.#serially(() => this.#read(id));
-        if (onDisk !== undefined && !again && suffices(onDisk)) return onDisk;
-        try {
-          return await this.#fetch(id, name, { ...options, onDisk, again, whole, signal });
-        } catch (error) {
-          if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
-          return { ...onDisk, stale: error };
-        }
+        let stale: { stale?: unknown } = {};
+        if (onDisk === undefined || again || !suffices(onDisk))
+          try {
+            return await this.#fetch(id, name, { ...options, onDisk, again, whole, signal });
+          } catch (error) {
+            if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
+            stale = { stale: error };
+          }
+        options.onManifest?.(onDisk);
+        return { ...onDisk, ...stale };
       },
       options.signal,
     );
@@ -268,10 +273,11 @@ export class RefPool implements AsyncDisposable {
     options: GetOptions & { onDisk?: PoolEntry; again: boolean; whole: boolean; signal: AbortSignal },
   ): Promise<PoolEntry> {
     const { reference, platform } = name;
-    const { onDisk, again, whole, onAsked, signal } = options;
+    const { onDisk, again, whole, onAsked, onManifest, signal } = options;
     const load = (shared: AbortSignal) => this.#load(reference, { platform, known: onDisk, onAsked, signal: shared });
     const loaded = onDisk === undefined || again ? await this.#loads.run(id, load, signal) : onDisk;
     const { descriptor, manifestBytes } = loaded;
+    onManifest?.(loaded);
     const loadConfig = (shared: AbortSignal) =>
       this.#loadConfig(reference, loaded, { known: onDisk?.configBytes, signal: shared });
     const configBytes = whole

@@ -86,6 +86,16 @@ test('layers that are going to be opened are asked for as soon as the manifest i
   for (const layer of layers) await layer[Symbol.asyncDispose]();
 });
 
+test('a tag is asked for once for its image and its layers', async (t) => {
+  const { registry, reference } = await served(t, { layers: [[{ path: 'a', content: 'A' }]] });
+  await using workspace = await open(await rootDirectory(t));
+  const image = await workspace.image(reference);
+  await using _ = (await workspace.openLayers(image))[0];
+  registry.reset();
+  for (let i = 0; i < 100; i++) await workspace.image(reference, { layers: {} });
+  t.is(registry.requests.length, 100);
+});
+
 test('of an image that one layer is wanted of, those from it up are asked for', async (t) => {
   const { registry, image, reference } = await served(t, {
     layers: ['a', 'b', 'c'].map((path) => [{ path, content: path }]),

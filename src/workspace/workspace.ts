@@ -13,7 +13,7 @@ import type { Layer } from '../layer/layer.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { LayerSource } from '../layer/source.js';
 import { LayerStore } from '../layer/store.js';
-import { RefPool, type PoolName, type WholeAnswer } from '../pool/pool.js';
+import { RefPool, type PoolManifest, type PoolName, type WholeAnswer } from '../pool/pool.js';
 import { Registry, type RegistryOptions } from '../registry/client.js';
 import { treeBytes } from '../toc/tree.js';
 import { join } from 'node:path';
@@ -169,13 +169,11 @@ export class Workspace implements AsyncDisposable {
     const name = parseReference(text);
     const reference = formatReference(name);
     const onAsked = layers && (() => this.#warm());
-    const asking = { platform, revalidate, onAsked, signal };
-    const image = this.pool.get(reference, asking).then((known) => wholeImage(reference, known));
-    if (layers === undefined) return image;
-    image.catch(() => {}); // given below
-    const { manifestBytes, descriptor } = await this.pool.manifest(reference, asking);
-    this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers);
-    return image;
+    const onManifest =
+      layers &&
+      (({ manifestBytes, descriptor }: PoolManifest) =>
+        this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers));
+    return wholeImage(reference, await this.pool.get(reference, { platform, revalidate, onAsked, onManifest, signal }));
   }
 
   /**

@@ -78,7 +78,7 @@ export class LookedUp {
 
   /** A layer is there, or awake again. */
   attach(view: View): void {
-    if ((view.tree.facts.prefetchBytes ?? 0) > 0) return;
+    if (view.tree.isMarked) return;
     const layer = this.#layers[view.slot];
     if (layer !== undefined) layer.view = view;
     else
@@ -181,9 +181,10 @@ function afterReaders(work: () => void): void {
 
 /** False where the credit does not reach, or the file is there twice. */
 function charge(layer: LayerCredit, tree: Tree, inode: number, kind: number): boolean {
-  const whole = fileBytes(tree, inode);
+  const first = tree.first[inode];
+  const whole = tree.compressedBytes(first, first + tree.count[inode]);
   const small = whole <= SMALL_BYTES;
-  if (!small && (layer.large !== undefined || beginningBytes(tree, inode) > BEGINNING_BYTES)) return false;
+  if (!small && (layer.large !== undefined || tree.compressedBytes(first, first + 1) > BEGINNING_BYTES)) return false;
   const bytes = small ? Math.max(LEAST_BYTES, whole) : LEAST_BYTES;
   const ofKind = layer.kinds.get(kind) ?? 0;
   if (layer.unread.has(inode) || ofKind + bytes > KIND_CREDIT || layer.bytes + bytes > LAYER_CREDIT) return false;
@@ -197,16 +198,4 @@ function charge(layer: LayerCredit, tree: Tree, inode: number, kind: number): bo
 /** Whether a file has a beginning, and it is not in the cache. */
 function isMissing({ tree, presence }: View, inode: number): boolean {
   return tree.count[inode] > 0 && !presence.has(tree.first[inode]);
-}
-
-/** Compressed bytes. */
-function fileBytes(tree: Tree, inode: number): number {
-  const first = tree.first[inode];
-  return tree.chunkEnd(first + tree.count[inode] - 1) - tree.chunkOffset[first];
-}
-
-/** Compressed bytes of a file's first chunk. */
-function beginningBytes(tree: Tree, inode: number): number {
-  const first = tree.first[inode];
-  return tree.chunkEnd(first) - tree.chunkOffset[first];
 }

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as turn } from 'node:timers/promises';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
 import type { ImageConfig } from '../image/config.js';
@@ -8,6 +8,7 @@ import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import { ProgramsAhead } from './programs.js';
+import { until } from '../testing/until.js';
 
 const program = (path: string, content: string | Uint8Array): FileSpec => ({ path, content, mode: 0o755 });
 const random = randomness(9);
@@ -254,14 +255,6 @@ test('a file that names more than a walk may look up holds nobody up', async (t)
 
 const large = (needed: readonly string[], interpreter?: string, runpath?: string) =>
   elfFile({ interpreter, needed, runpath, code: random.bytes(3_000_000) });
-
-async function until(condition: () => boolean) {
-  for (let i = 0; i < 20_000; i++) {
-    if (condition()) return;
-    await (i < 1000 ? turn() : sleep(2));
-  }
-  throw new Error('it never came to pass');
-}
 
 /** Lets of a layer nothing out from `stop` on until it is opened. */
 function holdAt(blob: FakeBlob, stop: number): () => void {

@@ -194,7 +194,7 @@ class Visit {
 
   /** Whether a layer says itself what a start needs. */
   get marked(): boolean {
-    return this.layers.some((layer) => layer.marked);
+    return this.layers.some(({ tree }) => tree.isMarked);
   }
 
   /** The programs that a config names: the entrypoint, and a command that it may hand over to. */

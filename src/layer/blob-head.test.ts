@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
 import { estargzLayer, FakeBlob, LayerBench } from '../testing/layer-fixture.js';
 import { BlobHead, HeadedReader } from './blob-head.js';
+import { until } from '../testing/until.js';
 
 const bytes = Buffer.from(Array.from({ length: 400_000 }, (_, i) => (i * 7) % 251));
 
@@ -12,10 +13,6 @@ function headed(beforePiece: FakeBlob['beforePiece'] = () => {}) {
   const came = (n: number) => void (counted.came += n);
   const head = new BlobHead(blob.reader(), 200_000, 50_000, came, () => counted.freed++);
   return { blob, counted, reader: new HeadedReader(blob.reader(), head, (n) => counted.dropped.push(n)) };
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 5000 && !condition(); i++) await turn();
 }
 
 async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {

@@ -1,8 +1,9 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as turn } from 'node:timers/promises';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import type { Layer } from './layer.js';
+import { until } from '../testing/until.js';
 
 const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
 
@@ -12,14 +13,6 @@ function gate(blob: FakeBlob) {
   const opened = new Promise<void>((resolve) => (open = resolve));
   blob.beforePiece = () => opened;
   return open;
-}
-
-async function until(condition: () => boolean) {
-  for (let i = 0; i < 20_000; i++) {
-    if (condition()) return;
-    await (i < 1000 ? turn() : sleep(2));
-  }
-  throw new Error('it never came to pass');
 }
 
 test('many readers of one file are one request', async (t) => {

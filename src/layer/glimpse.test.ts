@@ -1,8 +1,8 @@
 import test from 'ava';
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { PREFETCH } from './scheduler.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import type { Layer } from './layer.js';
+import { until } from '../testing/until.js';
 
 const KIB = 1024;
 const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
@@ -20,14 +20,6 @@ function holdAt(blob: FakeBlob, stop: number): () => void {
   const opened = new Promise<void>((resolve) => (open = resolve));
   blob.beforePiece = (offset) => (offset < stop ? undefined : opened);
   return open;
-}
-
-async function until(condition: () => boolean) {
-  for (let i = 0; i < 20_000; i++) {
-    if (condition()) return;
-    await (i < 1000 ? turn() : sleep(2));
-  }
-  throw new Error('it never came to pass');
 }
 
 test('the beginning of a large file is seen while the rest of it is still coming, once enough of it has come', async (t) => {

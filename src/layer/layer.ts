@@ -135,11 +135,6 @@ export class Layer implements AsyncDisposable {
     return this.fetcher.glimpse(tree.first[inode], bytes);
   }
 
-  /** Whether the layer says itself what a start needs of it. */
-  get marked(): boolean {
-    return (this.tree.facts.prefetchBytes ?? 0) > 0;
-  }
-
   /**
    * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). Of very large
    * files only the beginning: a trace names whole files, of which programs read parts.

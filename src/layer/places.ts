@@ -41,7 +41,7 @@ export class Places {
     const end = first + tree.count[inode];
     this.#inodes.fill(inode, first, end);
     this.#kinds[inode] = kindOf(tree.name(dirent));
-    this.#bytes[inode] = tree.chunkEnd(end - 1) - tree.chunkOffset[first];
+    this.#bytes[inode] = tree.compressedBytes(first, end);
     this.#bytes[this.#directories[inode]] += this.#bytes[inode];
   }
 

@@ -349,5 +349,5 @@ export function weightOf(target: ChunkTarget, first: number, end: number): numbe
   const { tree } = target;
   let largest = 0;
   for (let chunk = first; chunk < end; chunk++) largest = Math.max(largest, tree.chunkSize[chunk]);
-  return tree.chunkEnd(end - 1) - tree.chunkOffset[first] + (largest > LARGE_CHUNK ? largest : 0);
+  return tree.compressedBytes(first, end) + (largest > LARGE_CHUNK ? largest : 0);
 }

@@ -136,7 +136,7 @@ export class ReadAhead {
       return { first: from, end: run.end };
     }
     const span = this.#neighbourhood(from, end);
-    const bytes = tree.chunkEnd(span.end - 1) - tree.chunkOffset[from];
+    const bytes = tree.compressedBytes(from, span.end);
     if (run === undefined) remember(this.#runs, { end: span.end, bytes, steps: 0 });
     else Object.assign(run, { end: span.end, bytes });
     return { first: span.first, end: span.end };
@@ -167,7 +167,7 @@ export class ReadAhead {
   wholeFile(inode: number, missed: number): ChunkSpan | undefined {
     const file = this.#file(inode);
     if (file.end - file.first < 2) return undefined;
-    const bytes = bytesOf(this.#tree, file);
+    const bytes = this.#tree.compressedBytes(file.first, file.end);
     if (bytes <= WHOLE_FILE_BYTES || (bytes <= WHOLE_PROGRAM_BYTES && this.#isMapped(inode))) return file;
     if (bytes > WHOLE_PROGRAM_BYTES) return undefined;
     const before = this.#files.get(inode);
@@ -255,7 +255,7 @@ export class ReadAhead {
     const directory = places.directory(first);
     const alike = (chunk: number) => kinds.has(places.kind(chunk)) && !this.#known(chunk);
     const own = (chunk: number) => places.directory(chunk) === directory && alike(chunk);
-    const alone = { first, end, bytes: tree.chunkEnd(end - 1) - tree.chunkOffset[first] };
+    const alone = { first, end, bytes: tree.compressedBytes(first, end) };
 
     const program = places.isProgram(first);
     const largest = program ? SMALL_BYTES : OWN_BYTES;
@@ -317,7 +317,7 @@ export class ReadAhead {
 
   /** Compressed bytes of the member that a chunk lies in. */
   #sizeOf(chunk: number): number {
-    return this.#tree.chunkEnd(chunk) - this.#tree.chunkOffset[chunk];
+    return this.#tree.compressedBytes(chunk, chunk + 1);
   }
 }
 
@@ -329,13 +329,8 @@ export function programSpan(tree: Tree, inode: number): ChunkSpan {
 }
 
 function wholeOrBeginning(tree: Tree, file: ChunkSpan): ChunkSpan {
-  if (bytesOf(tree, file) <= WHOLE_PROGRAM_BYTES) return file;
+  if (tree.compressedBytes(file.first, file.end) <= WHOLE_PROGRAM_BYTES) return file;
   return { first: file.first, end: endOfMember(tree, file.first, file.end) };
-}
-
-/** Compressed bytes of a file's members, from the first to the last. */
-function bytesOf(tree: Tree, { first, end }: ChunkSpan): number {
-  return end > first ? tree.chunkEnd(end - 1) - tree.chunkOffset[first] : 0;
 }
 
 function remember<V>(list: V[], value: V): void {

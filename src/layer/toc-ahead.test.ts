@@ -5,13 +5,10 @@ import { digestOf } from '../digest/digester.js';
 import { estargzLayer, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { ROOT } from '../toc/tree.js';
 import type { Layer } from './layer.js';
+import { until } from '../testing/until.js';
 
 const bytes = randomness(9).bytes(40_000);
 const files = [{ name: 'a', bytes }];
-
-async function until(holds: () => boolean): Promise<void> {
-  while (!holds()) await turn();
-}
 
 async function readAll(layer: Layer): Promise<Uint8Array> {
   return layer.read(layer.tree.lookup(ROOT, Buffer.from('a')), 0, 1 << 20);

@@ -10,6 +10,7 @@ import { annotationTocDigest } from '../estargz/annotations.js';
 import { S_IFMT } from '../toc/tree.js';
 import { sampleToc } from './toc-sample.js';
 import { TocThreads } from './toc-threads.js';
+import { until } from '../testing/until.js';
 
 /** A TOC as it is opened, too large to be read at once. */
 async function opened(seed: number): Promise<OpenedToc> {
@@ -19,14 +20,6 @@ async function opened(seed: number): Promise<OpenedToc> {
   }));
   const { bytes, descriptor } = await buildLayer({ files, writer: { level: 1 } });
   return openToc(new BufferReader(bytes), { tocDigest: annotationTocDigest(descriptor.annotations) });
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 2000; i++) {
-    if (condition()) return;
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-  throw new Error('it never came to pass');
 }
 
 /** The next thread that is sent anything dies of it. */

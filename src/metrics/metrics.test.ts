@@ -25,8 +25,7 @@ const remote: RemoteLayers = {
     if (what === 'nothing') return { reason: 'no labels' };
     return { reason: 'https://registry.example/secret says 503', code: 'UNAVAILABLE' };
   },
-  restore: async (record) => String(record),
-  isLocal: () => true,
+  restore: (record) => ({ isLocal: true, lower: Promise.resolve(String(record)) }),
   starting: () => {},
   usage: () => ({ size: 1, inodes: 1 }),
   root: async () => ({ mode: 0, uid: 0, gid: 0 }),
@@ -69,7 +68,7 @@ test('layers that clients ask for, by what came of it', async (t) => {
   const layers = metrics.watch(remote);
   for (const what of ['lazy', 'lazy', 'nothing', 'broken']) await layers.prepare({ what });
   t.is(layers.idmapRefusal, 'no');
-  t.is(await layers.restore(1), '1');
+  t.is(await layers.restore(1).lower, '1');
   t.like(await values(metrics), {
     'lazylayer_remote_snapshots_total{outcome="prepared",reason=""}': 2,
     'lazylayer_remote_snapshots_total{outcome="refused",reason="no_labels"}': 1,

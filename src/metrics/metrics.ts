@@ -142,7 +142,6 @@ export class Metrics implements AsyncDisposable {
       return answer;
     },
     restore: (record) => layers.restore(record),
-    isLocal: (record) => layers.isLocal(record),
     starting: (record) => layers.starting(record),
     usage: (record) => layers.usage(record),
     root: (record) => layers.root(record),

@@ -9,6 +9,7 @@ import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '
 import { Workspace } from '../workspace/workspace.js';
 import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
+import { until } from '../testing/until.js';
 
 const layers: LayerSpec[] = [
   { files: [{ path: 'a', size: 60_000 }] }, // too large to come with its TOC
@@ -44,10 +45,6 @@ const asPrepared = (t: ExecutionContext, found: PreparedLayer | { reason: string
   if ('reason' in found) throw new Error(t.title + ': ' + found.reason);
   return found;
 };
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}
 
 async function down(registry: TestRegistry, work: () => Promise<void>) {
   await registry.stop();
@@ -218,7 +215,7 @@ test('a restart brings layers back without a request, in the same places; unreac
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
-  t.is(await lazy.restore(record), await prepared.lower);
+  t.is(await lazy.restore(record).lower, await prepared.lower);
   t.is(registry.requests.length, 0);
   t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
@@ -282,7 +279,7 @@ test('labels say where else a layer is, and that is kept over a restart', async 
   const { workspace, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const kept = JSON.parse(JSON.stringify(record)) as unknown;
-  await lazy.restore(kept);
+  await lazy.restore(kept).lower;
   await lazy.check(kept);
   t.is(registry.count(`/img/blobs/${digest}`), 0);
   t.is(registry.count('/elsewhere/'), 2);

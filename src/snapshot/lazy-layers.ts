@@ -10,7 +10,7 @@ import { ROOT } from '../toc/tree.js';
 import { withUrls, type ImageLayer } from '../workspace/image.js';
 import type { FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
-import type { PreparedLayer, Refusal, RemoteLayers, RootAttributes } from './remote-layers.js';
+import type { PreparedLayer, Refusal, RemoteLayers, RestoredLayer, RootAttributes } from './remote-layers.js';
 import type { Labels, Usage } from './snapshotter.js';
 import { sourceOf, type LayerSourceLabels } from './source-labels.js';
 
@@ -221,22 +221,17 @@ export class LazyLayers implements RemoteLayers {
     });
   }
 
-  async restore(record: unknown): Promise<string> {
-    const { workspace } = this.#options;
+  restore(record: unknown): RestoredLayer {
     const layer = record as LayerRecord;
-    const asleep = workspace.look(layer, openOptions(layer));
-    if (asleep !== undefined) {
-      await this.#hold(layer, asleep);
-      return this.#pathOf(asleep);
-    }
-    const opened = await this.#openLayer(layer, { signal: this.#ending.signal });
-    await this.#hold(layer, workspace.known(layer, opened, openOptions(layer)), opened);
-    return this.#pathOf(opened);
+    const asleep = this.#options.workspace.look(layer, openOptions(layer));
+    if (asleep === undefined) return { isLocal: false, lower: this.#openAgain(layer) };
+    return { isLocal: true, lower: this.#hold(layer, asleep).then(() => this.#pathOf(asleep)) };
   }
 
-  isLocal(record: unknown): boolean {
-    const layer = record as LayerRecord;
-    return this.#options.workspace.look(layer, openOptions(layer)) !== undefined;
+  async #openAgain(record: LayerRecord): Promise<string> {
+    const layer = await this.#openLayer(record, { signal: this.#ending.signal });
+    await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
+    return this.#pathOf(layer);
   }
 
   starting(record: unknown): void {

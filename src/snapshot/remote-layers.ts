@@ -18,6 +18,14 @@ export interface PreparedLayer {
   readonly record: unknown;
 }
 
+/** A layer that an earlier process had prepared. */
+export interface RestoredLayer {
+  /** The disk has what it needs: the registry is not asked. */
+  readonly isLocal: boolean;
+  /** Absolute path of its tree, once that is shown. */
+  readonly lower: Promise<string>;
+}
+
 /** Why a layer cannot be lazy. */
 export interface Refusal {
   /** A few words for people. */
@@ -35,10 +43,8 @@ export interface RemoteLayers {
   readonly idmapRefusal: string | undefined;
   /** Makes the layer that the labels describe available, or says in a few words why it cannot be lazy. */
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
-  /** Brings a layer back; asks the registry only for what `isLocal` denies. Gives its tree's path. */
-  restore(record: unknown): Promise<string>;
-  /** Whether the disk has what `restore` needs. */
-  isLocal(record: unknown): boolean;
+  /** Brings a layer back. */
+  restore(record: unknown): RestoredLayer;
   /** A container is about to be started whose topmost layer this is. */
   starting(record: unknown): void;
   /** Bytes on disk that a layer takes by being known; 0 while that cannot be told. */
@@ -66,7 +72,15 @@ export class LayersInUse {
   }
 
   add(id: number, lower: Promise<string>): void {
-    this.#keep(id, lower).catch(() => {}); // told by `lower` and `lost`
+    this.#lower.set(id, lower);
+    lower.then(
+      () => this.#lost.delete(id),
+      (error: unknown) => {
+        if (this.#lower.get(id) !== lower) return; // the snapshot was removed meanwhile
+        this.#lower.delete(id);
+        this.#lost.set(id, describeError(error));
+      },
+    );
   }
 
   /**
@@ -82,8 +96,9 @@ export class LayersInUse {
       records.map(async (record) => {
         const release = await slots.acquire(0);
         try {
+          const { isLocal } = this.#restore(record);
           const restored = this.lower(record).catch((error: unknown) => onFailure(record, error));
-          if (this.#remote?.isLocal(record.remote!.record) !== false) await restored;
+          if (isLocal) await restored;
         } finally {
           release();
         }
@@ -99,7 +114,7 @@ export class LayersInUse {
   /** The tree of a remote snapshot; one that could not be restored before is tried again. @throws UNAVAILABLE */
   async lower(snapshot: SnapshotRecord): Promise<string> {
     try {
-      return await (this.#lower.get(snapshot.id) ?? this.#keep(snapshot.id, this.#restore(snapshot)));
+      return await (this.#lower.get(snapshot.id) ?? this.#restore(snapshot).lower);
     } catch (cause) {
       throw new LazylayerError(
         'UNAVAILABLE',
@@ -109,24 +124,15 @@ export class LayersInUse {
     }
   }
 
-  async #keep(id: number, coming: Promise<string>): Promise<string> {
-    this.#lower.set(id, coming);
+  #restore({ id, name, remote }: SnapshotRecord): RestoredLayer {
+    let restored: RestoredLayer;
     try {
-      const lower = await coming;
-      this.#lost.delete(id);
-      return lower;
+      restored = this.#remoteFor(name).restore(remote!.record);
     } catch (error) {
-      // Not where the snapshot was removed meanwhile.
-      if (this.#lower.get(id) === coming) {
-        this.#lower.delete(id);
-        this.#lost.set(id, describeError(error));
-      }
-      throw error;
+      restored = { isLocal: true, lower: Promise.reject(error) };
     }
-  }
-
-  async #restore({ name, remote }: SnapshotRecord): Promise<string> {
-    return this.#remoteFor(name).restore(remote!.record);
+    this.add(id, restored.lower);
+    return restored;
   }
 
   /** A container is about to be started over these snapshots, nearest first. */

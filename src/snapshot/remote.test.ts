@@ -7,7 +7,7 @@ import { mountSnapshot, upperDirectory } from '../testing/snapshot-mounts.js';
 import { fails } from '../testing/snapshotter-suite.js';
 import { label } from './labels.js';
 import { OverlaySnapshotter } from './overlay-snapshotter.js';
-import type { PreparedLayer, RemoteLayers, RootAttributes } from './remote-layers.js';
+import type { PreparedLayer, RemoteLayers, RestoredLayer, RootAttributes } from './remote-layers.js';
 import type { Info, Labels, Usage } from './snapshotter.js';
 
 /** Layers by the label `layer`: `lazy…` is one, anything else is not. Everything that is asked is written down. */
@@ -43,10 +43,6 @@ class FakeLayers implements RemoteLayers {
     return { lower, record: { layer } };
   }
 
-  isLocal(record: unknown): boolean {
-    return !this.remote.has((record as { layer: string }).layer);
-  }
-
   starting(record: unknown): void {
     this.started.push((record as { layer: string }).layer);
   }
@@ -59,9 +55,13 @@ class FakeLayers implements RemoteLayers {
     return { mode: 0o2711, uid: 5, gid: 6 };
   }
 
-  async restore(record: unknown): Promise<string> {
+  restore(record: unknown): RestoredLayer {
     const { layer } = record as { layer: string };
     this.asked.push(`restore ${layer}`);
+    return { isLocal: !this.remote.has(layer), lower: this.#restored(layer) };
+  }
+
+  async #restored(layer: string): Promise<string> {
     if (this.remote.has(layer)) await this.tree;
     if (this.lost.has(layer)) throw new Error(`${layer} is not on disk`);
     this.#hold(layer, 1);

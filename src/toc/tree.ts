@@ -277,6 +277,16 @@ export class Tree {
     return dirent === NONE ? NONE : this.direntInode[dirent];
   }
 
+  /** Whether the layer says itself what a start needs of it: it has a landmark, and something before that. */
+  get isMarked(): boolean {
+    return (this.facts.prefetchBytes ?? 0) > 0;
+  }
+
+  /** Compressed bytes of the chunks [first, end) in the blob, from the first one's member to the end of the last one's. */
+  compressedBytes(first: number, end: number): number {
+    return end > first ? this.chunkEnd(end - 1) - this.chunkOffset[first] : 0;
+  }
+
   /** A symlink's target: a view, not a copy. */
   target(symlink: number): Buffer {
     const at = this.first[symlink];

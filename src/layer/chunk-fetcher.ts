@@ -5,7 +5,7 @@ import { codeOf, LazylayerError, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { GAP_BYTES, JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
+import { GAP_BYTES, JOIN_BYTES, MANY_JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
 import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
@@ -231,6 +231,14 @@ export class ChunkFetcher {
     this.bring(inodes.map((inode) => this.#ahead.program(inode)));
   }
 
+  /** Asks for small files of which many are about to be read. */
+  bringMany(inodes: readonly number[], around: number): void {
+    this.bring(
+      inodes.map((inode) => this.#ahead.oneOfMany(inode, around)),
+      MANY_JOIN_BYTES,
+    );
+  }
+
   /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it alone is still on its way, and nobody waits for it. */
   loads(inode: number, bytes: number): void {
     const { tree } = this.target;
@@ -241,13 +249,13 @@ export class ChunkFetcher {
   }
 
   /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
-  bring(spans: readonly ChunkSpan[]): void {
+  bring(spans: readonly ChunkSpan[], gap = JOIN_BYTES): void {
     const { chunkOffset } = this.target.tree;
     const joined: { first: number; end: number }[] = [];
     for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
       const last = joined.at(-1);
       if (first >= end) continue;
-      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= JOIN_BYTES)
+      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= gap)
         last.end = Math.max(last.end, end);
       else joined.push({ first: firstOfMember(this.target.tree, first), end });
     }

@@ -116,6 +116,15 @@ export class Layer implements AsyncDisposable {
     this.fetcher.bringPrograms(inodes.filter((inode) => this.tree.isRegular(inode)));
   }
 
+  /** The same for small files of which many are about to be read, such as modules: others like them come along. */
+  bringMany(inodes: readonly number[], around: number): void {
+    if (this.#closed) return;
+    this.fetcher.bringMany(
+      inodes.filter((inode) => this.tree.isRegular(inode)),
+      around,
+    );
+  }
+
   /**
    * Only the first `bytes` of a program or library are loaded when it is run: what is behind them, such as symbols for debuggers, is not
    * brought along with it any more. Whoever reads it gets it all the same.

@@ -64,6 +64,8 @@ const BURST_MS = 5000;
 export const GAP_BYTES = 64 * KIB;
 /** The same between spans that are asked for at once. */
 export const JOIN_BYTES = 128 * KIB;
+/** The same where many small files are asked for, step by step: what lies between them is likely to be asked for soon. */
+export const MANY_JOIN_BYTES = 384 * KIB;
 /** Misses after which the first one in another layer belongs to a burst. */
 const UNDER_WAY = 2;
 /** Share of a window that lies before the place that is read. */
@@ -180,6 +182,21 @@ export class ReadAhead {
   /** What to bring of a program or library that is about to be run: all of it, of a very large one the beginning. */
   program(inode: number): ChunkSpan {
     return wholeOrBeginning(this.#tree, this.#file(inode));
+  }
+
+  /** What to bring of a small file that is about to be read as one of many, such as a module: with it, those like it around it. */
+  oneOfMany(inode: number, around: number): ChunkSpan {
+    const places = (this.#places ??= new Places(this.#tree));
+    const file = this.program(inode);
+    if (file.first === file.end || this.#known(file.first)) return { first: file.first, end: file.first };
+    const [directory, kind] = [places.directory(file.first), places.kind(file.first)];
+    const alone = { ...file, bytes: this.#tree.compressedBytes(file.first, file.end) };
+    return this.#grow(
+      alone,
+      alone.bytes + around,
+      OWN_BYTES,
+      (chunk) => places.directory(chunk) === directory && places.kind(chunk) === kind && !this.#known(chunk),
+    );
   }
 
   /**

@@ -26,6 +26,12 @@ export function pathsOf(tree: Tree, inodes: ReadonlySet<number>): Map<number, st
   return paths;
 }
 
+/** A name that a file or directory has, by the first entry that leads to it; empty for the root. */
+export function nameOf(tree: Tree, inode: number): string {
+  const dirent = tree.direntInode.indexOf(inode);
+  return dirent < 0 ? '' : String(tree.name(dirent));
+}
+
 function direntOf(tree: Tree, directory: number, inode: number): string {
   const first = tree.first[directory];
   const at = tree.direntInode.subarray(first, first + tree.count[directory]).indexOf(inode);

@@ -6,6 +6,7 @@ import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf } from '../toc/paths.js';
 import { isModule } from './modules.js';
+import { isCompiled } from './python.js';
 import { GLIMPSES, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
 
 /** The open layers, by their slots. */
@@ -118,10 +119,10 @@ export class ProgramsAhead {
     if (this.#seen.has(keyOf(slot, inode))) return false;
     try {
       return await this.#layers.using(slot, async (layer) => {
-        if (isModule(nameOf(layer.tree, inode))) return true;
         const magic =
           (await layer.glimpse(inode, GLIMPSES[0])) ?? (await layer.read(inode, 0, 4, { priority: PREFETCH }));
-        return ELF.equals(magic.subarray(0, ELF.byteLength)) || SCRIPT.equals(magic.subarray(0, SCRIPT.byteLength));
+        const begins = (bytes: Uint8Array) => bytes.every((byte, at) => byte === magic[at]);
+        return begins(ELF) || begins(SCRIPT) || isCompiled(magic) || isModule(nameOf(layer.tree, inode));
       });
     } catch {
       return false;

@@ -233,10 +233,12 @@ export class ChunkFetcher {
 
   /** Asks for small files of which many are about to be read. */
   bringMany(inodes: readonly number[], around: number): void {
-    this.bring(
-      inodes.map((inode) => this.#ahead.oneOfMany(inode, around)),
-      MANY_JOIN_BYTES,
-    );
+    const spans: ChunkSpan[] = [];
+    const { first } = this.target.tree;
+    // In their order, each that has come along with the one before is left out.
+    for (const inode of [...inodes].sort((a, b) => first[a] - first[b]))
+      if (first[inode] >= (spans.at(-1)?.end ?? 0)) spans.push(this.#ahead.oneOfMany(inode, around));
+    this.bring(spans, MANY_JOIN_BYTES);
   }
 
   /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it alone is still on its way, and nobody waits for it. */

@@ -61,7 +61,7 @@ export interface GetOptions {
   readonly revalidate?: boolean;
   /** Hears that the registry was asked just now, before it has answered; not where another `get` had asked. */
   readonly onAsked?: () => void;
-  /** Hears of the manifest, which may be before there is a config; not where another `get` had asked. What it throws is thrown. */
+  /** Hears of the manifest, once, which may be before there is a config; not where another `get` had asked. What it throws is thrown. */
   readonly onManifest?: (manifest: PoolManifest) => void;
   readonly signal?: AbortSignal;
 }
@@ -189,14 +189,19 @@ export class RefPool implements AsyncDisposable {
         this.#letGo();
         const onDisk = await this.#serially(() => this.#read(id));
         let stale: { stale?: unknown } = {};
+        let told = false;
+        const onManifest = (manifest: PoolManifest) => {
+          told = true;
+          options.onManifest?.(manifest);
+        };
         if (onDisk === undefined || again || !suffices(onDisk))
           try {
-            return await this.#fetch(id, name, { ...options, onDisk, again, whole, signal });
+            return await this.#fetch(id, name, { ...options, onManifest, onDisk, again, whole, signal });
           } catch (error) {
             if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
             stale = { stale: error };
           }
-        options.onManifest?.(onDisk);
+        if (!told) onManifest(onDisk);
         return { ...onDisk, ...stale };
       },
       options.signal,

@@ -248,6 +248,17 @@ test('constants and names that are the same large object many times are looked a
   );
   const found = soon(() => compiledImports(many));
   t.true(found.reduce((sum, { from }) => sum + from.length, 0) <= 2 * 16_384);
+  // A tuple that is none of strings after all, as its end tells.
+  const mixed = tuple(Buffer.concat([times(16_000, small), Buffer.from('N')]), 16_001);
+  const none = moduleOf(
+    sized('s', statements.byteLength, statements),
+    sized('(', 2, Buffer.concat([int, mixed])),
+    names,
+  );
+  t.deepEqual(
+    soon(() => compiledImports(none)),
+    Array<Import>(1024).fill(told(0, 'a')),
+  );
   // The names of one statement are all the same string of 300 kB.
   const long = sized('a', 300_000, Buffer.alloc(300_000, 'x'));
   long[0] |= 0x80;

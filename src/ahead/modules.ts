@@ -47,9 +47,12 @@ const START = ['encodings', 'encodings.aliases', 'encodings.utf_8', 'sitecustomi
 const BESIDE = ['lib-dynload', 'site-packages', '../python3/dist-packages', '../../local/lib/$NAME/dist-packages'];
 /** Directories that modules are looked for in, at most. */
 const MAX_ROOTS = 32;
+/** Entries of directories that are listed for one walk, at most, and for how many a directory counts: symlinks give it any number of paths. */
+const MAX_LISTED = 256 * 1024;
+const LISTING = 32;
 
 const INTERPRETER = /^(.*)\/bin\/(python3\.(\d+))$/;
-const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.([^/.]+)\.pyc$/;
+const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.([^/.]+)(?:\.opt-[12])?\.pyc$/;
 
 /** Whether a file of this name is a module, and its content tells of others. */
 export const isModule = (name: string): boolean => name.endsWith('.py') || name.endsWith('.pyc');
@@ -77,6 +80,7 @@ export class ModuleFinder {
   readonly #places: ModulePlaces;
   readonly #listings = new Map<string, Listing>();
   readonly #found = new Map<string, Found | undefined>();
+  #listed = 0;
 
   /** Adds to `places` what it learns. */
   constructor(tree: MergedTree, places: ModulePlaces) {
@@ -115,7 +119,7 @@ export class ModuleFinder {
   #import({ level, name, from }: Import, directory: string): Module[] {
     const roots = level === 0 ? this.#places.roots : [posix.join(directory, ...Array<string>(level - 1).fill('..'))];
     for (const root of roots) {
-      const { modules, end } = this.#chain(root, name, FROZEN);
+      const { modules, end } = this.#chain(root, name, level === 0 ? FROZEN : []);
       if (end === undefined) continue;
       const below = end.directory === undefined ? [] : from.map((item) => this.#find(end.directory!, item)?.module);
       return [...modules, ...below.filter((one) => one !== undefined)];
@@ -151,10 +155,15 @@ export class ModuleFinder {
     if (!this.#list(directory).files.has(name)) return undefined;
     const isPackage = this.#list(directory).entries.has(name) && this.#list(`${directory}/${name}`).entries.size > 0;
     const below = isPackage ? `${directory}/${name}` : undefined;
-    const own = below === undefined ? undefined : this.#file(below, '__init__');
+    const own = below === undefined ? undefined : this.#module(below, '__init__');
     if (own !== undefined) return { module: own, directory: below };
-    const module = this.#file(directory, name) ?? this.#library(directory, name);
+    const module = this.#module(directory, name);
     return module !== undefined ? { module } : below !== undefined ? { directory: below } : undefined;
+  }
+
+  /** A library goes before the source that it was made of, as for the interpreter. */
+  #module(directory: string, name: string): Module | undefined {
+    return this.#library(directory, name) ?? this.#file(directory, name);
   }
 
   #file(directory: string, name: string): Module | undefined {
@@ -171,14 +180,12 @@ export class ModuleFinder {
     return this.#entry(directory, this.#anyOf(directory, name, '.so'));
   }
 
-  /** A name of a directory that begins and ends so. */
+  /** A name of a directory that begins and ends so, of the interpreter's own version if there is one. */
   #anyOf(directory: string, name: string, ending: string): string | undefined {
     const { tag } = this.#places;
-    for (const file of this.#list(directory).files.get(name) ?? []) {
-      if (!file.endsWith(ending)) continue;
-      if (tag === undefined || !file.includes('.cpython-') || file.includes(`.${tag}-`)) return file;
-    }
-    return undefined;
+    const files = (this.#list(directory).files.get(name) ?? []).filter((file) => file.endsWith(ending));
+    const own = tag === undefined ? files[0] : files.find((file) => file.includes(`.${tag}-`));
+    return own ?? files.find((file) => !file.includes('.cpython-'));
   }
 
   #entry(directory: string, name: string | undefined): Module | undefined {
@@ -195,12 +202,13 @@ export class ModuleFinder {
     if (known !== undefined) return known;
     const listing = { entries: new Map<string, MergedNode>(), files: new Map<string, string[]>() };
     this.#listings.set(directory, listing);
-    const found = this.#resolve(directory);
+    const found = (this.#listed += LISTING) > MAX_LISTED ? undefined : this.#resolve(directory);
     if (found === undefined || !this.#tree.isDirectory(found)) return listing;
     for (const { name: bytes, node } of this.#tree.readdir(found)) {
       const name = bytes.toString();
       const [module] = name.split('.', 1);
       listing.entries.set(name, node);
+      this.#listed++;
       const files = listing.files.get(module);
       if (files === undefined) listing.files.set(module, [name]);
       else files.push(name);
@@ -219,7 +227,7 @@ export class ModuleFinder {
   /** The directory that holds the package that a directory belongs to; itself where it belongs to none. */
   #rootOf(directory: string): string {
     let root = directory;
-    while (root !== '/' && this.#file(root, '__init__') !== undefined) root = posix.dirname(root);
+    while (root !== '/' && this.#module(root, '__init__') !== undefined) root = posix.dirname(root);
     return root;
   }
 

@@ -8,6 +8,7 @@ import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import { ProgramsAhead } from './programs.js';
+import { pycFile } from '../testing/pyc.js';
 import { until } from '../testing/until.js';
 
 const program = (path: string, content: string | Uint8Array): FileSpec => ({ path, content, mode: 0o755 });
@@ -353,4 +354,151 @@ test('a pull alone asks for what every container needs, by three requests; all e
   await image.programs.starts(image.slots[1]);
   t.is(image.requests, 5);
   t.is(asked, 1);
+});
+
+const PYTHON = 'usr/lib/python3.11';
+const compiled = (path: string, ...names: string[]): FileSpec => ({
+  path: path.replace(/([^/]*)$/, '__pycache__/$1.cpython-311.pyc'),
+  content: pycFile('3.11', { imports: names.map((name) => ({ level: 0, name, from: [] })) }),
+});
+/** A module in source, and what it is compiled to, which are of one name. */
+const both = (path: string, ...names: string[]): FileSpec[] => [
+  { path: `${path}.py`, content: names.map((name) => `import ${name}\n`).join('') },
+  compiled(path, ...names),
+];
+const readBy = (paths: readonly string[]) =>
+  paths.map((path) => path.replace(/([^/]*)$/, '__pycache__/$1.cpython-311.pyc'));
+
+const MANY = Array.from({ length: 60 }, (_, i) => `m${i}`);
+/** What `first` leads to, each by the one before it or by the first of its ten. */
+const leads = (i: number) => (i % 10 === 0 ? MANY.slice(i + 1, i + 11) : []);
+const python: FileSpec[] = [
+  program('usr/bin/python3.11', elfFile({ interpreter: loader, needed: ['libc.so.6'], size: 5000 })),
+  { path: 'usr/bin/python3', target: 'python3.11' },
+  apart('k'),
+  ...both(`${PYTHON}/encodings/__init__`),
+  ...both(`${PYTHON}/encodings/aliases`),
+  ...both(`${PYTHON}/encodings/utf_8`),
+  ...both(`${PYTHON}/os`),
+  apart('l'),
+  ...MANY.flatMap((name, i) => both(`${PYTHON}/${name}`, 'os', ...leads(i))),
+  apart('m'),
+  ...both(`${PYTHON}/unused`),
+  apart('n'),
+  library(`${PYTHON}/lib-dynload/_z.cpython-311-x86_64-linux-gnu.so`, ['libz.so.1']),
+  apart('o'),
+  { path: 'app/app.py', content: 'import m0\nimport helper\ndef later():\n    import unused\n' },
+  apart('p'),
+  { path: 'app/helper.py', content: 'import _z\n' },
+  apart('q'),
+  program('usr/bin/manage', '#!/usr/bin/env python3\nfrom m50 import x\n'),
+  apart('r'),
+  program('usr/bin/other', '#!/bin/sh\nimport m50\n'),
+];
+const started = readBy(['__init__', 'aliases', 'utf_8'].map((name) => `${PYTHON}/encodings/${name}`));
+const many = readBy(MANY.map((name) => `${PYTHON}/${name}`));
+
+/** Whether all of these are there. */
+const holds = (present: readonly string[], paths: readonly string[]) =>
+  paths.filter((path) => !present.includes(path)).join();
+
+test('a module that is read brings all that it leads to, by far fewer requests than files', async (t) => {
+  await using image = await Image.open([base, python]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place(`/${many[0]}`));
+  const present = await image.present();
+  t.is(holds(present, many), '');
+  t.true(image.requests <= MANY.length / 5, String(image.requests));
+  t.false(present.some((path) => path.includes('unused') || path.includes('app')));
+  const { requests } = image;
+  for (const path of many) await image.programs.read(...image.place(`/${path}`));
+  await image.present();
+  t.is(image.requests, requests);
+});
+
+test('where a layer says what a start needs, a module brings nothing more', async (t) => {
+  await using image = await Image.open([python], { landmarkAfter: 1 });
+  image.programs.know(image.slots);
+  for (const path of ['app/app.py', 'usr/bin/manage', 'usr/bin/python3.11', many[0]]) {
+    await image.programs.read(...image.place(`/${path}`));
+    const present = await image.present();
+    t.is(holds(present, [path]), '');
+    t.is(holds(many.slice(1), present), present.join()); // none of them
+  }
+});
+
+test('a command that is given a module brings what that imports, and the interpreter what it starts with', async (t) => {
+  await using image = await Image.open([base, python]);
+  await image.start({ Cmd: ['python3', 'app.py'], WorkingDir: '/app' });
+  const present = await image.present();
+  const zlib = [`${PYTHON}/lib-dynload/_z.cpython-311-x86_64-linux-gnu.so`, `${LIB}/libz.so.1.2`];
+  const app = ['usr/bin/python3.11', 'app/app.py', 'app/helper.py'];
+  t.is(holds(present, [...app, ...zlib, ...started, ...many.slice(0, 11)]), '');
+  t.false(present.some((path) => path.includes('unused') || path.includes('manage')));
+});
+
+test('a script whose first line names an interpreter of modules is one; another is not', async (t) => {
+  await using image = await Image.open([base, python]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place('/usr/bin/other'));
+  const present = await image.present();
+  t.true(present.includes('usr/bin/other') && present.includes('bin/sh'));
+  t.false(present.some((path) => path.includes('python')));
+  await image.programs.read(...image.place('/usr/bin/manage'));
+  t.is(holds(await image.present(), ['usr/bin/manage', 'usr/bin/python3.11', ...started, ...many.slice(50)]), '');
+});
+
+test('a module that is not what it should be hurts nobody, and is tried again', async (t) => {
+  await using image = await Image.open([base, python]);
+  image.programs.know(image.slots);
+  const sound = Buffer.from(image.blobs[1].bytes);
+  const [, inode] = image.place('/app/helper.py');
+  const { tree } = image.layers[1];
+  const from = tree.chunkOffset[tree.first[inode]];
+  image.blobs[1].bytes.fill(0, from, from + 20);
+  await image.programs.read(...image.place('/usr/bin/python3'));
+  const helper = () => image.programs.read(...image.place('/app/helper.py'));
+  await image.programs.read(...image.place('/app/app.py'));
+  const present = await image.present();
+  t.is(holds(present, ['app/app.py', ...many.slice(0, 11)]), '');
+  t.false(present.includes('app/helper.py'));
+  await helper();
+  t.false((await image.present()).includes('app/helper.py'));
+  image.blobs[1].bytes = sound;
+  await helper();
+  t.is(holds(await image.present(), ['app/helper.py', `${LIB}/libz.so.1.2`]), '');
+});
+
+test('a library that reads a configuration brings it', async (t) => {
+  const ssl: FileSpec[] = [
+    { path: 'usr/lib/ssl/openssl.cnf', target: '/etc/ssl/openssl.cnf' },
+    { path: 'etc/ssl/openssl.cnf', content: 'openssl_conf = none' },
+    apart('s'),
+    library(`${LIB}/libcrypto.so.3`),
+    apart('u'),
+    library(`${LIB}/libcryptosetup.so.12`),
+  ];
+  await using image = await Image.open([ssl]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place(`/${LIB}/libcryptosetup.so.12`));
+  t.deepEqual(await image.present(), [`${LIB}/libcryptosetup.so.12`]);
+  await image.programs.read(...image.place(`/${LIB}/libcrypto.so.3`));
+  t.is(holds(await image.present(), ['etc/ssl/openssl.cnf', `${LIB}/libcrypto.so.3`]), '');
+});
+
+test('a module that names another any number of times, and itself, brings each once', async (t) => {
+  const specs: FileSpec[] = [
+    apart('a'),
+    { path: 'app/many.py', content: `import ${`${'p.'.repeat(40)}p,`.repeat(10_000)}many\n` },
+    apart('b'),
+    { path: 'app/start.py', content: 'import many' },
+    apart('c'),
+    { path: 'app/p/__init__.py', content: 'import many' },
+    { path: 'app/p/p', target: '.' },
+  ];
+  await using image = await Image.open([specs]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place('/app/start.py'));
+  t.deepEqual(await image.present(), ['app/many.py', 'app/p/__init__.py', 'app/start.py']);
+  t.is(image.requests, 3);
 });

@@ -34,7 +34,9 @@ const HEADER = 16;
 /** As deep as CPython nests what it reads back. */
 const MAX_DEPTH = 2000;
 const MAX_IMPORTS = 1024;
-/** Strings of a library that are looked at, and how long they are at most. */
+/** Packages above a module, at most. */
+const MAX_LEVEL = 128;
+/** Names that one module tells, and how long they are at most. */
 const MAX_NAMES = 16_384;
 const MAX_NAME = 128;
 const NAME_BYTES = Uint8Array.from({ length: 256 }, (_, byte) =>
@@ -81,22 +83,26 @@ interface Code {
 /** `LOAD_CONST level; LOAD_CONST from; IMPORT_NAME name`, as the compiler writes it. */
 function* importsOf(code: Code, opcodes: Bytecode): Generator<Import> {
   const { instructions } = code;
-  let loaded: ReturnType<Code['constant']>[] = [];
+  let loaded: (() => ReturnType<Code['constant']>)[] = [];
   let extended = 0;
-  for (let at = 0, count = 0; at + 1 < instructions.byteLength && count < MAX_IMPORTS; at += 2) {
+  let names = 0;
+  for (let at = 0, count = 0; at + 1 < instructions.byteLength; at += 2) {
+    if (count >= MAX_IMPORTS || names >= MAX_NAMES) return;
     const opcode = instructions[at];
     const argument = (extended << 8) | instructions[at + 1];
     extended = 0;
     if (opcode === opcodes.extendedArg) extended = argument & 0xffff;
-    else if (opcode === opcodes.loadConst) loaded.push(code.constant(argument));
-    else if (opcode === opcodes.loadSmallInt) loaded.push(argument);
+    else if (opcode === opcodes.loadConst) loaded.push(() => code.constant(argument));
+    else if (opcode === opcodes.loadSmallInt) loaded.push(() => argument);
     else {
-      const [level, from] = loaded.slice(-2);
-      const name = opcode === opcodes.importName ? code.name(argument) : undefined;
+      const [level, from] = opcode === opcodes.importName ? loaded.slice(-2).map((constant) => constant()) : [];
       loaded = [];
-      if (name === undefined || typeof level !== 'number') continue;
+      const name = typeof level === 'number' && level >= 0 && level <= MAX_LEVEL ? code.name(argument) : undefined;
+      if (name === undefined) continue;
+      const taken = typeof from === 'object' ? from : [];
       count++;
-      yield { level, name, from: typeof from === 'object' ? from : [] };
+      names += taken.length;
+      yield { level: level as number, name, from: taken };
     }
   }
 }
@@ -126,6 +132,8 @@ class Marshal {
   readonly #words: number;
   /** Where numbered objects begin, in the order of their numbers. */
   readonly #numbered: number[] = [];
+  /** By the places of tuples: any number of constants may be the same one. */
+  readonly #known = new Map<number, string[] | undefined>();
   #at: number;
   #depth = 0;
 
@@ -217,17 +225,22 @@ class Marshal {
     return this.#bytes.subarray(from, from + this.#bytes.readUIntLE(at + 1, size));
   }
 
-  /** A tuple of strings, which lies before here; undefined of all else. */
+  /** A tuple of strings, which lies before here, each cut to the length of a name; undefined of all else. */
   #strings(where: number): string[] | undefined {
     const at = this.#place(where);
+    if (!this.#known.has(at)) this.#known.set(at, this.#tuple(at));
+    return this.#known.get(at);
+  }
+
+  #tuple(at: number): string[] | undefined {
     const size = SEQUENCES[this.#bytes[at] & ~NUMBERED];
     if (size === undefined) return undefined;
     const strings: string[] = [];
     let item = at + 1 + size;
-    for (let count = this.#bytes.readUIntLE(at + 1, size); count > 0; count--) {
+    for (let count = Math.min(MAX_NAMES, this.#bytes.readUIntLE(at + 1, size)); count > 0; count--) {
       const text = this.#text(item);
       if (text === undefined) return undefined;
-      strings.push(text.toString());
+      strings.push(text.toString('utf8', 0, MAX_NAME));
       const isReference = this.#place(item) !== item;
       item += isReference ? 5 : text.byteOffset + text.byteLength - this.#bytes.byteOffset - item;
     }
@@ -260,8 +273,9 @@ export function libraryImports(bytes: Uint8Array): Import[] {
 
 /** What makes a function or class, or is for type checkers: what is below it is not run when the module is imported. */
 const NOT_RUN = /^\s*(?:async\s|def\s|class\s|if\s+(?:typing\.)?TYPE_CHECKING\b)/;
-const IMPORT = /^\s*import\s+(.+)$/;
-const FROM = /^\s*from\s*(\.*)\s*([\w.]*)\s+import\b(.+)$/;
+/** No two parts of these match the same, one beside the other: of a line as long as a file they take no longer than of others. */
+const IMPORT = /^\s*import\s+(.+)/;
+const FROM = /^\s*from\s*(?:(\.+)\s*)?(?:(\w[\w.]*)\s+)?import\b(.+)/;
 /** Lines of one statement that are put together. */
 const MAX_LINES = 256;
 
@@ -278,10 +292,11 @@ export function sourceImports(source: string): Import[] {
     let statement = withoutComment(lines[at]);
     for (const last = at + MAX_LINES; isOpen(statement) && at + 1 < lines.length && at < last;)
       statement = statement.replace(/\\$/, '') + withoutComment(lines[++at]);
-    const plain = IMPORT.exec(statement);
-    const from = FROM.exec(statement);
-    if (plain !== null) imports.push(...wordsOf(plain[1]).map((name) => ({ level: 0, name, from: [] })));
-    else if (from !== null) imports.push({ level: from[1].length, name: from[2], from: wordsOf(from[3]) });
+    const [, plain] = IMPORT.exec(statement) ?? [];
+    const [, dots = '', name = '', from] = FROM.exec(statement) ?? [];
+    if (plain !== undefined) for (const word of wordsOf(plain)) imports.push({ level: 0, name: word, from: [] });
+    else if (from !== undefined && dots.length <= MAX_LEVEL)
+      imports.push({ level: dots.length, name, from: wordsOf(from) });
   }
   return imports;
 }
@@ -292,5 +307,5 @@ const isOpen = (statement: string): boolean =>
 
 /** The names of a list, without the others by which they are known: `a.b as c, d`. */
 function wordsOf(list: string): string[] {
-  return list.split(',').flatMap((item) => /[\w.]+|\*/.exec(item)?.[0] ?? []);
+  return list.split(',', MAX_NAMES).flatMap((item) => /[\w.]+|\*/.exec(item)?.[0] ?? []);
 }

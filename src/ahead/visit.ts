@@ -148,17 +148,18 @@ export class Visit {
     const name = nameOf(layer.tree, node.inode);
     const read = (offset: number, length: number) => layer.read(node.inode, offset, length, { priority: PREFETCH });
     const guessed = this.marked ? [] : [this.#startedBy(node, name), this.#guess(node, read).catch(() => {})];
-    let needs: MergedNode[];
     try {
       const script = await this.#script(read);
-      needs = script?.programs ?? (await this.#linked(node, read));
+      const needs = script?.programs ?? (await this.#linked(node, read));
+      this.#bring(needs);
+      // The interpreter first: from then on it is known where the modules are.
+      guessed.push(...needs.map((need) => this.follow(need).catch(() => {})));
       if (isModule(name) || script?.isModule === true) guessed.push(this.#followModules(await this.#imports(node)));
     } catch (error) {
       this.seen.delete(key); // it did not come: the next reader tries again
       throw error;
     }
-    this.#bring(needs);
-    await Promise.all([...guessed, ...needs.map((need) => this.follow(need))]);
+    await Promise.all(guessed);
   }
 
   /** Brings what a program or library reads when it is started, as is known by its name. */
@@ -192,7 +193,7 @@ export class Visit {
         this.seen.set(key, true);
         lead(
           this.#imports(node, path).then(
-            (imports) => found.push(...imports),
+            (imports) => (found = found.concat(imports)), // any number: too many for arguments
             () => this.seen.delete(key), // it did not come: the next reader tries again
           ),
         );

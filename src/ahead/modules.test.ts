@@ -3,7 +3,7 @@ import { MergedTree } from '../fs/merged.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { treeOf } from '../testing/image-tree.js';
 import { pycFile } from '../testing/pyc.js';
-import { isInterpreter, isModule, ModuleFinder, runsModules, type ModulePlaces } from './modules.js';
+import { isInterpreter, isModule, ModuleFinder, newListings, runsModules, type ModulePlaces } from './modules.js';
 import type { Import } from './python.js';
 
 const LIB = '/usr/lib/python3.11';
@@ -20,7 +20,7 @@ function filesOf(paths: readonly string[]): FileSpec[] {
 }
 
 class Image {
-  readonly places: ModulePlaces = { roots: new Set() };
+  readonly places: ModulePlaces = { roots: new Set(), listings: newListings(), image: 0 };
   readonly tree: MergedTree;
   readonly finder: ModuleFinder;
 
@@ -395,4 +395,78 @@ test('symlinks that lead in circles do no harm', (t) => {
       ways.map((way) => `import ${i === 0 ? '' : i === 1 ? 'loop.' : 'round.round.'}${way}`).join('\n'),
     );
   t.true(listed > 1000 && listed <= 8192, String(listed));
+});
+
+test('modules in the root itself lead no further up', (t) => {
+  const image = new Image(['/__init__~', '/__init__.py', '/x~', '/x.py', '/y~', '/y.py']);
+  t.deepEqual(image.imports('/x~', [told(1, '', 'y')]), ['/y~']);
+});
+
+test('an environment by the name that a program is called by, though that is a link', (t) => {
+  const image = new Image([
+    '/usr/local/bin/python3.12',
+    '/usr/local/lib/python3.12/json.py',
+    '/venv/bin/python -> /usr/local/bin/python3.12',
+    '/venv/lib/python3.12/site-packages/flask/__init__.py',
+    '/app/run.py',
+  ]);
+  image.start('/usr/local/bin/python3.12');
+  t.deepEqual(image.imports('/app/run.py', 'import flask, json'), ['/usr/local/lib/python3.12/json.py']);
+  image.finder.learnEnvironment('/venv/bin/python');
+  t.deepEqual(image.imports('/app/run.py', 'import flask'), ['/venv/lib/python3.12/site-packages/flask/__init__.py']);
+});
+
+test('a module that is run by its name comes with what is run of a package', (t) => {
+  const image = new Image([
+    '/usr/bin/python3.11',
+    ...['/json.py', '/site-packages/web/__init__.py', '/site-packages/web/__main__.py'].map((path) => LIB + path),
+  ]);
+  image.start('/usr/bin/python3.11');
+  const named = (name: string) => image.finder.named(name).map(({ path }) => path);
+  t.deepEqual(named('web'), [`${LIB}/site-packages/web/__init__.py`, `${LIB}/site-packages/web/__main__.py`]);
+  t.deepEqual(named('json'), [`${LIB}/json.py`]);
+  t.deepEqual(named('gone'), []);
+});
+
+test('a directory gives way to a package of its name in another place', (t) => {
+  const image = new Image([
+    '/app/docker/Dockerfile',
+    '/app/run.py',
+    '/usr/bin/python3.11',
+    `${LIB}/json.py`,
+    `${LIB}/site-packages/docker/__init__.py`,
+  ]);
+  t.deepEqual(image.imports('/app/run.py', 'import docker'), []);
+  image.start('/usr/bin/python3.11');
+  t.deepEqual(image.imports('/app/run.py', 'import docker'), [`${LIB}/site-packages/docker/__init__.py`]);
+});
+
+test('packages below a known place that do not say so take up no place of their own', (t) => {
+  const site = `${LIB}/site-packages`;
+  const parts = Array.from({ length: 40 }, (_, i) => `${site}/ns/p${i}`);
+  const image = new Image([
+    '/usr/bin/python3.11',
+    `${LIB}/json.py`,
+    ...parts.flatMap((path) => [`${path}/m.py`, `${path}/n.py`]),
+    '/app/run.py',
+    '/app/helper.py',
+  ]);
+  image.start('/usr/bin/python3.11');
+  for (const path of parts) t.deepEqual(image.imports(`${path}/m.py`, 'import n'), [`${path}/n.py`]);
+  t.deepEqual([...image.places.roots], [LIB, site]);
+  t.deepEqual(image.imports('/app/run.py', 'import helper'), ['/app/helper.py']);
+});
+
+test('a directory of very many files is none of modules', (t) => {
+  const files = Array.from({ length: 8200 }, (_, i) => `/data/f${i}.py`);
+  const image = new Image(['/data/main.py', ...files]);
+  t.deepEqual(image.imports('/data/main.py', 'import f1'), []);
+  t.is(new Image(['/data/main.py', ...files.slice(0, 100)]).imports('/data/main.py', 'import f1').length, 1);
+});
+
+test('what is called a compiled module and is none, or of another kind, tells nothing', (t) => {
+  const image = new Image(['/app/main~', '/app/main.py', '/app/one.py']);
+  t.deepEqual(image.imports('/app/main~', 'import one'), []);
+  image.imports('/app/__pycache__/main.cpython-311.pyc', []);
+  t.is(image.places.tag, 'cpython-311');
 });

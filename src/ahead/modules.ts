@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
+import { LRUCache } from 'lru-cache';
 import type { MergedNode, MergedTree } from '../fs/merged.js';
-import { compiledImports, isCompiled, libraryImports, sourceImports, type Import } from './python.js';
+import { compiledImports, libraryImports, sourceImports, type Import } from './python.js';
 
 /** A module's file as the interpreter reads it: compiled, as source, or a library. */
 export interface Module {
@@ -14,7 +15,16 @@ export interface ModulePlaces {
   readonly roots: Set<string>;
   /** In the names of compiled modules: `cpython-311`. */
   tag?: string;
+  readonly listings: Listings;
+  /** What the image is among those that share the listings. */
+  readonly image: number;
 }
+
+/** Directories of any number of images, as they were read last. */
+export type Listings = LRUCache<string, Listing>;
+
+export const newListings = (): Listings =>
+  new LRUCache({ maxSize: 65_536, sizeCalculation: ({ entries }) => entries.size + LISTING });
 
 /** A module, a package, whose directory holds more of them, or a directory that is a package without saying so. */
 interface Found {
@@ -40,19 +50,25 @@ const FROZEN = [
   '_sitebuiltins',
   'importlib.util',
   'importlib.machinery',
+  'runpy',
 ];
 /** What every interpreter reads: the encoding of its terminal and files, and what a system adds to its start. */
 const START = ['encodings', 'encodings.aliases', 'encodings.utf_8', 'sitecustomize'];
 /** Where other modules are than those of the standard library, relative to these. */
 const BESIDE = ['lib-dynload', 'site-packages', '../python3/dist-packages', '../../local/lib/$NAME/dist-packages'];
+/** Source that is looked at, at most. */
+const MAX_SOURCE_BYTES = 512 * 1024;
 /** Directories that modules are looked for in, at most. */
 const MAX_ROOTS = 32;
 /** Entries of directories that are listed for one walk, at most, and for how many a directory counts: symlinks give it any number of paths. */
 const MAX_LISTED = 256 * 1024;
+/** Entries of one directory, at most; larger ones hold data. */
+const MAX_ENTRIES = 8192;
 const LISTING = 32;
 
 const INTERPRETER = /^(.*)\/bin\/(python3\.(\d+))$/;
-const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.([^/.]+)(?:\.opt-[12])?\.pyc$/;
+const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.(cpython-\d+)[^/]*\.pyc$/;
+const ENVIRONMENT = /^(.*)\/[^/]+\/[^/]+$/;
 
 /** Whether a file of this name is a module, and its content tells of others. */
 export const isModule = (name: string): boolean => name.endsWith('.py') || name.endsWith('.pyc');
@@ -71,14 +87,14 @@ interface Listing {
 
 function importsOf(path: string, content: Uint8Array): Import[] {
   if (path.endsWith('.so')) return libraryImports(content);
-  return isCompiled(content) ? compiledImports(content) : sourceImports(Buffer.from(content).toString());
+  if (path.endsWith('.pyc')) return compiledImports(content);
+  return content.byteLength > MAX_SOURCE_BYTES ? [] : sourceImports(Buffer.from(content).toString());
 }
 
 /** Finds the files of Python's modules in an image as its import system would (The Python Language Reference, 5), without running anything. */
 export class ModuleFinder {
   readonly #tree: MergedTree;
   readonly #places: ModulePlaces;
-  readonly #listings = new Map<string, Listing>();
   readonly #found = new Map<string, Found | undefined>();
   #listed = 0;
 
@@ -99,32 +115,51 @@ export class ModuleFinder {
     return names.flatMap((module) => this.#chain(library, module, []).modules);
   }
 
+  /** A program that is called so, if only by a link, has the modules of the environment that it lies in. */
+  learnEnvironment(program: string): void {
+    const [, prefix] = ENVIRONMENT.exec(program) ?? [];
+    for (const name of this.#list(`${prefix}/lib`).entries.keys())
+      if (INTERPRETER.test(`/bin/${name}`)) this.#learn(`${prefix}/lib/${name}/site-packages`);
+  }
+
+  /** The module that an interpreter is told to run by its name, `python -m name`. */
+  named(name: string): Module[] {
+    return this.#import({ level: 0, name, from: ['__main__'] }, '/', [...this.#places.roots]);
+  }
+
   /** What a module imports when it is imported itself. */
   imports({ path }: Module, content: Uint8Array): Module[] {
     const [, parent, tag] = COMPILED.exec(path) ?? [];
-    const directory = parent ?? posix.dirname(path);
-    if (tag !== undefined) this.#places.tag = tag;
-    this.#learn(this.#rootOf(directory));
-    return importsOf(path, content).flatMap((one) => (this.#mayBe(one) ? this.#import(one, directory) : []));
+    const directory = (parent ?? posix.dirname(path)) || '/';
+    this.#places.tag ??= tag;
+    const { roots } = this.#places;
+    const own = this.#rootOf(directory);
+    // Below a root that is known lie packages that do not say so, and programs: no other module looks there.
+    if (![...roots].some((root) => own.startsWith(`${root}/`))) this.#learn(own);
+    const all = roots.has(own) ? [...roots] : [own, ...roots];
+    const found = new Map<string, Module>();
+    for (const one of importsOf(path, content))
+      for (const module of this.#import(one, directory, all)) found.set(module.path, module);
+    return [...found.values()];
   }
 
-  /** Whether anything has the name that an absolute import begins with: most strings of a library name nothing. */
-  #mayBe({ level, name }: Import): boolean {
+  #import({ level, name, from }: Import, directory: string, roots: readonly string[]): Module[] {
     const dot = name.indexOf('.');
     const top = dot < 0 ? name : name.slice(0, dot);
-    for (const root of level === 0 ? this.#places.roots : []) if (this.#list(root).files.has(top)) return true;
-    return level > 0;
-  }
-
-  #import({ level, name, from }: Import, directory: string): Module[] {
-    const roots = level === 0 ? this.#places.roots : [posix.join(directory, ...Array<string>(level - 1).fill('..'))];
-    for (const root of roots) {
+    const within = level === 0 ? roots : [posix.join(directory, ...Array<string>(level - 1).fill('..'))];
+    let weak: Module[] = [];
+    for (const root of within) {
+      // Most strings of a library name nothing.
+      if (level === 0 && !this.#list(root).files.has(top)) continue;
       const { modules, end } = this.#chain(root, name, level === 0 ? FROZEN : []);
       if (end === undefined) continue;
       const below = end.directory === undefined ? [] : from.map((item) => this.#find(end.directory!, item)?.module);
-      return [...modules, ...below.filter((one) => one !== undefined)];
+      const found = [...modules, ...below.filter((one) => one !== undefined)];
+      if (level > 0 || this.#find(root, top)?.module !== undefined) return found;
+      // A directory that is a package without saying so gives way to one that says so, wherever that is.
+      if (weak.length === 0) weak = found;
     }
-    return [];
+    return weak;
   }
 
   /** The modules that a dotted name leads through; `end` is what the last one is, if its beginning is there at all. */
@@ -146,13 +181,13 @@ export class ModuleFinder {
 
   /** What a directory has of a module's name. */
   #find(directory: string, name: string): Found | undefined {
+    if (!this.#list(directory).files.has(name)) return undefined;
     const key = `${directory}/${name}`;
     if (!this.#found.has(key)) this.#found.set(key, this.#look(directory, name));
     return this.#found.get(key);
   }
 
   #look(directory: string, name: string): Found | undefined {
-    if (!this.#list(directory).files.has(name)) return undefined;
     const isPackage = this.#list(directory).entries.has(name) && this.#list(`${directory}/${name}`).entries.size > 0;
     const below = isPackage ? `${directory}/${name}` : undefined;
     const own = below === undefined ? undefined : this.#module(below, '__init__');
@@ -191,20 +226,27 @@ export class ModuleFinder {
   #entry(directory: string, name: string | undefined): Module | undefined {
     const found = name === undefined ? undefined : this.#list(directory).entries.get(name);
     if (found === undefined) return undefined;
-    const path = `${directory}/${name}`;
+    const path = posix.join(directory, name!);
     const node = this.#tree.isSymlink(found) ? this.#resolve(path) : found;
     return node !== undefined && this.#tree.isRegular(node) ? { path, node } : undefined;
   }
 
   /** Empty for what is no directory. */
   #list(directory: string): Listing {
-    const known = this.#listings.get(directory);
+    const { listings, image } = this.#places;
+    const key = `${image}:${directory}`;
+    const known = listings.get(key);
     if (known !== undefined) return known;
+    const listing = this.#read((this.#listed += LISTING) > MAX_LISTED ? undefined : this.#resolve(directory));
+    listings.set(key, listing);
+    return listing;
+  }
+
+  #read(directory: MergedNode | undefined): Listing {
     const listing = { entries: new Map<string, MergedNode>(), files: new Map<string, string[]>() };
-    this.#listings.set(directory, listing);
-    const found = (this.#listed += LISTING) > MAX_LISTED ? undefined : this.#resolve(directory);
-    if (found === undefined || !this.#tree.isDirectory(found)) return listing;
-    for (const { name: bytes, node } of this.#tree.readdir(found)) {
+    const size = directory?.parts.reduce((sum, part) => sum + this.#tree.treeOf(part).count[part.inode], 0) ?? 0;
+    if (directory === undefined || size === 0 || size > MAX_ENTRIES) return listing;
+    for (const { name: bytes, node } of this.#tree.readdir(directory)) {
       const name = bytes.toString();
       const [module] = name.split('.', 1);
       listing.entries.set(name, node);
@@ -227,7 +269,7 @@ export class ModuleFinder {
   /** The directory that holds the package that a directory belongs to; itself where it belongs to none. */
   #rootOf(directory: string): string {
     let root = directory;
-    while (root !== '/' && this.#module(root, '__init__') !== undefined) root = posix.dirname(root);
+    while (posix.dirname(root) !== root && this.#module(root, '__init__') !== undefined) root = posix.dirname(root);
     return root;
   }
 

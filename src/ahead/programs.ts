@@ -5,7 +5,7 @@ import { RUNTIME_FILES } from '../layer/landmark.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf } from '../toc/paths.js';
-import { isModule } from './modules.js';
+import { isModule, newListings } from './modules.js';
 import { isCompiled } from './python.js';
 import { GLIMPSES, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
 
@@ -39,6 +39,9 @@ export class ProgramsAhead {
   readonly #images = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
   /** Of these, those that no container was started from yet, and how to learn their configs. */
   readonly #expected = new LRUCache<string, Expected>({ max: MAX_IMAGES });
+  readonly #listings = newListings();
+  /** Images that were met so far. */
+  #met = 0;
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
 
@@ -53,7 +56,10 @@ export class ProgramsAhead {
 
   #know(slots: readonly number[]): KnownImage {
     const key = slots.join();
-    const image = this.#images.get(key) ?? { slots, places: { roots: new Set() } };
+    const image = this.#images.get(key) ?? {
+      slots,
+      places: { roots: new Set(), listings: this.#listings, image: this.#met++ },
+    };
     this.#images.set(key, image);
     return image;
   }

@@ -276,27 +276,35 @@ const NOT_RUN = /^\s*(?:async\s|def\s|class\s|if\s+(?:typing\.)?TYPE_CHECKING\b)
 /** No two parts of these match the same, one beside the other: of a line as long as a file they take no longer than of others. */
 const IMPORT = /^\s*import\s+(.+)/;
 const FROM = /^\s*from\s*(?:(\.+)\s*)?(?:(\w[\w.]*)\s+)?import\b(.+)/;
-/** Lines of one statement that are put together. */
+const CLOSING = /^\s*[)\]}]/;
+/** Lines of one statement that are put together, and about how long it is then at most. */
 const MAX_LINES = 256;
+const MAX_STATEMENT = 16 * 1024;
 
 /** What a module's source (`.py`) imports, as `compiledImports`; lines of long strings that look like statements are taken for some. */
 export function sourceImports(source: string): Import[] {
   const imports: Import[] = [];
   const lines = source.split('\n', MAX_SOURCE_LINES);
   let hidden = Infinity;
-  for (let at = 0; at < lines.length && imports.length < MAX_IMPORTS; at++) {
+  let names = 0;
+  for (let at = 0; at < lines.length && names < MAX_NAMES; at++) {
     const indent = lines[at].search(/[^\s#]/);
-    if (indent < 0 || indent > hidden) continue;
+    // The end of a head that takes several lines stands where its beginning does.
+    if (indent < 0 || indent > hidden || (indent === hidden && CLOSING.test(lines[at]))) continue;
     hidden = NOT_RUN.test(lines[at]) ? indent : Infinity;
     if (!/^\s*(?:import|from)\b/.test(lines[at])) continue;
     let statement = withoutComment(lines[at]);
-    for (const last = at + MAX_LINES; isOpen(statement) && at + 1 < lines.length && at < last;)
+    const last = Math.min(lines.length - 1, at + MAX_LINES);
+    while (isOpen(statement) && at < last && statement.length < MAX_STATEMENT)
       statement = statement.replace(/\\$/, '') + withoutComment(lines[++at]);
-    const [, plain] = IMPORT.exec(statement) ?? [];
-    const [, dots = '', name = '', from] = FROM.exec(statement) ?? [];
-    if (plain !== undefined) for (const word of wordsOf(plain)) imports.push({ level: 0, name: word, from: [] });
-    else if (from !== undefined && dots.length <= MAX_LEVEL)
-      imports.push({ level: dots.length, name, from: wordsOf(from) });
+    for (const part of statement.split(';')) {
+      const [, plain] = IMPORT.exec(part) ?? [];
+      const [, dots = '', name = '', from] = FROM.exec(part) ?? [];
+      const words = wordsOf(plain ?? from ?? '', MAX_NAMES - names);
+      names += words.length;
+      if (plain !== undefined) for (const word of words) imports.push({ level: 0, name: word, from: [] });
+      else if (from !== undefined && dots.length <= MAX_LEVEL) imports.push({ level: dots.length, name, from: words });
+    }
   }
   return imports;
 }
@@ -306,6 +314,6 @@ const isOpen = (statement: string): boolean =>
   statement.endsWith('\\') || (statement.includes('(') && !statement.includes(')'));
 
 /** The names of a list, without the others by which they are known: `a.b as c, d`. */
-function wordsOf(list: string): string[] {
-  return list.split(',', MAX_NAMES).flatMap((item) => /[\w.]+|\*/.exec(item)?.[0] ?? []);
+function wordsOf(list: string, most: number): string[] {
+  return list.split(',', most).flatMap((item) => /[\w.]+|\*/.exec(item)?.[0] ?? []);
 }

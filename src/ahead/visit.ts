@@ -1,5 +1,5 @@
 import { posix } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import type { LRUCache } from 'lru-cache';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { ImageConfig } from '../image/config.js';
@@ -14,6 +14,8 @@ const MAX_FILES = 256;
 const MAX_MODULES = 2048;
 /** Bytes of a module that is looked at; larger ones hold data, or are libraries. */
 const MAX_MODULE_BYTES = 1024 * 1024;
+/** The same of all modules that one program leads to. */
+const MAX_MODULES_BYTES = 64 * 1024 * 1024;
 /** How long it is waited for more modules whose imports are asked for at once: what one request brings comes within this. */
 const GATHER_MS = 8;
 /** Compressed bytes around a module that are brought along, for each that was followed before, and in all: the more, the denser they lie. */
@@ -75,6 +77,9 @@ export class Visit {
   readonly #modules: ModuleFinder;
   #files = 0;
   #moduleFiles = 0;
+  /** Bytes of modules that may still be looked at. */
+  #moduleBytes = MAX_MODULES_BYTES;
+  #parsing: Promise<unknown> = Promise.resolve();
   #lookups = 0;
 
   constructor(
@@ -100,15 +105,25 @@ export class Visit {
       return this.#program(word, path.split(':', MAX_PATH), from) ?? [];
     });
     const words = [...(config.Entrypoint ?? []), ...(config.Cmd ?? [])];
-    const modules = words.filter((word) => isModule(word)).map((word) => this.#first([posix.resolve('/', from, word)]));
-    return [...programs, ...modules.filter((one) => one !== undefined)];
+    for (const program of programs) this.#modules.start(this.#pathOf(program)); // where its modules are
+    const modules = words.flatMap((word, index) => {
+      if (words[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
+      return isModule(word) ? (this.#first([posix.resolve('/', from, word)]) ?? []) : [];
+    });
+    return [...programs, ...modules];
   }
 
   #program(word: string, path: readonly string[], from: string): MergedNode | undefined {
     const places = word.includes('/')
       ? [word.startsWith('/') ? word : `${from}/${word}`]
       : path.map((p) => `${p}/${word}`);
-    return this.#first(places, (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
+    for (const place of places) {
+      const found = this.#first([place], (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
+      if (found === undefined) continue;
+      if (runsModules(posix.basename(place))) this.#modules.learnEnvironment(place);
+      return found;
+    }
+    return undefined;
   }
 
   /** What every program that is linked dynamically needs, the C library last, and what most read soon after. */
@@ -147,19 +162,22 @@ export class Visit {
     this.#bring([node]);
     const name = nameOf(layer.tree, node.inode);
     const read = (offset: number, length: number) => layer.read(node.inode, offset, length, { priority: PREFETCH });
-    const guessed = this.marked ? [] : [this.#startedBy(node, name), this.#guess(node, read).catch(() => {})];
+    const guessed = (this.marked ? [] : [this.#startedBy(node, name), this.#guess(node, read)]).map((guess) =>
+      guess.catch(() => {}),
+    );
     try {
       const script = await this.#script(read);
       const needs = script?.programs ?? (await this.#linked(node, read));
       this.#bring(needs);
       // The interpreter first: from then on it is known where the modules are.
       guessed.push(...needs.map((need) => this.follow(need).catch(() => {})));
-      if (isModule(name) || script?.isModule === true) guessed.push(this.#followModules(await this.#imports(node)));
+      if (isModule(name) || script?.isModule === true) await this.#followModules(await this.#imports(node));
     } catch (error) {
       this.seen.delete(key); // it did not come: the next reader tries again
       throw error;
+    } finally {
+      await Promise.all(guessed);
     }
-    await Promise.all(guessed);
   }
 
   /** Brings what a program or library reads when it is started, as is known by its name. */
@@ -168,7 +186,7 @@ export class Visit {
     if (configuration !== undefined) this.bring([configuration]);
     if (!isInterpreter(name)) return;
     const modules = this.#modules.start(this.#pathOf(node));
-    this.#bringModules(modules, 0); // and no more: that may be all that is read
+    this.#bringModules(modules, 0); // these alone: a short program reads little else
     await this.#followModules(modules);
   }
 
@@ -177,8 +195,8 @@ export class Visit {
     const led = new Set<Promise<unknown>>();
     let found = [...modules];
     const lead = (work: Promise<unknown>) => {
-      led.add(work);
-      void work.finally(() => led.delete(work));
+      const done: Promise<unknown> = work.catch(() => {}).then(() => led.delete(done));
+      led.add(done);
     };
     while (found.length > 0 || led.size > 0) {
       // What comes by one request comes about at once, and what it leads to is asked for together.
@@ -212,8 +230,16 @@ export class Visit {
   async #imports(node: MergedNode, path = this.#pathOf(node)): Promise<Module[]> {
     const layer = this.layers[node.layer];
     const size = layer.tree.size[node.inode];
-    if (this.marked || size > MAX_MODULE_BYTES) return [];
-    return this.#modules.imports({ path, node }, await layer.read(node.inode, 0, size, { priority: PREFETCH }));
+    if (this.marked || size > Math.min(MAX_MODULE_BYTES, this.#moduleBytes)) return [];
+    this.#moduleBytes -= size;
+    const content = await layer.read(node.inode, 0, size, { priority: PREFETCH });
+    // One after the other, so that whoever waits for anything else is served between them.
+    const parsed = this.#parsing.then(async () => {
+      await turn();
+      return this.#modules.imports({ path, node }, content);
+    });
+    this.#parsing = parsed.catch(() => {});
+    return parsed;
   }
 
   /**

@@ -172,8 +172,7 @@ export class Workspace implements AsyncDisposable {
     let told = false;
     const onManifest = ({ manifestBytes, descriptor }: PoolManifest) => {
       told = true;
-      if (layers !== undefined)
-        this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers);
+      if (layers !== undefined) this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers);
     };
     const known = await this.pool.get(reference, { platform, revalidate, onAsked, onManifest, signal });
     if (!told) onManifest(known); // somebody else had asked

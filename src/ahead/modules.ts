@@ -68,7 +68,6 @@ const LISTING = 32;
 
 const INTERPRETER = /^(.*)\/bin\/(python3\.(\d+))$/;
 const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.(cpython-\d+)[^/]*\.pyc$/;
-const ENVIRONMENT = /^(.*)\/[^/]+\/[^/]+$/;
 
 /** Whether a file of this name is a module, and its content tells of others. */
 export const isModule = (name: string): boolean => name.endsWith('.py') || name.endsWith('.pyc');
@@ -84,6 +83,8 @@ interface Listing {
   /** Names up to a dot, as modules have them, and the entries that begin so. */
   readonly files: ReadonlyMap<string, readonly string[]>;
 }
+
+const NO_LISTING: Listing = { entries: new Map(), files: new Map() };
 
 function importsOf(path: string, content: Uint8Array): Import[] {
   if (path.endsWith('.so')) return libraryImports(content);
@@ -117,9 +118,9 @@ export class ModuleFinder {
 
   /** A program that is called so, if only by a link, has the modules of the environment that it lies in. */
   learnEnvironment(program: string): void {
-    const [, prefix] = ENVIRONMENT.exec(program) ?? [];
-    for (const name of this.#list(`${prefix}/lib`).entries.keys())
-      if (INTERPRETER.test(`/bin/${name}`)) this.#learn(`${prefix}/lib/${name}/site-packages`);
+    const libraries = posix.join(program, '../../lib');
+    for (const name of this.#list(libraries).entries.keys())
+      if (isInterpreter(name)) this.#learn(`${libraries}/${name}/site-packages`);
   }
 
   /** The module that an interpreter is told to run by its name, `python -m name`. */
@@ -237,7 +238,8 @@ export class ModuleFinder {
     const key = `${image}:${directory}`;
     const known = listings.get(key);
     if (known !== undefined) return known;
-    const listing = this.#read((this.#listed += LISTING) > MAX_LISTED ? undefined : this.#resolve(directory));
+    if ((this.#listed += LISTING) > MAX_LISTED) return NO_LISTING; // another walk may see it
+    const listing = this.#read(this.#resolve(directory));
     listings.set(key, listing);
     return listing;
   }

@@ -39,21 +39,18 @@ const MAX_LEVEL = 128;
 /** Names that one module tells, and how long they are at most. */
 const MAX_NAMES = 16_384;
 const MAX_NAME = 128;
-const NAME_BYTES = Uint8Array.from({ length: 256 }, (_, byte) =>
-  /[\w.]/.test(String.fromCharCode(byte)) && byte < 128 ? 1 : 0,
-);
+const NAME_BYTES = Uint8Array.from({ length: 256 }, (_, byte) => (/[\w.]/.test(String.fromCharCode(byte)) ? 1 : 0));
 const MAX_SOURCE_LINES = 20_000;
 
 /** Whether a file begins as a compiled module does: a number in two bytes, and a line end that text mode would damage. */
 export function isCompiled(beginning: Uint8Array): boolean {
-  return (
-    beginning.byteLength >= 4 && beginning[2] === 0x0d && beginning[3] === 0x0a && bytecodeOf(beginning) !== undefined
-  );
+  return bytecodeOf(beginning) !== undefined;
 }
 
 function bytecodeOf(bytes: Uint8Array): Bytecode | undefined {
   const magic = bytes[0] | (bytes[1] << 8);
-  return magic < FIRST_MAGIC ? undefined : BYTECODES.find(({ before }) => magic < before);
+  if (magic < FIRST_MAGIC || bytes[2] !== 0x0d || bytes[3] !== 0x0a) return undefined;
+  return BYTECODES.find(({ before }) => magic < before);
 }
 
 /**
@@ -62,7 +59,7 @@ function bytecodeOf(bytes: Uint8Array): Bytecode | undefined {
  * nothing is refused.
  */
 export function compiledImports(bytes: Uint8Array): Import[] {
-  const bytecode = isCompiled(bytes) ? bytecodeOf(bytes) : undefined;
+  const bytecode = bytecodeOf(bytes);
   if (bytecode === undefined) return [];
   try {
     return [...importsOf(new Marshal(bytes, HEADER, bytecode.words).module(), bytecode)];
@@ -83,7 +80,8 @@ interface Code {
 /** `LOAD_CONST level; LOAD_CONST from; IMPORT_NAME name`, as the compiler writes it. */
 function* importsOf(code: Code, opcodes: Bytecode): Generator<Import> {
   const { instructions } = code;
-  let loaded: (() => ReturnType<Code['constant']>)[] = [];
+  /** The last two. */
+  let loaded: ((() => ReturnType<Code['constant']>) | undefined)[] = [];
   let extended = 0;
   let names = 0;
   for (let at = 0, count = 0; at + 1 < instructions.byteLength; at += 2) {
@@ -92,10 +90,10 @@ function* importsOf(code: Code, opcodes: Bytecode): Generator<Import> {
     const argument = (extended << 8) | instructions[at + 1];
     extended = 0;
     if (opcode === opcodes.extendedArg) extended = argument & 0xffff;
-    else if (opcode === opcodes.loadConst) loaded.push(() => code.constant(argument));
-    else if (opcode === opcodes.loadSmallInt) loaded.push(() => argument);
+    else if (opcode === opcodes.loadConst) loaded = [loaded.at(-1), () => code.constant(argument)];
+    else if (opcode === opcodes.loadSmallInt) loaded = [loaded.at(-1), () => argument];
     else {
-      const [level, from] = opcode === opcodes.importName ? loaded.slice(-2).map((constant) => constant()) : [];
+      const [level, from] = opcode === opcodes.importName ? loaded.map((constant) => constant?.()) : [];
       loaded = [];
       const name = typeof level === 'number' && level >= 0 && level <= MAX_LEVEL ? code.name(argument) : undefined;
       if (name === undefined) continue;

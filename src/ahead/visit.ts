@@ -105,7 +105,8 @@ export class Visit {
       return this.#program(word, path.split(':', MAX_PATH), from) ?? [];
     });
     const words = [...(config.Entrypoint ?? []), ...(config.Cmd ?? [])];
-    for (const program of programs) this.#modules.start(this.#pathOf(program)); // where its modules are
+    // Where modules are that are run by their names.
+    if (words.includes('-m')) for (const program of programs) this.#modules.start(this.#pathOf(program));
     const modules = words.flatMap((word, index) => {
       if (words[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
       return isModule(word) ? (this.#first([posix.resolve('/', from, word)]) ?? []) : [];
@@ -207,7 +208,7 @@ export class Visit {
       for (const key of wanted.keys()) if (this.seen.has(key) || ++this.#moduleFiles > MAX_MODULES) wanted.delete(key);
       this.#bringModules([...wanted.values()], Math.min(MAX_AROUND_BYTES, AROUND_BYTES * this.#moduleFiles));
       for (const [key, { node, path }] of wanted) {
-        if (!isModule(path)) lead(this.follow(node).catch(() => {}));
+        if (!isModule(path)) lead(this.follow(node));
         this.seen.set(key, true);
         lead(
           this.#imports(node, path).then(
@@ -335,4 +336,5 @@ function libraryDirectory({ machine }: Dynamic): string {
 const searched = (libraries: string) => LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries));
 const dynamicStart = (libraries: string) => DYNAMIC_START.map((path) => path.replace('$LIB', libraries));
 
+/** Names a file of any layer. */
 export const keyOf = (slot: number, inode: number) => `${slot}:${inode}`;

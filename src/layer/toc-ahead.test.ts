@@ -100,7 +100,7 @@ test('an opener that leaves ends what was asked for ahead', async (t) => {
   await until(() => reading);
   controller.abort(new Error('I leave'));
   await t.throwsAsync(opening, { message: 'I leave' });
-  for (let i = 0; i < 2000 && !aborted; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  await until(() => aborted);
   t.true(aborted);
 });
 

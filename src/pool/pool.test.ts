@@ -172,6 +172,8 @@ test('a manifest is told as soon as it is known, which may be before its config 
   world.down = new LazylayerError('UNAVAILABLE', 'no route');
   t.is((await pool.get('a:1', { onManifest, revalidate: true })).stale, world.down);
   t.deepEqual(told, Array(3).fill('a:1 here 1'));
+  await Promise.all([pool.get('a:1', { onManifest }), pool.get('a:1', { onManifest })]);
+  t.is(told.length, 5, 'each who asks, also where another had asked before');
 });
 
 test('what is said of a manifest that nobody can use is thrown, and it is not kept', async (t) => {

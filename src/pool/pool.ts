@@ -61,7 +61,7 @@ export interface GetOptions {
   readonly revalidate?: boolean;
   /** Hears that the registry was asked just now, before it has answered; not where another `get` had asked. */
   readonly onAsked?: () => void;
-  /** Hears of the manifest, once, which may be before there is a config; not where another `get` had asked. What it throws is thrown. */
+  /** Hears of the manifest, once, before the answer is given, and before there is a config where it can. What it throws is thrown. */
   readonly onManifest?: (manifest: PoolManifest) => void;
   readonly signal?: AbortSignal;
 }
@@ -183,29 +183,28 @@ export class RefPool implements AsyncDisposable {
     const id = directoryName(name);
     const again = options.revalidate === true && !reference.includes('@');
     const suffices = ({ configBytes }: PoolContent) => !whole || configBytes !== undefined;
-    return this.#gets.run(
+    let told = false;
+    const onManifest = (manifest: PoolManifest) => {
+      told = true;
+      options.onManifest?.(manifest);
+    };
+    const answer = await this.#gets.run(
       [id, again && 'revalidated', whole && 'whole'].join(' '),
       async (signal) => {
         this.#letGo();
         const onDisk = await this.#serially(() => this.#read(id));
-        let stale: { stale?: unknown } = {};
-        let told = false;
-        const onManifest = (manifest: PoolManifest) => {
-          told = true;
-          options.onManifest?.(manifest);
-        };
-        if (onDisk === undefined || again || !suffices(onDisk))
-          try {
-            return await this.#fetch(id, name, { ...options, onManifest, onDisk, again, whole, signal });
-          } catch (error) {
-            if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
-            stale = { stale: error };
-          }
-        if (!told) onManifest(onDisk);
-        return { ...onDisk, ...stale };
+        if (onDisk !== undefined && !again && suffices(onDisk)) return onDisk;
+        try {
+          return await this.#fetch(id, name, { ...options, onManifest, onDisk, again, whole, signal });
+        } catch (error) {
+          if (onDisk === undefined || !suffices(onDisk) || !unreachable.has(codeOf(error))) throw error;
+          return { ...onDisk, stale: error };
+        }
       },
       options.signal,
     );
+    if (!told) onManifest(answer); // from disk, or somebody else had asked
+    return answer;
   }
 
   /** How often a reference is in use by a key. */

@@ -96,7 +96,7 @@ export class LayersInUse {
       records.map(async (record) => {
         const release = await slots.acquire(0);
         try {
-          const { isLocal } = this.#lower.has(record.id) ? { isLocal: true } : this.#restore(record);
+          const { isLocal } = this.#restore(record);
           const restored = this.lower(record).catch((error: unknown) => onFailure(record, error));
           if (isLocal) await restored;
         } finally {

@@ -6,6 +6,7 @@ import { defaultConfig } from '../config/config.js';
 import { NONE, ROOT } from '../toc/tree.js';
 import { buildImage, type BuiltImage, type ImageSpec } from '../testing/image.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import { until } from '../testing/until.js';
 import type { Layer } from '../layer/layer.js';
 import { Workspace } from './workspace.js';
 
@@ -76,7 +77,7 @@ test('layers that are going to be opened are asked for as soon as the manifest i
   const resolving = workspace.image(reference, { layers: {}, signal: leaving.signal });
   const left = t.throwsAsync(resolving, { message: 'I leave' });
   const counts = () => [low, high, config].map((path) => registry.count(path));
-  for (let i = 0; i < 2000 && counts().includes(0); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  await until(() => !counts().includes(0));
   t.deepEqual(counts(), [1, 1, 1]);
   leaving.abort(new Error('I leave'));
   await left;
@@ -104,7 +105,7 @@ test('of an image that one layer is wanted of, those from it up are asked for', 
   const digests = image.layers.map((layer) => layer.descriptor.digest);
   await workspace.manifestWithLayer(reference, digests[1], { layers: {} });
   const asked = () => digests.map((digest) => registry.count(digest));
-  for (let i = 0; i < 2000 && asked()[2] === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  await until(() => asked()[2] !== 0);
   t.deepEqual(asked(), [0, 1, 1]);
 });
 

@@ -169,14 +169,11 @@ export class Workspace implements AsyncDisposable {
     const name = parseReference(text);
     const reference = formatReference(name);
     const onAsked = layers && (() => this.#warm());
-    let told = false;
-    const onManifest = ({ manifestBytes, descriptor }: PoolManifest) => {
-      told = true;
-      if (layers !== undefined) this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers);
-    };
-    const known = await this.pool.get(reference, { platform, revalidate, onAsked, onManifest, signal });
-    if (!told) onManifest(known); // somebody else had asked
-    return wholeImage(reference, known);
+    const onManifest =
+      layers &&
+      (({ manifestBytes, descriptor }: PoolManifest) =>
+        this.#expect(name, parseManifest(manifestBytes, descriptor.mediaType).layers, layers));
+    return wholeImage(reference, await this.pool.get(reference, { platform, revalidate, onAsked, onManifest, signal }));
   }
 
   /**

@@ -10,12 +10,13 @@ const LIB = '/usr/lib/python3.11';
 const APP = '/app';
 const told = (level: number, name: string, ...from: string[]): Import => ({ level, name, from });
 
-/** Empty files, but for symlinks: `/from -> to`; a `~` at the end of a path stands for what a compiled module's name has there. */
+/** Files of a byte, or of so many: `/path = bytes`; symlinks: `/from -> to`; a `~` at the end of a path stands for what a compiled module's name has there. */
 function filesOf(paths: readonly string[]): FileSpec[] {
   return paths.map((line) => {
-    const [path, target] = line.slice(1).split(' -> ');
+    const [word, target] = line.slice(1).split(' -> ');
+    const [path, bytes = '1'] = word.split(' = ');
     const name = path.replace(/([^/]*)~$/, '__pycache__/$1.cpython-311.pyc');
-    return target === undefined ? { path: name, content: 'x' } : { path: name, target };
+    return target === undefined ? { path: name, content: Buffer.alloc(Number(bytes)) } : { path: name, target };
   });
 }
 
@@ -161,6 +162,21 @@ test('while the version is not known, any will do', (t) => {
     '/app/__pycache__/a.cpython-39.pyc',
     '/app/b.cpython-39-x.so',
   ]);
+});
+
+test('a package comes with its libraries, however it is named, unless they are a collection of large ones', (t) => {
+  const paths = ['/app/main.py', '/app/pack/__init__.py', '/app/pack/_a.abi3.so', '/app/pack/_b.cpython-39-x.so'];
+  const few = new Image([...paths, '/app/pack/inner/__init__.py', '/app/pack/inner/_c.so', '/app/pack/inner/d.txt']);
+  few.places.tag = 'cpython-39';
+  t.deepEqual(few.imports('/app/main.py', 'import pack'), paths.slice(1));
+  t.deepEqual(few.imports('/app/main.py', 'from pack import inner'), [
+    ...paths.slice(1),
+    '/app/pack/inner/__init__.py',
+    '/app/pack/inner/_c.so',
+  ]);
+  const large = new Image([...paths, `/app/pack/_large.abi3.so = ${16 * 1024 * 1024}`]);
+  large.places.tag = 'cpython-39';
+  t.deepEqual(large.imports('/app/main.py', 'import pack'), paths.slice(1, 2));
 });
 
 test('libraries: of the version that runs, of a stable interface, of no version; before the source of the same name', (t) => {

@@ -29,6 +29,8 @@ export const newListings = (): Listings =>
 /** A module, a package, whose directory holds more of them, or a directory that is a package without saying so. */
 interface Found {
   readonly module?: Module;
+  /** Of a package: its modules that were written in other languages, which it has to be used. */
+  readonly libraries?: readonly Module[];
   readonly directory?: string;
 }
 
@@ -65,6 +67,8 @@ const MAX_LISTED = 256 * 1024;
 /** Entries of one directory, at most; larger ones hold data. */
 const MAX_ENTRIES = 8192;
 const LISTING = 32;
+/** Bytes up to which a package's libraries come with it; one with larger ones is a collection, of which a program uses some. */
+const MAX_LIBRARIES_BYTES = 16 * 1024 * 1024;
 
 const INTERPRETER = /^(.*)\/bin\/(python3\.(\d+))$/;
 const COMPILED = /^(.*)\/__pycache__\/[^/]+?\.(cpython-\d+)[^/]*\.pyc$/;
@@ -85,6 +89,10 @@ interface Listing {
 }
 
 const NO_LISTING: Listing = { entries: new Map(), files: new Map() };
+
+function filesOf(found: Found | undefined): Module[] {
+  return found?.module === undefined ? [] : [found.module, ...(found.libraries ?? [])];
+}
 
 function importsOf(path: string, content: Uint8Array): Import[] {
   if (path.endsWith('.so')) return libraryImports(content);
@@ -154,8 +162,9 @@ export class ModuleFinder {
       if (level === 0 && !this.#list(root).files.has(top)) continue;
       const { modules, end } = this.#chain(root, name, level === 0 ? FROZEN : []);
       if (end === undefined) continue;
-      const below = end.directory === undefined ? [] : from.map((item) => this.#find(end.directory!, item)?.module);
-      const found = [...modules, ...below.filter((one) => one !== undefined)];
+      const below =
+        end.directory === undefined ? [] : from.flatMap((item) => filesOf(this.#find(end.directory!, item)));
+      const found = [...modules, ...below];
       if (level > 0 || this.#find(root, top)?.module !== undefined) return found;
       // A directory that is a package without saying so gives way to one that says so, wherever that is.
       if (weak.length === 0) weak = found;
@@ -173,7 +182,7 @@ export class ModuleFinder {
       const found: Found | undefined = at === undefined ? undefined : this.#find(at, part);
       if (found === undefined) break;
       if (found.module !== undefined && !frozen.includes(parts.slice(0, index + 1).join('.')))
-        modules.push(found.module);
+        modules.push(...filesOf(found));
       end = index === parts.length - 1 ? found : {};
       at = found.directory;
     }
@@ -192,7 +201,7 @@ export class ModuleFinder {
     const isPackage = this.#list(directory).entries.has(name) && this.#list(`${directory}/${name}`).entries.size > 0;
     const below = isPackage ? `${directory}/${name}` : undefined;
     const own = below === undefined ? undefined : this.#module(below, '__init__');
-    if (own !== undefined) return { module: own, directory: below };
+    if (own !== undefined) return { module: own, directory: below, libraries: this.#librariesOf(below!) };
     const module = this.#module(directory, name);
     return module !== undefined ? { module } : below !== undefined ? { directory: below } : undefined;
   }
@@ -214,6 +223,13 @@ export class ModuleFinder {
   /** A module that was written in another language: `name.cpython-311-x86_64-linux-gnu.so`, `name.abi3.so`. */
   #library(directory: string, name: string): Module | undefined {
     return this.#entry(directory, this.#anyOf(directory, name, '.so'));
+  }
+
+  #librariesOf(directory: string): Module[] {
+    const names = [...this.#list(directory).files.keys()];
+    const libraries = names.flatMap((name) => this.#library(directory, name) ?? []);
+    const bytes = libraries.reduce((sum, { node }) => sum + this.#tree.stat(node).size, 0);
+    return bytes <= MAX_LIBRARIES_BYTES ? libraries : [];
   }
 
   /** A name of a directory that begins and ends so, of the interpreter's own version if there is one. */

@@ -1,13 +1,14 @@
 import type { CachedLayer } from '../cache/cached-layer.js';
 import { blocks, type ChunkCache } from '../cache/chunk-cache.js';
 import type { Digest } from '../digest/digest.js';
-import { codeOf, LazylayerError, VerificationError } from '../errors.js';
+import { codeOf, VerificationError } from '../errors.js';
 import type { RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { endOfMember, firstOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
-import { GAP_BYTES, JOIN_BYTES, MANY_JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
-import { RangeFetch, weightOf, type Arrival, type RangeHost } from './range-fetch.js';
-import { DEMAND, PREFETCH, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
+import { MANY_JOIN_BYTES, ReadAhead, type ChunkSpan } from './read-ahead.js';
+import type { Arrival, RangeFetch, RangeHost } from './range-fetch.js';
+import { Ranges } from './ranges.js';
+import { DEMAND, type FetchScheduler, type Priority } from './scheduler.js';
 
 /** What a layer's fetching has cost and given. */
 export interface FetchStats {
@@ -31,8 +32,6 @@ function sourceOf(waits: readonly { readonly range: RangeFetch; readonly joined:
   return waits.some(({ range }) => range.demanded) ? 'shared' : 'prefetch';
 }
 
-/** Uncompressed bytes that one look for chunks on disk takes in at most, as it holds the event loop. */
-const REUSE_BYTES = 1024 * 1024;
 /** A chunk that came wrong, or whose range somebody else gave up, is asked for so many times in all. */
 const TRIES = 2;
 
@@ -43,28 +42,26 @@ const TRIES = 2;
 export class ChunkFetcher {
   readonly stats: FetchStats = { fetchedBytes: 0, requests: 0, reusedBytes: 0, badChunks: 0, unwrittenChunks: 0 };
   readonly target: ChunkTarget;
-  readonly #ranges = new Set<RangeFetch>();
-  readonly #running = new Set<Promise<unknown>>();
-  readonly #closing = new AbortController();
-  readonly #host: RangeHost;
+  /** What is on its way. */
+  readonly ranges: Ranges;
   readonly #ahead: ReadAhead;
 
   constructor(
     private readonly cached: CachedLayer,
     private readonly cache: ChunkCache,
     readonly scheduler: FetchScheduler,
-    reader: RandomAccessReader,
+    private readonly reader: RandomAccessReader,
     trusting: boolean,
   ) {
     const { tree, presence, fd } = cached;
     this.target = { tree, presence, fd, trusting };
     this.#ahead = new ReadAhead(
       tree,
-      (chunk) => this.#known(chunk),
+      (chunk) => this.ranges.isKnown(chunk),
       () => scheduler.rate,
       scheduler.misses,
     );
-    this.#host = {
+    const host: RangeHost = {
       target: this.target,
       scheduler,
       reader,
@@ -73,6 +70,7 @@ export class ChunkFetcher {
       requested: () => this.stats.requests++,
       arrived: (batch, result) => this.#arrived(batch, result),
     };
+    this.ranges = new Ranges(host, (chunk) => this.#reuse(chunk));
   }
 
   /**
@@ -93,7 +91,7 @@ export class ChunkFetcher {
       let alone = false;
       for (let attempt = 1; ; attempt++) {
         signal?.throwIfAborted();
-        this.#closing.signal.throwIfAborted();
+        this.ranges.closing.throwIfAborted();
         const waits = this.#plan(inode, { first, end }, held, priority, alone);
         if (attempt === 1 && priority === DEMAND && waits.length > 0) this.#bringAlong(inode, { first, end });
         if (attempt === 1) options?.onSource?.(sourceOf(waits));
@@ -112,7 +110,7 @@ export class ChunkFetcher {
 
   /** What a chunk that is on its way begins with: see `RangeFetch.glimpse`. Undefined also where it is there, or nobody has asked for it. */
   async glimpse(chunk: number, bytes: number): Promise<Uint8Array | undefined> {
-    return this.target.presence.has(chunk) ? undefined : this.#covering(chunk)?.glimpse(chunk, bytes);
+    return this.target.presence.has(chunk) ? undefined : this.ranges.covering(chunk)?.glimpse(chunk, bytes);
   }
 
   /** Waits for all, and gives the first failure. */
@@ -152,7 +150,7 @@ export class ChunkFetcher {
         wait(chunk, own, false);
         continue;
       }
-      const coming = this.#covering(chunk);
+      const coming = this.ranges.covering(chunk);
       if (coming !== undefined && this.#worthWaiting(coming, chunk)) {
         wait(chunk, coming, true);
         continue;
@@ -170,11 +168,6 @@ export class ChunkFetcher {
     return waits;
   }
 
-  #covering(chunk: number): RangeFetch | undefined {
-    for (const range of this.#ranges) if (range.covers(chunk)) return range;
-    return undefined;
-  }
-
   /** Near ones come soonest by waiting. A far one is taken out of its range, so that it is fetched once all the same. */
   #worthWaiting(range: RangeFetch, chunk: number): boolean {
     if (range.distanceTo(chunk) <= this.scheduler.nearBytes) return true;
@@ -186,7 +179,7 @@ export class ChunkFetcher {
     const { tree } = this.target;
     const first = firstOfMember(tree, wanted.first);
     const end = alone ? endOfMember(tree, first, tree.counts.chunks) : wanted.end;
-    return this.#startSpan({ first, end }, wanted, priority, this.scheduler.maxRange);
+    return this.ranges.start({ first, end }, wanted, priority, this.scheduler.maxRange);
   }
 
   /**
@@ -198,37 +191,23 @@ export class ChunkFetcher {
     const file = this.#ahead.wholeFile(inode, missed);
     const rest = file !== undefined && file.end > window.end;
     const span = rest ? { first: window.first, end: file.end } : window;
-    return this.#startSpan(span, wanted, DEMAND, rest ? this.scheduler.fileRange : this.scheduler.maxRange);
-  }
-
-  /** Starts ranges for what is missing of a span. What nobody asked for yet is no demand. */
-  #startSpan(span: ChunkSpan, wanted: ChunkSpan, priority: Priority, limit: number): RangeFetch[] {
-    const ranges: RangeFetch[] = [];
-    const next = (from: number) => {
-      const found = this.#nextToFetch(from, span.end);
-      if (found !== 'more on disk') return found;
-      // Enough for one turn: the rest is looked for when it is read.
-      return from < wanted.first ? wanted.first : span.end;
-    };
-    for (let at = next(span.first); at < span.end;) {
-      const end = this.#extent(at, span.end, limit);
-      const asked = at < wanted.end && end > wanted.first;
-      ranges.push(this.#start(at, end, asked ? priority : (Math.max(priority, PREFETCH) as Priority)));
-      at = next(end);
-    }
-    return ranges;
+    return this.ranges.start(span, wanted, DEMAND, rest ? this.scheduler.fileRange : this.scheduler.maxRange);
   }
 
   /** For a reader that waits for a part of a file: what is likely to be wanted after it. */
   #bringAlong(inode: number, { first, end }: ChunkSpan): void {
     this.readAhead(end);
     const file = this.#ahead.wholeFile(inode, first);
-    if (file !== undefined) this.bring([file]);
+    if (file !== undefined) this.ranges.bring([file]);
   }
 
   /** Asks for programs or libraries that are about to be run. */
   bringPrograms(inodes: readonly number[]): void {
-    this.bring(inodes.map((inode) => this.#ahead.program(inode)));
+    this.ranges.bring(
+      inodes.map((inode) => this.#ahead.program(inode)),
+      undefined,
+      (span) => this.#ahead.withRow(span),
+    );
   }
 
   /** Asks for small files of which many are about to be read. */
@@ -238,7 +217,7 @@ export class ChunkFetcher {
     // In their order, each that has come along with the one before is left out.
     for (const inode of [...inodes].sort((a, b) => first[a] - first[b]))
       if (first[inode] >= (spans.at(-1)?.end ?? 0)) spans.push(this.#ahead.oneOfMany(inode, around));
-    this.bring(spans, MANY_JOIN_BYTES);
+    this.ranges.bring(spans, MANY_JOIN_BYTES);
   }
 
   /** Only the first `bytes` of a program or library are loaded. Gives up the rest where it alone is still on its way, and nobody waits for it. */
@@ -246,86 +225,14 @@ export class ChunkFetcher {
     const { tree } = this.target;
     const behind = this.#ahead.loads(inode, bytes);
     const end = tree.first[inode] + tree.count[inode];
-    const range = behind < end ? this.#covering(behind) : undefined;
+    const range = behind < end ? this.ranges.covering(behind) : undefined;
     if (range !== undefined && range.end <= end) range.cutBefore(firstOfMember(tree, behind));
-  }
-
-  /** Asks for what is missing of spans, near ones by one request, before anybody waits for it. */
-  bring(spans: readonly ChunkSpan[], gap = JOIN_BYTES): void {
-    const { chunkOffset } = this.target.tree;
-    const joined: { first: number; end: number }[] = [];
-    for (const { first, end } of [...spans].sort((a, b) => a.first - b.first)) {
-      const last = joined.at(-1);
-      if (first >= end) continue;
-      if (last !== undefined && chunkOffset[first] - this.target.tree.chunkEnd(last.end - 1) <= gap)
-        last.end = Math.max(last.end, end);
-      else joined.push({ first: firstOfMember(this.target.tree, first), end });
-    }
-    for (const span of joined) this.#startSpan(span, span, PREFETCH, this.scheduler.fileRange);
-  }
-
-  /** Whether the bytes between a chunk's member and the one before it are too many to fetch unused. */
-  #apart(chunk: number): boolean {
-    const { tree } = this.target;
-    return tree.chunkOffset[chunk] - tree.chunkEnd(chunk - 1) > GAP_BYTES;
-  }
-
-  /** Whether the chunk is there or on its way. */
-  #known(chunk: number): boolean {
-    return this.target.presence.has(chunk) || this.#covering(chunk) !== undefined;
-  }
-
-  /**
-   * The end of one request from a missing chunk: over small gaps of chunks that are there, up to `limit` compressed bytes, and to
-   * a chunk that somebody else brings; half of that more, rather than that a short rest is left. Ends with a missing chunk's member. What
-   * the disk has is taken from there.
-   */
-  #extent(first: number, stop: number, limit: number): number {
-    const { tree, presence } = this.target;
-    const start = tree.chunkOffset[first];
-    const most = tree.chunkEnd(stop - 1) - start <= 1.5 * limit ? Infinity : limit;
-    let end = endOfMember(tree, first, stop);
-    let local = 0;
-    for (let at = end; at < stop && local < REUSE_BYTES;) {
-      const next = endOfMember(tree, at, stop);
-      if (tree.chunkEnd(at) - start > most || this.#apart(at)) break;
-      let missing = false;
-      for (let chunk = at; chunk < next; chunk++) {
-        if (presence.has(chunk)) continue;
-        if (this.#covering(chunk) !== undefined) return end;
-        if (this.#reuse(chunk)) local += tree.chunkSize[chunk];
-        else missing = true;
-      }
-      if (missing) end = next;
-      else if (tree.chunkEnd(at) - tree.chunkEnd(end - 1) > GAP_BYTES) break;
-      at = next;
-    }
-    return end;
-  }
-
-  /** The first chunk of [from, stop) that is neither there nor on its way, or `stop`. */
-  #nextMissing(from: number, stop: number): number {
-    let chunk = from;
-    while (chunk < stop && this.#known(chunk)) chunk++;
-    return chunk === stop ? stop : firstOfMember(this.target.tree, chunk, from);
-  }
-
-  /** The first chunk of [from, stop) that only the network has, or `stop`; what the disk has is taken up to a bound for one turn. */
-  #nextToFetch(from: number, stop: number): number | 'more on disk' {
-    let local = 0;
-    for (;;) {
-      const chunk = this.#nextMissing(from, stop);
-      if (chunk >= stop) return stop;
-      if (local >= REUSE_BYTES) return 'more on disk';
-      if (!this.#reuse(chunk)) return chunk;
-      local += this.target.tree.chunkSize[chunk];
-    }
   }
 
   /** Keeps the pipe filled for a reader that has come to `chunk` in order: asks for more once half of what lay ahead is used. */
   readAhead(chunk: number): void {
     const span = this.#ahead.next(chunk);
-    if (span !== undefined) this.bring([span]);
+    if (span !== undefined) this.ranges.bring([span]);
   }
 
   /** The same, for one that says that it reads in order. */
@@ -334,59 +241,8 @@ export class ChunkFetcher {
     this.readAhead(chunk);
   }
 
-  /**
-   * One request's chunks in [from, stop) that nobody has asked for, of up to `limit` compressed bytes; undefined where there are
-   * none, 'more on disk' where another turn should go on.
-   */
-  nextRange(
-    from: number,
-    stop: number,
-    limit: number,
-  ): { first: number; end: number; weight: number } | 'more on disk' | undefined {
-    const first = this.#nextToFetch(from, stop);
-    if (first === 'more on disk') return first;
-    if (first >= stop) return undefined;
-    const end = this.#extent(first, stop, limit);
-    return { first, end, weight: weightOf(this.target, first, end) };
-  }
-
-  /** Fetches a range that `nextRange` gave, in the same turn. */
-  fetchRange(
-    range: { first: number; end: number },
-    priority: Priority,
-    admission: Admission,
-  ): Promise<{ failed: number; error: unknown }> {
-    return this.#run(new RangeFetch(this.#host, range.first, range.end, priority), admission);
-  }
-
-  #start(first: number, end: number, priority: Priority): RangeFetch {
-    const range = new RangeFetch(this.#host, first, end, priority);
-    void this.#run(range, undefined);
-    return range;
-  }
-
-  #run(range: RangeFetch, admission: Admission | undefined): Promise<{ failed: number; error: unknown }> {
-    this.#ranges.add(range);
-    const run = range.run(admission, this.#closing.signal).finally(() => {
-      this.#ranges.delete(range);
-      this.#running.delete(run);
-    });
-    this.#running.add(run);
-    return run;
-  }
-
-  /** Aborted when the layer ends. */
-  get closing(): AbortSignal {
-    return this.#closing.signal;
-  }
-
   get name(): Digest {
     return this.cached.digest;
-  }
-
-  /** Resolves when nothing that is in flight now is any more. */
-  async idle(): Promise<void> {
-    await Promise.all(this.#running);
   }
 
   /** Brings all chunks to the cache from the blob's content, which is short and has come already. */
@@ -429,9 +285,8 @@ export class ChunkFetcher {
 
   /** Aborts what is in flight and waits until no thread writes to the cache file any more. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing.abort(new LazylayerError('ABORTED', `${this.#host.what} was closed`));
-    await Promise.all(this.#running);
+    await this.ranges[Symbol.asyncDispose]();
     this.scheduler.inflater.detach(this.target);
-    await this.#host.reader[Symbol.asyncDispose]();
+    await this.reader[Symbol.asyncDispose]();
   }
 }

@@ -173,7 +173,7 @@ export class Layer implements AsyncDisposable {
   async #sweep(span: ChunkSpan, options: Omit<SweepOptions, 'hasRoom'>): Promise<void> {
     this.#enter();
     try {
-      const closing = this.fetcher.closing;
+      const closing = this.fetcher.ranges.closing;
       const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing]);
       await sweep(this.fetcher, span, { ...options, signal, hasRoom: () => this.cache.hasRoom() });
     } finally {

@@ -50,6 +50,11 @@ export class Places {
     return this.#directories[this.#inodes[chunk]];
   }
 
+  /** The directory that a directory lies in; NONE of the root. */
+  parent(directory: number): number {
+    return this.#directories[directory];
+  }
+
   /** A number for the ending of the name of a chunk's file: see `kindOf`. */
   kind(chunk: number): number {
     return this.#kinds[this.#inodes[chunk]];

@@ -3,6 +3,7 @@ import { inflateBeginning } from '../estargz/member.js';
 import type { RandomAccessReader, ReadReason } from '../io/reader.js';
 import { HeadedReader } from './blob-head.js';
 import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
+import type { ChunkSpan } from './read-ahead.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 
 /** What a range needs of the layer it belongs to. */
@@ -64,6 +65,8 @@ export class RangeFetch {
   #received: number;
   #next: number;
   #waiters = 0;
+  /** Until it is its turn. */
+  #queued = false;
   #useful = false;
   #over = false;
   /** Begun for a reader: when nobody reads any more, it is for nothing. */
@@ -71,7 +74,7 @@ export class RangeFetch {
 
   constructor(
     private readonly host: RangeHost,
-    readonly first: number,
+    public first: number,
     /** Shrinks where a reader takes over the rest. */
     public end: number,
     private priority: Priority,
@@ -84,6 +87,18 @@ export class RangeFetch {
   /** Whether the chunk will come with this range. */
   covers(chunk: number): boolean {
     return !this.#over && chunk >= this.first && chunk < this.end && !this.#missed.has(chunk);
+  }
+
+  /** Whether it is not its turn yet, nor does a reader wait for it: more may come with it. */
+  get waits(): boolean {
+    return this.#queued && this.priority !== DEMAND;
+  }
+
+  /** Brings these chunks, which hold its own, while it `waits`. */
+  take({ first, end }: ChunkSpan): void {
+    this.first = this.#next = first;
+    this.end = end;
+    this.#received = this.host.target.tree.chunkOffset[first];
   }
 
   /** Compressed bytes still to come before the chunk's own. */
@@ -195,21 +210,21 @@ export class RangeFetch {
 
   /** Leave to start. Asked for again, as urgent, once a reader waits for a range that has none yet. */
   async #admission(signal: AbortSignal): Promise<Admission> {
-    const { scheduler } = this.host;
+    const { scheduler, target } = this.host;
+    const weigh = () => {
+      this.#queued = false;
+      return weightOf(target, this.first, this.end);
+    };
     if (this.priority !== DEMAND) {
       const urged = this.#urged.signal;
+      this.#queued = true;
       try {
-        return await scheduler.admit(this.priority, this.weight(), AbortSignal.any([signal, urged]));
+        return await scheduler.admit(this.priority, weigh, AbortSignal.any([signal, urged]));
       } catch (error) {
         if (!urged.aborted) throw error;
       }
     }
-    return scheduler.admit(DEMAND, this.weight(), signal);
-  }
-
-  /** Memory that the range takes while it is in flight, in bytes. */
-  weight(): number {
-    return weightOf(this.host.target, this.first, this.end);
+    return scheduler.admit(DEMAND, weigh, signal);
   }
 
   #answer(chunk: number, wait: Wait): void {

@@ -191,12 +191,32 @@ export class ReadAhead {
     if (file.first === file.end || this.#known(file.first)) return { first: file.first, end: file.first };
     const [directory, kind] = [places.directory(file.first), places.kind(file.first)];
     const alone = { ...file, bytes: this.#tree.compressedBytes(file.first, file.end) };
-    return this.#grow(
-      alone,
-      alone.bytes + around,
-      OWN_BYTES,
-      (chunk) => places.directory(chunk) === directory && places.kind(chunk) === kind && !this.#known(chunk),
-    );
+    const like = (chunk: number) =>
+      places.directory(chunk) === directory && places.kind(chunk) === kind && !this.#known(chunk);
+    const span = this.#grow(alone, alone.bytes + around, OWN_BYTES, like);
+    // A short rest of the directory would soon be asked for by itself. By more than this, it would have grown if more were left.
+    const whole = this.#grow(span, span.bytes + around + OWN_BYTES, OWN_BYTES, like);
+    return whole.bytes - span.bytes <= around ? whole : span;
+  }
+
+  /**
+   * Libraries that are brought, with what is left of a row of them that lies together: what a layer's packages brought with them is of use
+   * together. Nothing, where more is left than half of what is brought: then the row is a system's.
+   */
+  withRow({ first, end }: ChunkSpan): ChunkSpan {
+    const tree = this.#tree;
+    const places = (this.#places ??= new Places(tree));
+    if (places.kind(end - 1) !== LIBRARY) return { first, end };
+    const within = places.parent(places.directory(end - 1));
+    const most = tree.compressedBytes(first, end) / 2;
+    const belongs = (chunk: number) =>
+      places.kind(chunk) === LIBRARY && places.isBelow(chunk, within) && !this.#known(chunk);
+    let stop = end;
+    while (stop < tree.counts.chunks && belongs(stop)) {
+      stop = endOfMember(tree, stop, tree.counts.chunks);
+      if (tree.compressedBytes(end, stop) > most) return { first, end };
+    }
+    return { first, end: stop };
   }
 
   /**

@@ -128,13 +128,16 @@ export class FetchScheduler implements AsyncDisposable {
     };
   }
 
-  /** Waits for leave in order of priority. Everything is taken before anything is held and waited with. */
-  async admit(priority: Priority, bytes: number, signal?: AbortSignal): Promise<Admission> {
+  /**
+   * Waits for leave in order of priority. Everything is taken before anything is held and waited with. `weigh` tells the bytes that it takes,
+   * once it is the request's turn.
+   */
+  async admit(priority: Priority, weigh: () => number, signal?: AbortSignal): Promise<Admission> {
     const held: (() => void)[] = [];
     const release = () => held.splice(0).forEach((give) => give());
     try {
       if (priority !== DEMAND) held.push(await this.#bulk.acquire(priority, 1, signal));
-      const memory = await this.#memory.acquire(priority, bytes, signal);
+      const memory = await this.#memory.acquire(priority, weigh(), signal);
       held.push(memory);
       const request = await this.#requests.acquire(priority, 1, signal);
       held.push(request);

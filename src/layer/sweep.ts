@@ -42,7 +42,7 @@ export async function sweep(fetcher: ChunkFetcher, span: ChunkSpan, options: Swe
       await sleep(backoffMs(Math.min(tries, 8), BACKOFF), undefined, { signal, ref: false });
     } else if (failed > 0 && ++badPasses > 1)
       throw new VerificationError(`layer ${fetcher.name}`, 'chunks as its TOC claims', `${failed} others, twice`);
-    else await fetcher.idle(); // what is missing is coming for somebody else, or was given up by him
+    else await fetcher.ranges.idle(); // what is missing is coming for somebody else, or was given up by him
   }
 }
 
@@ -62,22 +62,22 @@ async function pass(
       if (options.priority === BACKGROUND) await scheduler.politely(options.signal);
       if (!(await options.hasRoom()))
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
-      const seen = fetcher.nextRange(cursor, end, size());
+      const seen = fetcher.ranges.next(cursor, end, size());
       if (seen === undefined) return;
       if (seen === 'more on disk') {
         await turn();
         continue;
       }
       // Leave for what the range takes and no more: a reader would have to wait for memory that is held for nothing.
-      const admission = await scheduler.admit(options.priority, seen.weight, options.signal);
-      const range = fetcher.nextRange(cursor, end, size());
+      const admission = await scheduler.admit(options.priority, () => seen.weight, options.signal);
+      const range = fetcher.ranges.next(cursor, end, size());
       if (typeof range !== 'object' || range.weight > seen.weight) {
         admission.release(); // others have begun what was seen, or given it up
         continue;
       }
       cursor = range.end;
       const unwritten = fetcher.stats.unwrittenChunks;
-      const { failed, error } = await fetcher.fetchRange(range, options.priority, admission);
+      const { failed, error } = await fetcher.ranges.fetch(range, options.priority, admission);
       outcome.failed += failed;
       outcome.error ??= error;
       if (fetcher.stats.unwrittenChunks > unwritten)

@@ -1,4 +1,4 @@
-import { placeOf } from '../estargz/glance.js';
+import { placeOf, type Place } from '../estargz/glance.js';
 import { PREFETCH_LANDMARK } from '../toc/builder.js';
 import { NONE, ROOT, type Tree } from '../toc/tree.js';
 import { JOIN_BYTES, programSpan, type ChunkSpan } from './read-ahead.js';
@@ -25,14 +25,21 @@ export function markedSpans(tree: Tree): ChunkSpan[] {
   return [...spans.slice(0, -1), { first: last.first, end }];
 }
 
-/** How many bytes from its beginning `markedSpans` is likely to ask for, by a look at a TOC that nobody has read yet; 0 where that cannot be told. */
-export function markedBytes(json: Uint8Array): number {
+/** What every container's runtime reads of a layer that does not say what a start needs. */
+export function runtimeSpans(tree: Tree): ChunkSpan[] {
+  return RUNTIME_FILES.map((path) => fileSpan(tree, path)).filter(({ first, end }) => first < end);
+}
+
+/** The part of a blob that is likely to be asked for first, by a look at a TOC that nobody has read yet; undefined where that cannot be told. */
+export function firstWanted(json: Uint8Array): Place | undefined {
+  const runtime = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
   const landmark = placeOf(json, PREFETCH_LANDMARK);
-  if (landmark === undefined || landmark.start === 0) return 0;
-  let { end } = landmark;
-  const more = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
-  for (const file of more) if (file.start >= end && file.start - end <= JOIN_BYTES) ({ end } = file);
-  return end;
+  if (landmark?.start === 0) return undefined;
+  const wanted = landmark !== undefined ? { start: 0, end: landmark.end } : runtime.shift();
+  if (wanted === undefined) return undefined;
+  let { end } = wanted;
+  for (const more of runtime) if (more.start >= end && more.start - end <= JOIN_BYTES) ({ end } = more);
+  return { start: wanted.start, end };
 }
 
 /** The chunks of a regular file of the layer itself, by its path; none where it has no such file. */

@@ -7,7 +7,7 @@ import { LazylayerError, VerificationError } from '../errors.js';
 import type { ReadOptions } from '../io/reader.js';
 import type { Tree } from '../toc/tree.js';
 import type { ChunkFetcher, FetchStats, ReadSource } from './chunk-fetcher.js';
-import { landmarkSpans, markedSpans } from './landmark.js';
+import { landmarkSpans, markedSpans, runtimeSpans } from './landmark.js';
 import type { ChunkSpan } from './read-ahead.js';
 import { BACKGROUND, PREFETCH, type Priority } from './scheduler.js';
 import type { Laziness } from './source.js';
@@ -145,11 +145,12 @@ export class Layer implements AsyncDisposable {
   }
 
   /**
-   * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0). Of very large
-   * files only the beginning: a trace names whole files, of which programs read parts.
+   * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0), and asks for what
+   * every container's runtime reads. Of very large files only the beginning: a trace names whole files, of which programs read parts.
    */
   async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
     const marked = this.tree.facts.prefetchBytes !== undefined;
+    if (!marked && !this.#closed) this.fetcher.ranges.bring(runtimeSpans(this.tree));
     const spans = marked ? markedSpans(this.tree) : landmarkSpans(this.tree, options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;

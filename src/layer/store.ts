@@ -5,12 +5,12 @@ import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
 import { chunksFrom } from '../estargz/glance.js';
-import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
+import { blindSuffixBytes, readEstargzTree, type OpenedToc } from '../estargz/open.js';
 import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
-import { BlobHead, HeadedReader } from './blob-head.js';
+import { EarlyRange, EarlyReader } from './early-range.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
-import { markedBytes } from './landmark.js';
+import { firstWanted } from './landmark.js';
 import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
@@ -66,9 +66,9 @@ export class LayerStore implements AsyncDisposable {
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   readonly #expectedMs: number;
-  /** Bytes that heads of blobs may still take in memory. */
-  #headRoom = MAX_HEAD_ROOM;
-  #heads = 0;
+  /** Bytes that ranges that are asked for early may still take in memory. */
+  #earlyRoom = MAX_EARLY_ROOM;
+  #earlyRanges = 0;
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -239,7 +239,7 @@ export class LayerStore implements AsyncDisposable {
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
     let content: Uint8Array | undefined;
-    let head: BlobHead | undefined;
+    let early: EarlyRange | undefined;
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
@@ -248,14 +248,14 @@ export class LayerStore implements AsyncDisposable {
         const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
         const opened = await readEstargzTree(reader, how, (toc) => {
           options.onVerified();
-          if (options.prefetch) head = this.#headOf(source, toc.json);
+          if (options.prefetch) early = this.#early(source, toc);
           return this.#threads.tree(toc);
         });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
-        await head?.[Symbol.asyncDispose]();
-        head = undefined;
+        await early?.[Symbol.asyncDispose]();
+        early = undefined;
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
       }
@@ -280,7 +280,7 @@ export class LayerStore implements AsyncDisposable {
       fetcher.stats.requests++;
       fetcher.stats.fetchedBytes += bytes;
     };
-    const reader = head === undefined ? source.reader() : new HeadedReader(source.reader(), head, dropped);
+    const reader = early === undefined ? source.reader() : new EarlyReader(source.reader(), early, dropped);
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
@@ -290,22 +290,25 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * The beginning of a blob that its landmark asks for, where one request is for all of it and the disk does not seem to have any: it is asked for
-   * as soon as the TOC is there, since making the tree takes a round trip's time.
+   * What of a blob is wanted first, where one request is for all of it and the disk does not seem to have any: it is asked for as soon as the
+   * TOC is there, since making the tree takes a round trip's time.
    */
-  #headOf(source: LayerSource, json: Uint8Array): BlobHead | undefined {
-    const bytes = Math.min(markedBytes(json), source.descriptor.size);
-    const room = Math.min(bytes, HEAD_ROOM);
-    if (bytes === 0 || bytes > 1.5 * this.scheduler.landmarkRange) return undefined;
-    if (this.#headRoom < room || this.#heads >= MAX_HEADS) return undefined;
-    if (chunksFrom(json, HEAD_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
-    this.#headRoom -= room;
-    this.#heads++;
+  #early(source: LayerSource, { json, contentEnd }: Pick<OpenedToc, 'json' | 'contentEnd'>): EarlyRange | undefined {
+    const wanted = contentEnd > TINY_BYTES ? firstWanted(json) : undefined;
+    if (wanted === undefined) return undefined;
+    const { start } = wanted;
+    const end = Math.min(wanted.end, contentEnd);
+    const room = Math.min(end - start, EARLY_ROOM);
+    if (end <= start || end - start > 1.5 * this.scheduler.landmarkRange) return undefined;
+    if (this.#earlyRoom < room || this.#earlyRanges >= MAX_EARLY) return undefined;
+    if (chunksFrom(json, EARLY_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
+    this.#earlyRoom -= room;
+    this.#earlyRanges++;
     const freed = () => {
-      this.#headRoom += room;
-      this.#heads--;
+      this.#earlyRoom += room;
+      this.#earlyRanges--;
     };
-    return new BlobHead(source.reader(), bytes, room, (came) => this.scheduler.came(came), freed);
+    return new EarlyRange(source.reader(), start, end, room, (came) => this.scheduler.came(came), freed);
   }
 
   /**
@@ -370,13 +373,13 @@ function accepts(source: LayerSource, found: Digest): boolean {
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
-/** Bytes of a blob's head that are kept until its tree is there, and of all such heads at once. */
-const HEAD_ROOM = 4 * 1024 * 1024;
-const MAX_HEAD_ROOM = 16 * 1024 * 1024;
-/** Heads on their way at once. */
-const MAX_HEADS = 6;
-/** Chunks of a head that are looked for on disk. */
-const HEAD_CHUNKS = 16;
+/** Bytes asked for early that are kept until the layer's tree is there, and those of all layers. */
+const EARLY_ROOM = 4 * 1024 * 1024;
+const MAX_EARLY_ROOM = 16 * 1024 * 1024;
+/** Early ranges on their way at once. */
+const MAX_EARLY = 6;
+/** Chunks of a layer that are looked for on disk before anything is asked for early. */
+const EARLY_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */

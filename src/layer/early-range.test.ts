@@ -1,18 +1,19 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
 import { estargzLayer, FakeBlob, LayerBench } from '../testing/layer-fixture.js';
-import { BlobHead, HeadedReader } from './blob-head.js';
+import { EarlyRange, EarlyReader } from './early-range.js';
 import { until } from '../testing/until.js';
+import { ROOT } from '../toc/tree.js';
 
 const bytes = Buffer.from(Array.from({ length: 400_000 }, (_, i) => (i * 7) % 251));
 
-function headed(beforePiece: FakeBlob['beforePiece'] = () => {}) {
+function early(beforePiece: FakeBlob['beforePiece'] = () => {}) {
   const blob = new FakeBlob(bytes);
   blob.beforePiece = beforePiece;
   const counted = { came: 0, freed: 0, dropped: [] as number[] };
   const came = (n: number) => void (counted.came += n);
-  const head = new BlobHead(blob.reader(), 200_000, 50_000, came, () => counted.freed++);
-  return { blob, counted, reader: new HeadedReader(blob.reader(), head, (n) => counted.dropped.push(n)) };
+  const range = new EarlyRange(blob.reader(), 0, 200_000, 50_000, came, () => counted.freed++);
+  return { blob, counted, reader: new EarlyReader(blob.reader(), range, (n) => counted.dropped.push(n)) };
 }
 
 async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
@@ -21,13 +22,13 @@ async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
-test('a stream of a part of the head goes on with it: one request, and the same bytes', async (t) => {
+test('a stream of a part of the range goes on with it: one request, and the same bytes', async (t) => {
   for (const [from, to] of [
     [0, 200_000],
     [169, 200_000],
     [169, 120_001],
   ]) {
-    const { blob, counted, reader } = headed();
+    const { blob, counted, reader } = early();
     for (let i = 0; i < 50; i++) await turn();
     t.is(counted.came, Math.ceil(50_000 / blob.piece) * blob.piece, 'counted as it comes');
     t.true(reader.goesOn(from, to - from));
@@ -44,15 +45,15 @@ test('a stream of a part of the head goes on with it: one request, and the same 
 
 test('no more than there is room for comes before somebody takes over', async (t) => {
   let pieces = 0;
-  const { blob, reader } = headed(() => void pieces++);
+  const { blob, reader } = early(() => void pieces++);
   await until(() => pieces * blob.piece >= 50_000);
   for (let i = 0; i < 100; i++) await turn();
   t.is(pieces, Math.ceil(50_000 / blob.piece));
   t.is((await collect(reader.stream(0, 200_000))).byteLength, 200_000);
 });
 
-test('what fits nobody is ended, and counted; what is behind the head does not touch it', async (t) => {
-  const { blob, counted, reader } = headed();
+test('what fits nobody is ended, and counted; what is behind the range does not touch it', async (t) => {
+  const { blob, counted, reader } = early();
   await until(() => blob.asked.length > 0);
   t.true((await collect(reader.stream(300_000, 10))).equals(bytes.subarray(300_000, 300_010)));
   t.deepEqual([counted.freed, blob.aborted], [0, 0]);
@@ -63,42 +64,43 @@ test('what fits nobody is ended, and counted; what is behind the head does not t
   t.is(counted.freed, 1);
 });
 
-test('a head that nobody takes ends with its reader; a failure is told to who takes it', async (t) => {
-  const unused = headed();
+test('a range that nobody takes ends with its reader; a failure is told to who takes it', async (t) => {
+  const unused = early();
   await until(() => unused.blob.asked.length > 0);
   await unused.reader[Symbol.asyncDispose]();
   t.deepEqual([unused.counted.freed, unused.blob.aborted], [1, 1]);
 
   const blob = new FakeBlob(bytes);
   blob.beforePiece = (at) => (at > 0 ? Promise.reject(new Error('the line is dead')) : undefined);
-  const head = new BlobHead(
+  const range = new EarlyRange(
     blob.reader(),
+    0,
     200_000,
     100_000,
     () => {},
     () => {},
   );
-  await using reader = new HeadedReader(blob.reader(), head, () => {});
+  await using reader = new EarlyReader(blob.reader(), range, () => {});
   await turn();
   await t.throwsAsync(collect(reader.stream(0, 1000)), { message: 'the line is dead' });
 });
 
-test('who has left before the head is taken gives it back', async (t) => {
-  const { counted, reader } = headed();
+test('who has left before the range is taken gives it back', async (t) => {
+  const { counted, reader } = early();
   const signal = AbortSignal.abort(new Error('I left'));
   await t.throwsAsync(collect(reader.stream(0, 200_000, { signal })), { message: 'I left' });
   t.is(counted.freed, 1);
 });
 
 test('who leaves early ends the transfer, also by a signal', async (t) => {
-  const early = headed();
-  for await (const piece of early.reader.stream(0, 200_000)) {
+  const leaver = early();
+  for await (const piece of leaver.reader.stream(0, 200_000)) {
     t.true(piece.byteLength > 0);
     break;
   }
-  t.deepEqual([early.counted.freed, early.blob.aborted], [1, 1]);
+  t.deepEqual([leaver.counted.freed, leaver.blob.aborted], [1, 1]);
 
-  const { blob, counted, reader } = headed();
+  const { blob, counted, reader } = early();
   const leaving = new AbortController();
   const reading = collect(reader.stream(0, 200_000, { signal: leaving.signal }));
   blob.beforePiece = (at) => (at > 100_000 ? leaving.abort(new Error('I leave')) : undefined);
@@ -121,7 +123,29 @@ test('what a landmark asks for is on its way before the tree is there, by one re
   await layer[Symbol.asyncDispose]();
 });
 
-test('no head is asked for: where nobody prefetches, without a landmark, of what the disk has, of what is too much for one request', async (t) => {
+test('without a landmark it is what every runtime reads, wherever it lies in the blob', async (t) => {
+  await using bench = await LayerBench.create();
+  const etc = ['group', 'inputrc', 'passwd'].map((name) => ({ path: `etc/${name}`, content: name }));
+  const { blob, source } = await estargzLayer([...files.slice(0, 3), ...etc, ...files.slice(3)]);
+  await using layer = await bench.store.open(source, { prefetch: true });
+  const { tree } = layer;
+  const [group, passwd] = ['group', 'passwd'].map((name) =>
+    tree.lookup(tree.lookup(ROOT, Buffer.from('etc')), Buffer.from(name)),
+  );
+  const offset = tree.chunkOffset[tree.first[group]];
+  t.deepEqual(blob.asked.slice(1), [{ offset, length: tree.chunkEnd(tree.first[passwd]) - offset }]);
+  await layer.prefetch();
+  await until(() => layer.stats.presentBytes > 0);
+  t.is(Buffer.from(await layer.read(passwd, 0, 100)).toString(), 'passwd');
+  t.is(blob.asked.length, 2);
+  t.is(layer.stats.requests, 2);
+
+  const tiny = await estargzLayer(etc);
+  await (await bench.store.open(tiny.source, { prefetch: true }))[Symbol.asyncDispose]();
+  t.is(tiny.blob.asked.length, 1, 'it came with the TOC');
+});
+
+test('nothing is asked for early: where nobody prefetches, without a landmark and accounts, of what the disk has, of what is too much for one request', async (t) => {
   const marked = () => estargzLayer(files, { landmarkAfter: 3 });
   await using bench = await LayerBench.create();
   const plain = await marked();

@@ -2,10 +2,10 @@ import { LazylayerError } from '../errors.js';
 import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
 
 /**
- * The first `end` bytes of a blob, on their way before anybody can use them: while the layer's tree is made. At most `room` of them are kept in
+ * Bytes [start, end) of a blob, on their way before anybody can use them: while the layer's tree is made. At most `room` of them are kept in
  * memory until somebody takes over, then the rest is passed on as it comes. Nothing of it is verified.
  */
-export class BlobHead implements AsyncDisposable {
+export class EarlyRange implements AsyncDisposable {
   readonly #leaving = new AbortController();
   readonly #coming: AsyncIterator<Uint8Array>;
   readonly #filling: Promise<void>;
@@ -19,13 +19,14 @@ export class BlobHead implements AsyncDisposable {
   /** Owns the reader. `onCame` hears of bytes as they come, `onFreed` when nothing is kept in memory any more. */
   constructor(
     private readonly reader: RandomAccessReader,
+    readonly start: number,
     readonly end: number,
     private readonly room: number,
     private readonly onCame: (bytes: number) => void,
     private readonly onFreed: () => void,
   ) {
     const options = { signal: this.#leaving.signal, reason: 'prefetch' } as const;
-    this.#coming = reader.stream(0, end, options)[Symbol.asyncIterator]();
+    this.#coming = reader.stream(start, end - start, options)[Symbol.asyncIterator]();
     this.#filling = this.#fill();
     this.#filling.catch(() => {}); // told to who takes over
   }
@@ -57,7 +58,7 @@ export class BlobHead implements AsyncDisposable {
       signal?.throwIfAborted();
       this.#taken = true;
       await this.#filling;
-      let at = 0;
+      let at = this.start;
       for await (const piece of this.#rest()) {
         const wanted = piece.subarray(Math.max(0, from - at), Math.max(0, to - at));
         at += piece.byteLength;
@@ -92,50 +93,52 @@ export class BlobHead implements AsyncDisposable {
   }
 }
 
-/** A blob whose head is on its way: the first stream of a part of that goes on with it. Owns both. */
-export class HeadedReader implements RandomAccessReader {
+/** A blob of which a range is on its way: the first stream of a part of that goes on with it. Owns both. */
+export class EarlyReader implements RandomAccessReader {
   readonly size: number;
-  #head: BlobHead | undefined;
+  #early: EarlyRange | undefined;
 
-  /** `onDropped` hears of a head that was of no use, with the bytes that came of it. */
+  /** `onDropped` hears of a range that was of no use, with the bytes that came of it. */
   constructor(
     private readonly reader: RandomAccessReader,
-    head: BlobHead,
+    early: EarlyRange,
     private readonly onDropped: (bytes: number) => void,
   ) {
     this.size = reader.size;
-    this.#head = head;
+    this.#early = early;
   }
 
   read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array> {
     return this.reader.read(offset, length, options);
   }
 
-  /** Whether the next stream of this range would go on with the head: some of it has come before. */
+  /** Whether the next stream of these bytes would go on with it: some of them have come before. */
   goesOn(offset: number, length: number): boolean {
-    return this.#head !== undefined && offset + length <= this.#head.end && offset <= SKIPPED_BYTES;
+    if (this.#early === undefined || offset + length > this.#early.end) return false;
+    return offset >= this.#early.start && offset <= this.#early.start + SKIPPED_BYTES;
   }
 
   stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array> {
-    const head = this.#head;
-    if (head === undefined || offset >= head.end) return this.reader.stream(offset, length, options);
+    const early = this.#early;
+    if (early === undefined || offset >= early.end || offset + length <= early.start)
+      return this.reader.stream(offset, length, options);
     const fits = this.goesOn(offset, length);
-    this.#head = undefined;
-    if (fits) return head.take(offset, offset + length, options?.signal);
-    void this.#drop(head);
+    this.#early = undefined;
+    if (fits) return early.take(offset, offset + length, options?.signal);
+    void this.#drop(early);
     return this.reader.stream(offset, length, options);
   }
 
-  async #drop(head: BlobHead): Promise<void> {
-    await head[Symbol.asyncDispose]();
-    this.onDropped(head.received);
+  async #drop(early: EarlyRange): Promise<void> {
+    await early[Symbol.asyncDispose]();
+    this.onDropped(early.received);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#head !== undefined) await this.#drop(this.#head);
+    if (this.#early !== undefined) await this.#drop(this.#early);
     await this.reader[Symbol.asyncDispose]();
   }
 }
 
-/** Bytes of a head that a stream may leave out at the beginning: headers of the archive, which belong to no file. */
+/** Bytes that a stream may leave out at the beginning: headers of the archive, which belong to no file. */
 const SKIPPED_BYTES = 64 * 1024;

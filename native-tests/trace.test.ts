@@ -5,9 +5,9 @@ import test, { type ExecutionContext } from 'ava';
 import type { TraceReport } from '../src/bench/trace/report.js';
 import { DaemonClient } from '../src/daemon/client.js';
 import { buildImage } from '../src/testing/image.js';
-import type { FileSpec } from '../src/testing/image-files.js';
 import { startTestRegistry, type TestRegistry } from '../src/testing/registry.js';
 import { elementsOf } from '../src/testing/xml.js';
+import { hostPrograms } from './support/host-programs.js';
 import { Scene } from './support/scene.js';
 import { run } from './support/tools.js';
 
@@ -15,23 +15,15 @@ const name = '<script>alert("&")</script>';
 const content = randomBytes(3_000_000);
 const small = randomBytes(50_000);
 
-/** This machine's `cat` and what it is linked with: an image that can be run. */
-async function catFiles(): Promise<FileSpec[]> {
-  const libraries = [...(await run('ldd', ['/usr/bin/cat'])).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
-  return Promise.all(
-    ['/usr/bin/cat', ...libraries].map(async (path) => ({
-      path: path.slice(1),
-      content: await readFile(path),
-      mode: 0o755,
-    })),
-  );
-}
-
 async function registryOf(t: ExecutionContext): Promise<TestRegistry> {
   const registry = await startTestRegistry();
   t.teardown(() => registry.stop());
   const image = await buildImage({
-    layers: [await catFiles(), [{ path: `data/${name}`, content }], [{ path: 'data/small', content: small }]],
+    layers: [
+      await hostPrograms('/usr/bin/cat'),
+      [{ path: `data/${name}`, content }],
+      [{ path: 'data/small', content: small }],
+    ],
     config: { Cmd: ['/usr/bin/cat', '/data/small'] },
     architecture: process.arch === 'x64' ? 'amd64' : process.arch,
   });

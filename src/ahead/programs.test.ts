@@ -7,7 +7,8 @@ import type { Layer } from '../layer/layer.js';
 import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
-import { ProgramsAhead } from './programs.js';
+import { CommandLines } from './command-lines.js';
+import { ProgramsAhead, type LayersBySlot } from './programs.js';
 import { pycFile } from '../testing/pyc.js';
 import { until } from '../testing/until.js';
 
@@ -52,8 +53,18 @@ const upper: FileSpec[] = [
   { path: `${LIB}/.wh.libgone.so.1`, content: '' },
 ];
 
+/** Command lines by process, as `/proc` would have them. */
+class FakeCommandLines extends CommandLines {
+  readonly of = new Map<number, { arguments: readonly string[]; directory: string }>();
+
+  override async look(pid: number) {
+    return this.of.get(pid);
+  }
+}
+
 class Image implements AsyncDisposable {
   readonly programs: ProgramsAhead;
+  readonly commandLines = new FakeCommandLines();
   readonly slots: number[];
 
   private constructor(
@@ -62,7 +73,8 @@ class Image implements AsyncDisposable {
     readonly blobs: FakeBlob[],
   ) {
     this.slots = layers.map(({ slot }) => slot);
-    this.programs = new ProgramsAhead({ using: (slot, work) => work(layers.find((layer) => layer.slot === slot)!) });
+    const using: LayersBySlot['using'] = (slot, work) => work(layers.find((layer) => layer.slot === slot)!);
+    this.programs = new ProgramsAhead({ using }, this.commandLines);
   }
 
   static async open(specs: readonly (readonly FileSpec[])[], options?: { landmarkAfter?: number }): Promise<Image> {
@@ -96,6 +108,12 @@ class Image implements AsyncDisposable {
   async start(config: ImageConfig['config']): Promise<void> {
     await this.programs.expect(this.slots, () => config);
     await this.programs.starts(this.slots.at(-1)!);
+  }
+
+  /** A process with these arguments has waited for a file of the lowest layer. */
+  async runs(words: readonly string[], directory = '/', pid = 1): Promise<void> {
+    this.commandLines.of.set(pid, { arguments: words, directory });
+    await this.programs.runs(this.slots[0], pid, Promise.resolve());
   }
 
   get requests(): number {
@@ -501,4 +519,89 @@ test('a module that names another any number of times, and itself, brings each o
   await image.programs.read(...image.place('/app/start.py'));
   t.deepEqual(await image.present(), ['app/many.py', 'app/p/__init__.py', 'app/start.py']);
   t.is(image.requests, 3);
+});
+
+test('a process that waits for anything brings what its command line names, once', async (t) => {
+  await using image = await Image.open([base, python]);
+  await image.runs(['python3', 'app.py'], '/app');
+  t.is(image.requests, 0, 'of no image that is known');
+  image.programs.know(image.slots);
+  await image.runs(['python3', 'app.py'], '/app', 2);
+  const present = await image.present();
+  t.is(holds(present, ['usr/bin/python3.11', 'app/app.py', 'app/helper.py', ...started, ...many.slice(0, 11)]), '');
+  t.false(present.some((path) => path.includes('unused') || path.includes('manage')));
+  const { requests } = image;
+  await image.runs(['python3', 'app.py'], '/app', 2);
+  t.is(image.requests, requests);
+});
+
+test('programs and modules in the text of a shell; a module by its name; a program by a relative path', async (t) => {
+  await using image = await Image.open([base, python, upper]);
+  image.programs.know(image.slots);
+  await image.runs(['sh', '-c', 'tool && exec nothing.py'], '/app');
+  t.is(holds(await image.present(), ['bin/sh', 'usr/bin/tool', 'usr/own/libown.so']), '');
+  t.false((await image.present()).some((path) => path.includes('python')));
+  await image.runs(['env', 'A=b', 'python3', '-m', 'm50'], '/');
+  t.is(holds(await image.present(), ['usr/bin/python3.11', ...many.slice(50)]), '');
+  t.false((await image.present()).includes('usr/bin/manage'));
+  await image.runs(['python3', '../bin/manage', 'app'], '/usr/lib');
+  t.is(holds(await image.present(), ['usr/bin/manage']), '');
+});
+
+test('a command line is tried again by another process, and where its image is met later', async (t) => {
+  await using image = await Image.open([base, upper]);
+  image.programs.know(image.slots);
+  for (const blob of image.blobs)
+    blob.beforePiece = () => {
+      throw new Error('nothing');
+    };
+  await image.runs(['sh']);
+  t.deepEqual(await image.present(), []);
+  for (const blob of image.blobs) blob.beforePiece = () => {};
+  await image.runs(['sh']);
+  t.deepEqual(await image.present(), []);
+  await image.runs(['sh'], '/', 2);
+  t.true((await image.present()).includes('bin/sh'));
+});
+
+test('of images that share a layer, a command line is of one that has what it names, the one that started last first', async (t) => {
+  const app = (name: string, content: string): FileSpec[] => [
+    apart('z'),
+    program('usr/bin/app', content),
+    apart('y'),
+    program(`usr/bin/${name}`, name),
+  ];
+  await using image = await Image.open([base, app('one', 'first'), app('two', 'second')]);
+  const [shared, one, two] = image.slots;
+  image.programs.know([shared, one]);
+  image.programs.know([shared, two]);
+  const has = (index: number, path: string) => {
+    const { tree, view } = image.layers[index];
+    const { inode } = new MergedTree([image.layers[index]]).resolve(path);
+    return view.presence.has(tree.first[inode]);
+  };
+  await image.runs(['one']);
+  t.true(has(1, '/usr/bin/one'));
+  await image.programs.starts(one);
+  await image.runs(['app']);
+  await image.present();
+  t.deepEqual([has(1, '/usr/bin/app'), has(2, '/usr/bin/app')], [true, false]);
+});
+
+test('where a layer says what a start needs, a command line brings nothing', async (t) => {
+  await using image = await Image.open([base], { landmarkAfter: 3 });
+  image.programs.know(image.slots);
+  await image.runs(['sh']);
+  t.is(image.requests, 0);
+});
+
+test('a command line that names more than may be looked up holds nobody up', async (t) => {
+  await using image = await Image.open([base]);
+  image.programs.know(image.slots);
+  const { tree } = image.layers[0];
+  let looked = 0;
+  const find = tree.findDirent.bind(tree);
+  tree.findDirent = (...args) => (looked++, find(...args));
+  await image.runs(['sh', '-c', 'a;/b;c.py '.repeat(400)]);
+  t.true(looked > 10 && looked < 2000, String(looked));
 });

@@ -5,6 +5,8 @@ import { RUNTIME_FILES } from '../layer/landmark.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf } from '../toc/paths.js';
+import { commandsOf, configured, DEFAULT_PATH } from './arguments.js';
+import { CommandLines, type CommandLine } from './command-lines.js';
 import { isModule, newListings } from './modules.js';
 import { isCompiled } from './python.js';
 import { GLIMPSES, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
@@ -18,6 +20,9 @@ export interface LayersBySlot {
 /** Images that are remembered, and files that need not be looked at again. */
 const MAX_IMAGES = 256;
 const MAX_SEEN = 16_384;
+/** Command lines that need not be looked at again, and images that one of them is looked up in: any number may share a layer. */
+const MAX_TOLD = 512;
+const MAX_ASKED = 4;
 
 const ELF = Buffer.from('\x7fELF', 'latin1');
 const SCRIPT = Buffer.from('#!');
@@ -44,9 +49,13 @@ export class ProgramsAhead {
   #met = 0;
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
+  readonly #commandLines: CommandLines;
+  /** Command lines that were followed, by slot and process. */
+  readonly #told = new LRUCache<string, true>({ max: MAX_TOLD });
 
-  constructor(layers: LayersBySlot) {
+  constructor(layers: LayersBySlot, commandLines = new CommandLines()) {
     this.#layers = layers;
+    this.#commandLines = commandLines;
   }
 
   /** An image is there, with the layers in these slots, the lowest first: its programs may be read. */
@@ -84,6 +93,8 @@ export class ProgramsAhead {
    * to is asked for; never rejects.
    */
   async starts(slot: number): Promise<void> {
+    // It is met again: what is read soon is likely to be of this one.
+    for (const [key, { slots }] of [...this.#images.entries()]) if (slots.at(-1) === slot) this.#images.get(key);
     await this.#startAll((slots) => slots.at(-1) === slot);
   }
 
@@ -101,7 +112,10 @@ export class ProgramsAhead {
         this.#visit(image, async (visit) => void (await Promise.all(nodes(visit).map((node) => visit.follow(node)))));
       // Not while the layers are kept awake: the registry may take its time.
       const start = (async () => (await config()) ?? {})().catch(() => ({}));
-      await Promise.all([follow((visit) => visit.start().first), start.then((c) => follow((v) => v.command(c)))]);
+      await Promise.all([
+        follow((visit) => visit.start().first),
+        start.then((c) => follow((v) => v.command(configured(c)))),
+      ]);
     }
   }
 
@@ -117,6 +131,31 @@ export class ProgramsAhead {
       const node: MergedNode = { layer: slots.indexOf(slot), inode, parts: [] };
       if (await this.#visit(image, (visit) => visit.follow(node))) return;
       this.#images.delete(key);
+    }
+  }
+
+  /**
+   * A process waits for what a layer lacks, which it has when `answered` is settled: brings what the process's command line names of its image.
+   * An image's config does not know it where whoever runs the image says another. Resolves when all that it leads to is asked for; never rejects.
+   */
+  async runs(slot: number, pid: number, answered: Promise<unknown>): Promise<void> {
+    await this.#commandLines.follow(pid, answered, (line) => this.#command(slot, pid, line));
+  }
+
+  async #command(slot: number, pid: number, { arguments: words, directory }: CommandLine): Promise<void> {
+    const key = JSON.stringify([slot, pid, directory, words]);
+    if (this.#told.has(key)) return;
+    this.#told.set(key, true);
+    const invocation = { commands: commandsOf(words), path: DEFAULT_PATH, directory };
+    const images = [...this.#images.values()].filter(({ slots }) => slots.includes(slot)).slice(0, MAX_ASKED);
+    for (const image of images) {
+      let found = false;
+      await this.#visit(image, async (visit) => {
+        const nodes = visit.marked ? [] : visit.command(invocation);
+        found = nodes.length > 0;
+        await Promise.all(nodes.map((node) => visit.follow(node)));
+      });
+      if (found) return;
     }
   }
 

@@ -6,6 +6,7 @@ import type { ImageConfig } from '../image/config.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf, pathsOf } from '../toc/paths.js';
+import { DEFAULT_PATH, type Invocation } from './arguments.js';
 import { guessDynamic, readDynamic, type Dynamic, type ReadAt } from './elf.js';
 import { isInterpreter, isModule, ModuleFinder, runsModules, type Module, type ModulePlaces } from './modules.js';
 
@@ -22,9 +23,8 @@ const GATHER_MS = 8;
 const AROUND_BYTES = 32 * 1024;
 const MAX_AROUND_BYTES = 1024 * 1024;
 
-/** Paths that one walk looks up at most, and directories of a search path: an image can name any number of them. */
+/** Paths that one walk looks up at most: an image can name any number of them. */
 const MAX_LOOKUPS = 4096;
-const MAX_PATH = 64;
 
 /**
  * Compressed bytes of a program after which it is looked at while it still comes: most have named their libraries by the first, those
@@ -32,7 +32,6 @@ const MAX_PATH = 64;
  */
 export const GLIMPSES = [32 * 1024, 128 * 1024, 512 * 1024];
 
-const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** What the loader of a dynamically linked program reads before all else. */
 const LOADER_CACHE = '/etc/ld.so.cache';
 /** What the C library reads before a program's first line, and most programs soon after. */
@@ -96,22 +95,18 @@ export class Visit {
     return this.layers.some(({ tree }) => tree.isMarked);
   }
 
-  /** The programs that a config names: the entrypoint, and a command that it may hand over to; and modules that these are given to run. */
-  command(config: NonNullable<ImageConfig['config']>): MergedNode[] {
-    const path = config.Env?.find((word) => word.startsWith('PATH='))?.slice('PATH='.length) ?? DEFAULT_PATH;
-    const from = config.WorkingDir ?? '/';
-    const programs = [config.Entrypoint?.[0], config.Cmd?.[0]].flatMap((word) => {
-      if (word === undefined || word === '') return [];
-      return this.#program(word, path.split(':', MAX_PATH), from) ?? [];
-    });
-    const words = [...(config.Entrypoint ?? []), ...(config.Cmd ?? [])];
+  /** The programs that commands name, by what they begin with or by paths; and modules that these are given to run. */
+  command({ commands, path, directory }: Invocation): MergedNode[] {
+    const programs = commands.flatMap(({ program }) => (program && this.#program(program, path, directory)) || []);
+    const all = commands.flatMap(({ words }) => words);
     // Where modules are that are run by their names.
-    if (words.includes('-m')) for (const program of programs) this.#modules.start(this.#pathOf(program));
-    const modules = words.flatMap((word, index) => {
-      if (words[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
-      return isModule(word) ? (this.#first([posix.resolve('/', from, word)]) ?? []) : [];
+    if (all.includes('-m')) for (const program of programs) this.#modules.start(this.#pathOf(program));
+    const others = all.flatMap((word, index) => {
+      if (all[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
+      if (isModule(word)) return this.#first([posix.resolve('/', directory, word)]) ?? [];
+      return word.includes('/') ? (this.#program(word, path, directory) ?? []) : [];
     });
-    return [...programs, ...modules];
+    return [...programs, ...others];
   }
 
   #program(word: string, path: readonly string[], from: string): MergedNode | undefined {
@@ -276,7 +271,7 @@ export class Visit {
     const named = words.find((word) => !word.startsWith('-') && !word.includes('='));
     const program = interpreter.endsWith('/env') && named !== undefined ? [named] : [];
     return {
-      programs: [interpreter, ...program].flatMap((word) => this.#program(word, DEFAULT_PATH.split(':'), '/') ?? []),
+      programs: [interpreter, ...program].flatMap((word) => this.#program(word, DEFAULT_PATH, '/') ?? []),
       isModule: [interpreter, ...program].some((word) => runsModules(posix.basename(word))),
     };
   }

@@ -31,13 +31,14 @@ export async function startFuse(
   const { store } = options;
   const told = new WeakSet<object>();
   const host: FuseHost = {
-    read: async (slot, inode, offset, length, signal) => {
+    read: async (slot, inode, offset, length, signal, pid) => {
       const traced = options.tracer.read(slot, inode, offset, length);
       const onSource = traced && ((source: ReadSource) => void (traced.source = source));
       const work = (layer: Layer) => layer.read(inode, offset, length, { signal, onSource });
       try {
         const reading = served.using(slot, work, signal);
         if (offset === 0) void options.programs?.read(slot, inode);
+        void options.programs?.runs(slot, pid, reading);
         const bytes = await reading;
         traced?.end(false);
         return bytes;

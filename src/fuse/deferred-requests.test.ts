@@ -119,3 +119,16 @@ test('a LOOKUP is answered by who keeps it', async (t) => {
     [4, EIO],
   ]);
 });
+
+test('the host is told which process waits', async (t) => {
+  const pids: number[] = [];
+  const { requests } = await start(t, {
+    read: async (_slot, _inode, _offset, length, _signal, pid) => {
+      pids.push(pid);
+      return Buffer.alloc(length);
+    },
+  });
+  await requests.read({ ...read(2, 5), pid: 7 });
+  await requests.read(read(4, 5));
+  t.deepEqual(pids, [7, process.pid]);
+});

@@ -43,9 +43,9 @@ export class DeferredRequests {
     if (this.#closed) return;
     this.#reads++;
     const work = async (signal: AbortSignal) => {
-      const { slot, inode, offset, size, path } = read;
+      const { slot, inode, offset, size, path, pid } = read;
       const bytes = await (path === undefined
-        ? this.#host.read(slot, inode, offset, size, signal)
+        ? this.#host.read(slot, inode, offset, size, signal, pid)
         : this.#host.store!.read(path, offset, size, signal));
       // The kernel would take fewer bytes for the end of the file, and show zeros in their place.
       if (bytes.byteLength !== read.size)

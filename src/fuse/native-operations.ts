@@ -99,7 +99,7 @@ export function nativeOperations(
     counts.deferredReads++;
     waiting.add(abort);
     try {
-      const bytes = await host.read(slot, inode, offset, size, abort.signal);
+      const bytes = await host.read(slot, inode, offset, size, abort.signal, 0);
       if (bytes.byteLength !== size)
         throw new VerificationError('bytes of a file', `${size} bytes`, `${bytes.byteLength} bytes`);
       into.set(bytes);

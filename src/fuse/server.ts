@@ -8,9 +8,17 @@ import type { ReadRing } from './read-ring.js';
 export interface FuseHost {
   /**
    * Exactly `length` bytes of a layer's file, all of them within it. Runs on the main thread. What it throws becomes the reader's
-   * errno; the next read asks again. The signal says that nobody waits any more.
+   * errno; the next read asks again. The signal says that nobody waits any more. `pid` is of the thread that waits; 0 where that is not
+   * known: to fuse-native, and of a thread outside of the process namespace that the connection was opened in.
    */
-  read(slot: number, inode: number, offset: number, length: number, signal: AbortSignal): Promise<Uint8Array>;
+  read(
+    slot: number,
+    inode: number,
+    offset: number,
+    length: number,
+    signal: AbortSignal,
+    pid: number,
+  ): Promise<Uint8Array>;
   /**
    * A name was looked up that the store view does not have: a reference (base64) in the root, a layer in a reference's directory, or
    * a name in a layer's. Once this resolves it is looked up again, so what it adds with `setReference` is found; what is still

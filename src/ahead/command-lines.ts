@@ -1,0 +1,88 @@
+import { open, readlink } from 'node:fs/promises';
+import { posix } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** What a process was started with. */
+export interface CommandLine {
+  readonly arguments: readonly string[];
+  /** Its working directory, from its own root on. */
+  readonly directory: string;
+}
+
+/** Bytes of a command line that are looked at. */
+const MAX_BYTES = 4096;
+/** Processes whose command lines are to be looked at, at a time. */
+const MAX_WAITING = 256;
+/** When an answer is out, so much later a program that was being loaded has its arguments, in milliseconds. */
+const LOADED_MS = 3;
+
+/**
+ * Looks at the command lines of processes, by `/proc/<pid>/cmdline` and by where the links `cwd` and `root` beside it lead. Nothing is ever
+ * opened, or asked for its attributes, through these: they may lead to files that this process serves itself.
+ *
+ * One after the other: the kernel takes a process's lock for that (mmap_lock), which that may hold while it waits for a file of ours. Then it
+ * is one thread of the pool that waits, and the others bring that file.
+ */
+export class CommandLines {
+  readonly #proc: string;
+  /** Looks that have not begun. */
+  readonly #waiting = new Map<number, Promise<CommandLine | undefined>>();
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(proc = '/proc') {
+    this.#proc = proc;
+  }
+
+  /** Undefined where nothing can be seen: the process is gone, or is being loaded. Never rejects. */
+  look(pid: number): Promise<CommandLine | undefined> {
+    const waiting = this.#waiting.get(pid);
+    if (waiting !== undefined) return waiting;
+    // 0 is a process that the mount cannot see, or none.
+    if (pid === 0 || this.#waiting.size >= MAX_WAITING) return Promise.resolve(undefined);
+    const look = this.#last.then(() => {
+      this.#waiting.delete(pid);
+      return this.#look(pid).catch(() => undefined);
+    });
+    this.#waiting.set(pid, look);
+    this.#last = look;
+    return look;
+  }
+
+  /**
+   * Tells of the command line of a process that waits for a read: the one that it has, and the one that it has soon after the read was
+   * answered. For the first page of a program is read before the process becomes that program: until then it is what started it. Never rejects
+   * unless `tell` does.
+   */
+  async follow(pid: number, answered: Promise<unknown>, tell: (line: CommandLine) => Promise<void>): Promise<void> {
+    const lookAndTell = async () => {
+      const line = await this.look(pid);
+      if (line !== undefined) await tell(line);
+    };
+    const again = async () => {
+      await answered.catch(() => {});
+      await sleep(LOADED_MS);
+      await lookAndTell();
+    };
+    await Promise.all([lookAndTell(), again()]);
+  }
+
+  async #look(pid: number): Promise<CommandLine | undefined> {
+    const directory = `${this.#proc}/${pid}`;
+    await using file = await open(`${directory}/cmdline`);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_BYTES), 0, MAX_BYTES, 0);
+    if (bytesRead === 0) return undefined;
+    const words = buffer.toString('utf8', 0, bytesRead).split('\0');
+    // Each ends with a zero, but where a program has written a title in their place. What is cut off is none.
+    if (words.at(-1) === '' || bytesRead === MAX_BYTES) words.pop();
+    const [cwd, root] = await Promise.all(
+      ['cwd', 'root'].map((name) => readlink(`${directory}/${name}`).catch(() => '/')),
+    );
+    return { arguments: words, directory: within(root, cwd) };
+  }
+}
+
+/** A path from another root on; of what lies outside of that, the root itself. */
+function within(root: string, path: string): string {
+  const relative = posix.relative(root, path);
+  return relative === '..' || relative.startsWith('../') ? '/' : posix.join('/', relative);
+}

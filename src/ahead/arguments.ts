@@ -33,13 +33,23 @@ const LEADS_ON = new Set([
 const NO_PROGRAM = /^(-|[A-Za-z_]\w*=)/;
 
 /** What an image's config says: the entrypoint, and a command that it may hand over to. */
-export function configured(config: NonNullable<ImageConfig['config']>): Invocation {
-  const path = config.Env?.find((word) => word.startsWith('PATH='))?.slice('PATH='.length);
-  return {
-    commands: commandsOf(config.Entrypoint ?? [], config.Cmd ?? []),
-    path: path?.split(':', MAX_PATH) ?? DEFAULT_PATH,
-    directory: config.WorkingDir ?? '/',
-  };
+export function configured({ Entrypoint, Cmd, Env, WorkingDir }: NonNullable<ImageConfig['config']>): Invocation {
+  return invocationOf([Entrypoint ?? [], Cmd ?? []], Env, WorkingDir);
+}
+
+/** Lists of arguments, with what the environment and the working directory are known to be. */
+export function invocationOf(
+  lists: readonly (readonly string[])[],
+  environment: readonly string[] = [],
+  directory = '/',
+): Invocation {
+  const path = environment.find((word) => word.startsWith('PATH='))?.slice('PATH='.length);
+  return { commands: commandsOf(...lists), path: path?.split(':', MAX_PATH) ?? DEFAULT_PATH, directory };
+}
+
+/** The arguments of a client that runs an image: any word may be the program that it is to run there, and most are none. */
+export function anyOf(words: readonly string[]): Invocation {
+  return invocationOf(words.slice(-MAX_COMMANDS).map((word) => [word]));
 }
 
 /**

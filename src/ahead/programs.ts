@@ -5,8 +5,9 @@ import { RUNTIME_FILES } from '../layer/landmark.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf } from '../toc/paths.js';
-import { commandsOf, configured, DEFAULT_PATH } from './arguments.js';
-import { CommandLines, type CommandLine } from './command-lines.js';
+import { configured, invocationOf, type Invocation } from './arguments.js';
+import { CommandLines } from './command-lines.js';
+import { Launchers } from './launchers.js';
 import { isModule, newListings } from './modules.js';
 import { isCompiled } from './python.js';
 import { GLIMPSES, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
@@ -50,10 +51,12 @@ export class ProgramsAhead {
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
   readonly #commandLines: CommandLines;
+  readonly #launchers: Launchers;
   /** Command lines that were followed, by slot and process. */
   readonly #told = new LRUCache<string, true>({ max: MAX_TOLD });
 
-  constructor(layers: LayersBySlot, commandLines = new CommandLines()) {
+  constructor(layers: LayersBySlot, commandLines = new CommandLines(), launchers = new Launchers(commandLines)) {
+    this.#launchers = launchers;
     this.#layers = layers;
     this.#commandLines = commandLines;
   }
@@ -139,14 +142,24 @@ export class ProgramsAhead {
    * An image's config does not know it where whoever runs the image says another. Resolves when all that it leads to is asked for; never rejects.
    */
   async runs(slot: number, pid: number, answered: Promise<unknown>): Promise<void> {
-    await this.#commandLines.follow(pid, answered, (line) => this.#command(slot, pid, line));
+    await this.#commandLines.follow(pid, answered, ({ arguments: words, directory }) =>
+      this.#follow(slot, pid, invocationOf([words], [], directory)),
+    );
   }
 
-  async #command(slot: number, pid: number, { arguments: words, directory }: CommandLine): Promise<void> {
-    const key = JSON.stringify([slot, pid, directory, words]);
+  /**
+   * A process that was not seen of late looks for something in a layer: if it is one that makes a container, brings what that is going to run.
+   * Resolves when all that it leads to is asked for; never rejects.
+   */
+  async looks(slot: number, pid: number): Promise<void> {
+    const invocation = await this.#launchers.invocation(pid);
+    if (invocation !== undefined) await this.#follow(slot, pid, invocation);
+  }
+
+  async #follow(slot: number, pid: number, invocation: Invocation): Promise<void> {
+    const key = JSON.stringify([slot, pid, invocation]);
     if (this.#told.has(key)) return;
     this.#told.set(key, true);
-    const invocation = { commands: commandsOf(words), path: DEFAULT_PATH, directory };
     const images = [...this.#images.values()].filter(({ slots }) => slots.includes(slot)).slice(0, MAX_ASKED);
     for (const image of images) {
       let found = false;

@@ -60,6 +60,9 @@ export async function startFuse(
       lookedUp: (slot: number, wanted: Wanted) =>
         void served.using(slot, (layer) => bring(layer, wanted)).catch(() => {}),
     }),
+    ...(options.programs !== undefined && {
+      newcomer: (slot: number, pid: number) => void options.programs!.looks(slot, pid),
+    }),
     ...(store !== undefined && {
       store,
       resolve: async (path: readonly string[], signal: AbortSignal) => {

@@ -57,6 +57,7 @@ class KernelServer implements FuseServer {
       references: options.references ?? [],
       stayAwake: options.stayAwake ?? false,
       looks: host.lookedUp !== undefined,
+      tellsOfNewcomers: host.newcomer !== undefined,
       resume,
     };
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
@@ -149,6 +150,9 @@ class KernelServer implements FuseServer {
         break;
       case 'looked-up':
         host.lookedUp?.(message.slot, message.wanted);
+        break;
+      case 'newcomer':
+        host.newcomer?.(message.slot, message.pid);
         break;
       case 'interrupt':
         this.#deferred.interrupt(message.low, message.high);

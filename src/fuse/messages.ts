@@ -33,6 +33,8 @@ export interface WorkerSetup {
   /** See `ServeOptions`. */
   readonly stayAwake: boolean;
   /** Somebody brings files that are looked up: see `FuseHost`. */
+  /** Tell of processes that look for a file for the first time. */
+  readonly tellsOfNewcomers: boolean;
   readonly looks: boolean;
   /** The connection was negotiated by an earlier process. */
   readonly resume: boolean;
@@ -61,6 +63,7 @@ export type ToMain =
   | { readonly type: 'use'; readonly use: DeferredUse }
   | { readonly type: 'wake'; readonly wake: DeferredWake }
   | { readonly type: 'looked-up'; readonly slot: number; readonly wanted: Wanted }
+  | { readonly type: 'newcomer'; readonly slot: number; readonly pid: number }
   | { readonly type: 'interrupt'; readonly low: number; readonly high: number }
   | { readonly type: 'negotiated'; readonly negotiated: Negotiated }
   | {

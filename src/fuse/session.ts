@@ -37,6 +37,8 @@ export class Session {
   ring: ReadRing | undefined;
   /** Is told of each file of a layer that is found by name, of each READ, and of each directory that is listed. */
   lookedUp: LookedUp | undefined;
+  /** Hears which process looks for a file of a layer. */
+  lookedBy: ((slot: number, pid: number) => void) | undefined;
   readonly #tree: ServedTree;
   readonly #output: SessionOutput;
   readonly #counts: Uint32Array<ArrayBufferLike>;
@@ -194,6 +196,7 @@ export class Session {
     const end = this.#nameEnd(message, codec.IN_HEADER, length);
     if (end < 0) return this.#fail(EINVAL);
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
+    if (slot !== UPPER) this.lookedBy?.(slot, message.words[8]);
     if (node !== DEFERRED) {
       this.#entryOf(slot, node);
       if (node >= 0 && slot !== UPPER)

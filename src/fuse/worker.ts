@@ -22,6 +22,7 @@ import { Alert, alertLoop } from './alert.js';
 import { watchDevice } from './device.js';
 import { EntryInvalidations } from './entry-invalidations.js';
 import type { SharedLayer, ToMain, ToWorker, WorkerSetup } from './messages.js';
+import { Newcomers } from './newcomers.js';
 import { ReadRing } from './read-ring.js';
 import { Session } from './session.js';
 import { halts, WakeLatency } from './wake-latency.js';
@@ -92,6 +93,13 @@ const session = new Session(
 );
 
 if (setup.looks) session.lookedUp = new LookedUp((slot, wanted) => say({ type: 'looked-up', slot, wanted }));
+
+if (setup.tellsOfNewcomers) {
+  const newcomers = new Newcomers();
+  session.lookedBy = (slot, pid) => {
+    if (newcomers.isNew(pid)) say({ type: 'newcomer', slot, pid });
+  };
+}
 
 function attach({ slot, tree: buffer, presence, fd }: SharedLayer): void {
   const view = { slot, tree: Tree.over(buffer), presence: new Presence(presence), fd };

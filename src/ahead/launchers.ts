@@ -1,0 +1,95 @@
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
+import * as v from 'valibot';
+import { parseDocument } from '../image/json.js';
+import { anyOf, invocationOf, type Invocation } from './arguments.js';
+import type { CommandLines } from './command-lines.js';
+
+/** Bytes of a bundle's configuration that are read. */
+const MAX_CONFIG = 1024 * 1024;
+/** The same of what the kernel tells of a process. */
+const MAX_STATUS = 4096;
+
+/** OCI runtime-spec, config.md, Process. */
+const bundle = v.object({
+  process: v.object({ args: v.array(v.string()), cwd: v.string(), env: v.optional(v.array(v.string()), []) }),
+});
+
+/** See proc_pid_status(5). */
+interface Status {
+  readonly parent: number;
+  readonly users: readonly number[];
+  /** In the process namespace of `/proc`, and in each one nested in it. */
+  readonly pids: readonly number[];
+}
+
+/**
+ * Tells what a container is about to run while it is still made, by who makes it:
+ * - an OCI runtime, or its child that becomes the container, was told by `--bundle` where the container's configuration lies, as all runtimes are
+ *   that have runc's command line;
+ * - a client such as ctr or podman, which looks into the image before that, was given the command itself: any of its words may be that.
+ *
+ * Only a process of this machine, not of a container, that is root's or our own user's is believed when it names a file of this machine.
+ */
+export class Launchers {
+  readonly #commandLines: CommandLines;
+  readonly #proc: string;
+  readonly #users: ReadonlySet<number>;
+
+  constructor(commandLines: CommandLines, proc = '/proc', user = process.getuid?.() ?? 0) {
+    this.#commandLines = commandLines;
+    this.#proc = proc;
+    this.#users = new Set([0, user]);
+  }
+
+  /** Undefined of whoever launches nothing. Never rejects. */
+  async invocation(pid: number): Promise<Invocation | undefined> {
+    try {
+      const status = await this.#status(pid);
+      const isOutside = status.pids.length === 1;
+      const isFirst = status.pids.at(-1) === 1;
+      if (!isOutside && !isFirst) return undefined;
+      for (const maker of [pid, status.parent]) {
+        const directory = await this.#bundleOf(maker);
+        if (directory !== undefined) return await read(join(directory, 'config.json'));
+      }
+      const line = isOutside ? await this.#commandLines.look(pid) : undefined;
+      return line && anyOf(line.arguments);
+    } catch {
+      return undefined; // it is gone, or nothing can be seen of it
+    }
+  }
+
+  /** The directory that a runtime was given, if that is what the process is. */
+  async #bundleOf(pid: number): Promise<string | undefined> {
+    const { users, pids } = await this.#status(pid);
+    if (pids.length > 1 || !users.every((user) => this.#users.has(user))) return undefined;
+    const words = (await this.#commandLines.look(pid))?.arguments ?? [];
+    const at = words.findIndex((word) => /^(--bundle|-b)(=|$)/.test(word));
+    if (at < 0) return undefined;
+    const [, value = words[at + 1]] = /=(.*)$/s.exec(words[at]) ?? [];
+    return value !== undefined && isAbsolute(value) ? value : undefined;
+  }
+
+  async #status(pid: number): Promise<Status> {
+    await using file = await open(`${this.#proc}/${pid}/status`);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_STATUS), 0, MAX_STATUS, 0);
+    const lines = new Map(
+      buffer
+        .toString('latin1', 0, bytesRead)
+        .split('\n')
+        .map((line) => line.split(':\t', 2) as [string, string | undefined]),
+    );
+    const numbers = (name: string) => (lines.get(name) ?? '').split('\t').map(Number);
+    return { parent: numbers('PPid')[0], users: numbers('Uid'), pids: numbers('NStgid') };
+  }
+}
+
+async function read(path: string): Promise<Invocation | undefined> {
+  await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  const stat = await file.stat();
+  if (!stat.isFile() || stat.size > MAX_CONFIG) return undefined;
+  const { process } = parseDocument('bundle', await file.readFile(), bundle, MAX_CONFIG);
+  return invocationOf([process.args], process.env, process.cwd);
+}

@@ -115,6 +115,13 @@ export class ChunkFetcher {
     return this.target.presence.has(chunk) ? undefined : this.#covering(chunk)?.glimpse(chunk, bytes);
   }
 
+  /** Compressed bytes of chunks [first, end) that were asked for and have not come yet. */
+  bytesLeft({ first, end }: ChunkSpan): number {
+    let bytes = 0;
+    for (const range of this.#ranges) bytes += range.bytesLeft(first, end);
+    return bytes;
+  }
+
   /** Waits for all, and gives the first failure. */
   async #await(
     waits: { chunk: number; range: RangeFetch; joined: boolean; arrival: Promise<Arrival> }[],

@@ -39,7 +39,7 @@ class Image {
         : content instanceof Uint8Array
           ? content
           : pycFile('3.11', { imports: content });
-    const found = this.finder.imports({ path: file, node: this.tree.resolve(file) }, bytes);
+    const found = this.finder.leadsTo({ path: file, node: this.tree.resolve(file) }, bytes);
     return this.#shown(found);
   }
 
@@ -340,7 +340,7 @@ test('places are learnt, and remembered for the next walk; 32 of them', (t) => {
   t.deepEqual([...image.places.roots], directories.slice(0, 32));
   const next = new ModuleFinder(image.tree, image.places);
   const main = { path: '/d0/main.py', node: image.tree.resolve('/d0/main.py') };
-  const found = next.imports(main, Buffer.from('import m5, m31, m32'));
+  const found = next.leadsTo(main, Buffer.from('import m5, m31, m32'));
   t.deepEqual(
     found.map(({ path }) => path),
     ['/d5/m5.py', '/d31/m31.py'],

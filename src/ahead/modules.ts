@@ -1,13 +1,11 @@
 import { posix } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import type { MergedNode, MergedTree } from '../fs/merged.js';
+import type { Language, SourceFile } from './many.js';
 import { compiledImports, libraryImports, sourceImports, type Import } from './python.js';
 
 /** A module's file as the interpreter reads it: compiled, as source, or a library. */
-export interface Module {
-  readonly path: string;
-  readonly node: MergedNode;
-}
+export type Module = SourceFile;
 
 /** What has been learnt of where an image has its modules. */
 export interface ModulePlaces {
@@ -101,7 +99,9 @@ function importsOf(path: string, content: Uint8Array): Import[] {
 }
 
 /** Finds the files of Python's modules in an image as its import system would (The Python Language Reference, 5), without running anything. */
-export class ModuleFinder {
+export class ModuleFinder implements Language {
+  /** The more were followed, the denser they lie. */
+  readonly around = 32 * 1024;
   readonly #tree: MergedTree;
   readonly #places: ModulePlaces;
   readonly #found = new Map<string, Found | undefined>();
@@ -137,7 +137,7 @@ export class ModuleFinder {
   }
 
   /** What a module imports when it is imported itself. */
-  imports({ path }: Module, content: Uint8Array): Module[] {
+  leadsTo({ path }: Module, content: Uint8Array): Module[] {
     const [, parent, tag] = COMPILED.exec(path) ?? [];
     const directory = (parent ?? posix.dirname(path)) || '/';
     this.#places.tag ??= tag;
@@ -150,6 +150,10 @@ export class ModuleFinder {
     for (const one of importsOf(path, content))
       for (const module of this.#import(one, directory, all)) found.set(module.path, module);
     return [...found.values()];
+  }
+
+  isProgram(path: string): boolean {
+    return !isModule(path);
   }
 
   #import({ level, name, from }: Import, directory: string, roots: readonly string[]): Module[] {

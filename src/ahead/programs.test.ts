@@ -605,3 +605,115 @@ test('a command line that names more than may be looked up holds nobody up', asy
   await image.runs(['sh', '-c', 'a;/b;c.py '.repeat(400)]);
   t.true(looked > 10 && looked < 2000, String(looked));
 });
+
+const GCC = 'usr/lib/gcc/x86_64-linux-gnu/12';
+const source = (path: string, ...names: string[]): FileSpec => ({
+  path,
+  content: `${names.map((name) => `#include ${name.startsWith('"') ? name : `<${name}>`}\n`).join('')}int x;\n`,
+});
+const compiler: FileSpec[] = [
+  program('usr/bin/x86_64-linux-gnu-gcc-12', elfFile({ interpreter: loader, needed: ['libc.so.6'], size: 5000 })),
+  { path: 'usr/bin/gcc', target: 'x86_64-linux-gnu-gcc-12' },
+  apart('A'),
+  program('usr/bin/as', elfFile({ interpreter: loader, needed: ['libz.so.1'], size: 5000 })),
+  apart('B'),
+  program(`${GCC}/cc1`, elfFile({ interpreter: loader, needed: ['libc.so.6'], code: random.bytes(12_000_000) })),
+  apart('C'),
+  program(`${GCC}/collect2`, elfFile({ interpreter: loader, size: 5000 })),
+  { path: `${GCC}/libgcc.a`, content: random.bytes(5000) },
+  source(`${GCC}/include/stddef.h`),
+  apart('D'),
+  source('usr/include/stdio.h', 'bits/first.h'),
+  apart('E'),
+  source('usr/include/x86_64-linux-gnu/bits/first.h', 'second.h'),
+  apart('F'),
+  source('usr/include/second.h', 'stddef.h'),
+  apart('G'),
+  source('usr/include/unused.h'),
+  apart('H'),
+  source('src/main.c', '"own.h"', 'gone.h'),
+  apart('I'),
+  source('src/own.h', 'second.h'),
+  apart('J'),
+];
+const headers = ['stdio.h', 'x86_64-linux-gnu/bits/first.h', 'second.h'].map((name) => `usr/include/${name}`);
+const linked = [`${GCC}/collect2`, `${GCC}/libgcc.a`];
+
+test('a compiler brings what it starts, each when it is its turn, and headers as far as they lead', async (t) => {
+  await using image = await Image.open([base, compiler]);
+  const [slot, inode] = image.place('/usr/bin/gcc');
+  const { tree, view } = image.layers[1];
+  const there = (path: string) => view.presence.has(tree.first[image.place(`/${path}`)[1]]);
+  const cc1 = image.place(`/${GCC}/cc1`)[1];
+  const from = tree.chunkOffset[tree.first[cc1]];
+  const end = tree.chunkEnd(tree.first[cc1] + tree.count[cc1] - 1);
+  let open!: () => void;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  // The compiler comes no further.
+  image.blobs[1].beforePiece = (offset) => (offset < from + 100_000 || offset >= end ? undefined : opened);
+  image.programs.know(image.slots);
+  const following = image.programs.read(slot, inode);
+  await until(() => headers.every(there));
+  t.false(there(`${GCC}/cc1`) || there('usr/bin/as') || linked.some(there));
+  open();
+  await following;
+  const present = await image.present();
+  const all = [`${GCC}/cc1`, 'usr/bin/as', `${LIB}/libz.so.1.2`, `${GCC}/include/stddef.h`, ...linked, ...headers];
+  t.is(holds(present, all), '');
+  t.false(present.some((path) => path.includes('unused') || path.startsWith('src/')));
+});
+
+test('a source that is read, or named by a command, brings the headers that it leads to', async (t) => {
+  const all = ['src/main.c', 'src/own.h', 'usr/include/second.h', `${GCC}/include/stddef.h`];
+  const starts = [
+    async (image: Image) => {
+      image.programs.know(image.slots);
+      await image.programs.read(...image.place('/src/main.c'));
+    },
+    (image: Image) => image.start({ Cmd: ['make', 'main.c'], WorkingDir: '/src' }),
+  ];
+  for (const start of starts) {
+    await using image = await Image.open([base, compiler]);
+    await start(image);
+    const present = await image.present();
+    t.is(holds(present, all), '');
+    t.false(present.some((path) => path.includes('unused') || path.includes('stdio') || path.includes('cc1')));
+  }
+});
+
+test('where a layer says what a start needs, compilers and sources bring nothing more', async (t) => {
+  await using image = await Image.open([compiler], { landmarkAfter: 1 });
+  image.programs.know(image.slots);
+  for (const path of ['/usr/bin/gcc', '/src/main.c', `/${GCC}/cc1`]) await image.programs.read(...image.place(path));
+  const present = await image.present();
+  t.false(present.some((path) => path.endsWith('.h') || path.endsWith('as') || linked.includes(path)));
+});
+
+test('a Java machine is brought by its launcher, and what it reads after it', async (t) => {
+  const home = 'opt/java';
+  const java: FileSpec[] = [
+    program(`${home}/bin/java`, elfFile({ interpreter: loader, needed: ['libjli.so'], runpath: '$ORIGIN/../lib' })),
+    apart('A'),
+    library(`${home}/lib/libjli.so`),
+    { path: `${home}/lib/jvm.cfg`, target: '/etc/jvm.cfg' },
+    { path: 'etc/jvm.cfg', content: '-server KNOWN' },
+    apart('B'),
+    library(`${home}/lib/server/libjvm.so`, ['libz.so.1']),
+    apart('C'),
+    library(`${home}/lib/libjava.so`),
+    apart('D'),
+    { path: `${home}/lib/modules`, content: random.bytes(5000) },
+    apart('E'),
+    { path: `${home}/lib/server/classes.jsa`, content: random.bytes(5000) },
+    apart('F'),
+    library(`${home}/lib/libawt.so`),
+  ];
+  await using image = await Image.open([base, java]);
+  image.programs.know(image.slots);
+  await image.programs.read(...image.place(`/${home}/bin/java`));
+  const present = await image.present();
+  const lib = ['libjli.so', 'server/libjvm.so', 'libjava.so', 'modules', 'server/classes.jsa'];
+  const all = [`${home}/bin/java`, ...lib.map((name) => `${home}/lib/${name}`), 'etc/jvm.cfg', `${LIB}/libz.so.1.2`];
+  t.is(holds(present, all), '');
+  t.false(present.includes(`${home}/lib/libawt.so`));
+});

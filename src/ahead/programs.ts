@@ -8,9 +8,9 @@ import { nameOf } from '../toc/paths.js';
 import { configured, invocationOf, type Invocation } from './arguments.js';
 import { CommandLines } from './command-lines.js';
 import { Launchers } from './launchers.js';
-import { isModule, newListings } from './modules.js';
+import { newListings } from './modules.js';
 import { isCompiled } from './python.js';
-import { GLIMPSES, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
+import { GLIMPSES, isKnown, keyOf, Visit, type KnownImage, type StartConfig } from './visit.js';
 
 /** The open layers, by their slots. */
 export interface LayersBySlot {
@@ -172,15 +172,16 @@ export class ProgramsAhead {
     }
   }
 
-  /** Whether a file is of those that name others, as its first bytes tell: its own layer alone is needed for that. */
+  /** Whether a file is of those that name others, as its name or its first bytes tell: its own layer alone is needed for that. */
   async #names(slot: number, inode: number): Promise<boolean> {
     if (this.#seen.has(keyOf(slot, inode))) return false;
     try {
       return await this.#layers.using(slot, async (layer) => {
+        if (isKnown(nameOf(layer.tree, inode))) return true;
         const magic =
           (await layer.glimpse(inode, GLIMPSES[0])) ?? (await layer.read(inode, 0, 4, { priority: PREFETCH }));
         const begins = (bytes: Uint8Array) => bytes.every((byte, at) => byte === magic[at]);
-        return begins(ELF) || begins(SCRIPT) || isCompiled(magic) || isModule(nameOf(layer.tree, inode));
+        return begins(ELF) || begins(SCRIPT) || isCompiled(magic);
       });
     } catch {
       return false;

@@ -1,5 +1,5 @@
 import { posix } from 'node:path';
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { LRUCache } from 'lru-cache';
 import { MergedTree, type MergedNode } from '../fs/merged.js';
 import type { ImageConfig } from '../image/config.js';
@@ -8,20 +8,16 @@ import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf, pathsOf } from '../toc/paths.js';
 import { DEFAULT_PATH, type Invocation } from './arguments.js';
 import { guessDynamic, readDynamic, type Dynamic, type ReadAt } from './elf.js';
-import { isInterpreter, isModule, ModuleFinder, runsModules, type Module, type ModulePlaces } from './modules.js';
+import { IncludeFinder, isCompiler, isSource } from './includes.js';
+import { C_LIBRARY, dynamicStart, libraryDirectory, LOADER_CACHE, machines, searched } from './libraries.js';
+import { ManyFiles, type Language } from './many.js';
+import { isInterpreter, isModule, ModuleFinder, runsModules, type ModulePlaces } from './modules.js';
+import { isOpener, opens } from './opens.js';
 
-/** Files that one program leads to at most; modules in Python are counted apart. */
+/** Files that one program leads to at most; modules and headers are counted apart. */
 const MAX_FILES = 256;
-const MAX_MODULES = 2048;
-/** Bytes of a module that is looked at; larger ones hold data, or are libraries. */
-const MAX_MODULE_BYTES = 1024 * 1024;
-/** The same of all modules that one program leads to. */
-const MAX_MODULES_BYTES = 64 * 1024 * 1024;
-/** How long it is waited for more modules whose imports are asked for at once: what one request brings comes within this. */
-const GATHER_MS = 8;
-/** Compressed bytes around a module that are brought along, for each that was followed before, and in all: the more, the denser they lie. */
-const AROUND_BYTES = 32 * 1024;
-const MAX_AROUND_BYTES = 1024 * 1024;
+/** How often it is looked how much is still to come. */
+const LOOK_MS = 10;
 
 /** Paths that one walk looks up at most: an image can name any number of them. */
 const MAX_LOOKUPS = 4096;
@@ -31,33 +27,6 @@ const MAX_LOOKUPS = 4096;
  * with the most symbols by the last. Inflating all three takes some 5 ms.
  */
 export const GLIMPSES = [32 * 1024, 128 * 1024, 512 * 1024];
-
-/** What the loader of a dynamically linked program reads before all else. */
-const LOADER_CACHE = '/etc/ld.so.cache';
-/** What the C library reads before a program's first line, and most programs soon after. */
-const DYNAMIC_START = [
-  '/etc/nsswitch.conf',
-  '/etc/localtime',
-  '/usr/lib/locale/C.utf8/LC_CTYPE',
-  '$LIB/gconv/gconv-modules.cache',
-];
-/** What a library reads when it is loaded, by its name up to the version. */
-const READ_BY: Readonly<Record<string, string>> = { 'libcrypto.so': '/usr/lib/ssl/openssl.cnf' };
-/** Directories that the loader looks in; `$LIB` is where Debian has the libraries of one architecture. */
-const LIBRARY_DIRECTORIES = ['$LIB', '/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
-/** By `e_machine`: Debian's name, and the loaders of programs that are linked against glibc and musl, as their ABIs have it. */
-const MACHINES: Readonly<Record<number, { readonly triplet: string; readonly loaders: readonly string[] }>> = {
-  21: { triplet: 'powerpc64le-linux-gnu', loaders: ['/lib64/ld64.so.2', '/lib/ld-musl-powerpc64le.so.1'] },
-  62: { triplet: 'x86_64-linux-gnu', loaders: ['/lib64/ld-linux-x86-64.so.2', '/lib/ld-musl-x86_64.so.1'] },
-  183: { triplet: 'aarch64-linux-gnu', loaders: ['/lib/ld-linux-aarch64.so.1', '/lib/ld-musl-aarch64.so.1'] },
-  243: { triplet: 'riscv64-linux-gnu', loaders: ['/lib/ld-linux-riscv64-lp64d.so.1', '/lib/ld-musl-riscv64.so.1'] },
-  258: {
-    triplet: 'loongarch64-linux-gnu',
-    loaders: ['/lib64/ld-linux-loongarch-lp64d.so.1', '/lib/ld-musl-loongarch64.so.1'],
-  },
-};
-/** The C library's name where the loader is not the same file, as in musl. */
-const C_LIBRARY = 'libc.so.6';
 
 /** What an image's config says of how it is started. */
 export type StartConfig = ImageConfig['config'];
@@ -74,11 +43,9 @@ export interface KnownImage {
 export class Visit {
   readonly #tree: MergedTree;
   readonly #modules: ModuleFinder;
+  readonly #includes: IncludeFinder;
+  readonly #many: ManyFiles;
   #files = 0;
-  #moduleFiles = 0;
-  /** Bytes of modules that may still be looked at. */
-  #moduleBytes = MAX_MODULES_BYTES;
-  #parsing: Promise<unknown> = Promise.resolve();
   #lookups = 0;
 
   constructor(
@@ -88,6 +55,18 @@ export class Visit {
   ) {
     this.#tree = new MergedTree(layers);
     this.#modules = new ModuleFinder(this.#tree, image.places);
+    this.#includes = new IncludeFinder(this.#tree);
+    this.#many = new ManyFiles({
+      layers,
+      seen,
+      keyOf: (node) => this.#keyOf(node),
+      bringMany: (files, around) =>
+        this.#bring(
+          files.map(({ node }) => node),
+          around,
+        ),
+      follow: (node) => this.follow(node),
+    });
   }
 
   /** Whether a layer says itself what a start needs. */
@@ -95,7 +74,7 @@ export class Visit {
     return this.layers.some(({ tree }) => tree.isMarked);
   }
 
-  /** The programs that commands name, by what they begin with or by paths; and modules that these are given to run. */
+  /** The programs that commands name, by what they begin with or by paths; and modules and sources that these are given. */
   command({ commands, path, directory }: Invocation): MergedNode[] {
     const programs = commands.flatMap(({ program }) => (program && this.#program(program, path, directory)) || []);
     const all = commands.flatMap(({ words }) => words);
@@ -103,7 +82,7 @@ export class Visit {
     if (all.includes('-m')) for (const program of programs) this.#modules.start(this.#pathOf(program));
     const others = all.flatMap((word, index) => {
       if (all[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
-      if (isModule(word)) return this.#first([posix.resolve('/', directory, word)]) ?? [];
+      if (isModule(word) || isSource(word)) return this.#first([posix.resolve('/', directory, word)]) ?? [];
       return word.includes('/') ? (this.#program(word, path, directory) ?? []) : [];
     });
     return [...programs, ...others];
@@ -124,10 +103,9 @@ export class Visit {
 
   /** What every program that is linked dynamically needs, the C library last, and what most read soon after. */
   start(): { first: MergedNode[]; later: string[] } {
-    for (const { triplet, loaders } of Object.values(MACHINES)) {
+    for (const { library, loaders } of machines) {
       const loader = this.#first(loaders);
       if (loader === undefined) continue;
-      const library = `/usr/lib/${triplet}`;
       const libc = this.#first(searched(library).map((place) => `${place}/${C_LIBRARY}`));
       const later = [LOADER_CACHE, ...dynamicStart(library)];
       return { first: [loader, libc].filter((one) => one !== undefined), later };
@@ -167,7 +145,11 @@ export class Visit {
       this.#bring(needs);
       // The interpreter first: from then on it is known where the modules are.
       guessed.push(...needs.map((need) => this.follow(need).catch(() => {})));
-      if (isModule(name) || script?.isModule === true) await this.#followModules(await this.#imports(node));
+      const language = script?.isModule === true ? this.#modules : this.#languageOf(name);
+      if (language !== undefined && !this.marked) {
+        const file = { path: this.#pathOf(node), node };
+        await this.#many.follow(language, await this.#many.namedBy(language, file));
+      }
     } catch (error) {
       this.seen.delete(key); // it did not come: the next reader tries again
       throw error;
@@ -176,66 +158,36 @@ export class Visit {
     }
   }
 
+  #languageOf(name: string): Language | undefined {
+    return isModule(name) ? this.#modules : isSource(name) ? this.#includes : undefined;
+  }
+
   /** Brings what a program or library reads when it is started, as is known by its name. */
   async #startedBy(node: MergedNode, name: string): Promise<void> {
-    const configuration = READ_BY[name.replace(/[.\d]*$/, '')];
-    if (configuration !== undefined) this.bring([configuration]);
-    if (!isInterpreter(name)) return;
-    const modules = this.#modules.start(this.#pathOf(node));
-    this.#bringModules(modules, 0); // these alone: a short program reads little else
-    await this.#followModules(modules);
-  }
-
-  /** Brings modules, all that they import, and what those import: what is found at about the same time by few requests. */
-  async #followModules(modules: readonly Module[]): Promise<void> {
-    const led = new Set<Promise<unknown>>();
-    let found = [...modules];
-    const lead = (work: Promise<unknown>) => {
-      const done: Promise<unknown> = work.catch(() => {}).then(() => led.delete(done));
-      led.add(done);
-    };
-    while (found.length > 0 || led.size > 0) {
-      // What comes by one request comes about at once, and what it leads to is asked for together.
-      if (found.length === 0) await Promise.race(led);
-      await sleep(GATHER_MS);
-      const wanted = new Map(found.map((module) => [this.#keyOf(module.node), module]));
-      found = [];
-      for (const key of wanted.keys()) if (this.seen.has(key) || ++this.#moduleFiles > MAX_MODULES) wanted.delete(key);
-      this.#bringModules([...wanted.values()], Math.min(MAX_AROUND_BYTES, AROUND_BYTES * this.#moduleFiles));
-      for (const [key, { node, path }] of wanted) {
-        if (!isModule(path)) lead(this.follow(node));
-        this.seen.set(key, true);
-        lead(
-          this.#imports(node, path).then(
-            (imports) => (found = found.concat(imports)), // any number: too many for arguments
-            () => this.seen.delete(key), // it did not come: the next reader tries again
-          ),
-        );
-      }
+    if (isInterpreter(name)) {
+      const modules = this.#modules.start(this.#pathOf(node));
+      this.#bring(
+        modules.map((module) => module.node),
+        0,
+      ); // these alone: a short program reads little else
+      await this.#many.follow(this.#modules, modules);
     }
+    if (isCompiler(name)) await this.#many.follow(this.#includes, this.#includes.start(this.#pathOf(node)));
+    const led: Promise<unknown>[] = [];
+    const asked = [node];
+    for (const { within, files } of opens(this.#tree, name, () => this.#pathOf(node))) {
+      while (this.#secondsLeft(asked) > within) await sleep(LOOK_MS);
+      const opened = files.flatMap((paths) => this.#first(paths) ?? []);
+      this.#bring(opened);
+      led.push(...opened.map((one) => this.follow(one).catch(() => {})));
+      asked.push(...opened);
+    }
+    await Promise.all(led);
   }
 
-  #bringModules(modules: readonly Module[], around: number): void {
-    this.#bring(
-      modules.map(({ node }) => node),
-      around,
-    );
-  }
-
-  /** What a module leads to; nothing where it is too large to look at. */
-  async #imports(node: MergedNode, path = this.#pathOf(node)): Promise<Module[]> {
-    const layer = this.layers[node.layer];
-    const size = layer.tree.size[node.inode];
-    if (this.marked || size > Math.min(MAX_MODULE_BYTES, this.#moduleBytes)) return [];
-    this.#moduleBytes -= size;
-    const content = await layer.read(node.inode, 0, size, { priority: PREFETCH });
-    // One after the other, so that whoever waits for anything else is served between them.
-    const parsed = this.#parsing.then(async () => {
-      await turn();
-      return this.#modules.imports({ path, node }, content);
-    });
-    this.#parsing = parsed.catch(() => {});
-    return parsed;
+  /** How long what is on its way of files will take to come. */
+  #secondsLeft(nodes: readonly MergedNode[]): number {
+    return nodes.reduce((sum, { layer, inode }) => sum + this.layers[layer].secondsLeft(inode), 0);
   }
 
   /**
@@ -323,13 +275,9 @@ export class Visit {
   }
 }
 
-function libraryDirectory({ machine }: Dynamic): string {
-  const known = MACHINES[machine];
-  return known === undefined ? '/usr/lib' : `/usr/lib/${known.triplet}`;
-}
-
-const searched = (libraries: string) => LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', libraries));
-const dynamicStart = (libraries: string) => DYNAMIC_START.map((path) => path.replace('$LIB', libraries));
+/** Whether a file's name alone tells that it leads to others. */
+export const isKnown = (name: string): boolean =>
+  isModule(name) || isSource(name) || isInterpreter(name) || isCompiler(name) || isOpener(name);
 
 /** Names a file of any layer. */
 export const keyOf = (slot: number, inode: number) => `${slot}:${inode}`;

@@ -115,3 +115,22 @@ test('what a guess waits for is inflated at once where it is small, as for a rea
   await layer.read(inodeOf(layer, 'next'), 0, 4, { priority: PREFETCH });
   t.deepEqual(now, [true, false]);
 });
+
+test('how long what was asked for will still take, of one file', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  const [small, inode] = [inodeOf(layer, 'small'), inodeOf(layer, 'large')];
+  t.is(layer.secondsLeft(inode), 0); // nobody has asked for it
+  const open = holdAt(blob, layer.tree.chunkOffset[layer.tree.first[inode]] + 512 * KIB);
+  const { rate } = bench.store.scheduler;
+  const whole = layer.tree.compressedBytes(layer.tree.first[inode], layer.tree.first[inode] + 1);
+  layer.bring([inode]);
+  t.is(layer.secondsLeft(inode), whole / rate);
+  t.is(layer.secondsLeft(small), 0);
+  await until(() => layer.secondsLeft(inode) < (whole - 256 * KIB) / rate);
+  t.true(layer.secondsLeft(inode) > 0);
+  open();
+  await layer.read(inode, 0, large.byteLength, { priority: PREFETCH });
+  t.is(layer.secondsLeft(inode), 0);
+});

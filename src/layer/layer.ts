@@ -133,6 +133,13 @@ export class Layer implements AsyncDisposable {
     if (!this.#closed && bytes > 0) this.fetcher.loads(inode, bytes);
   }
 
+  /** How long what was asked for of a regular file and has not come yet will take, by how fast the network was of late. */
+  secondsLeft(inode: number): number {
+    return this.#closed
+      ? 0
+      : this.fetcher.ranges.bytesLeft(this.tree.chunksOf(inode, 0, Infinity)) / this.fetcher.scheduler.rate;
+  }
+
   /**
    * What a large regular file that is on its way begins with, once `bytes` compressed bytes of it have come and long before they can be
    * verified. UNVERIFIED: it may decide what is asked for next, and nothing else; no reader ever gets it. Undefined where it is there

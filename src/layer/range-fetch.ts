@@ -106,6 +106,14 @@ export class RangeFetch {
     return this.host.target.tree.chunkOffset[chunk] - this.#received;
   }
 
+  /** Compressed bytes of chunks [first, end) that are still to come with this range. */
+  bytesLeft(first: number, end: number): number {
+    const { tree } = this.host.target;
+    const [from, stop] = [Math.max(first, this.first), Math.min(end, this.end)];
+    if (this.#over || from >= stop) return 0;
+    return Math.max(0, tree.chunkEnd(stop - 1) - Math.max(tree.chunkOffset[from], this.#received));
+  }
+
   /** Leaves the chunks from `chunk` on, the first of a member, to somebody else. False when they are about to come anyway. */
   cutBefore(chunk: number): boolean {
     if (chunk <= (this.#filling?.end ?? this.#next)) return false;

@@ -33,6 +33,13 @@ export class Ranges implements AsyncDisposable {
     return undefined;
   }
 
+  /** Compressed bytes of chunks [first, end) that were asked for and have not come yet. */
+  bytesLeft({ first, end }: ChunkSpan): number {
+    let bytes = 0;
+    for (const range of this.#ranges) bytes += range.bytesLeft(first, end);
+    return bytes;
+  }
+
   /** Whether the chunk is there or on its way. */
   isKnown(chunk: number): boolean {
     return this.#host.target.presence.has(chunk) || this.covering(chunk) !== undefined;

@@ -70,6 +70,7 @@ export class ProgramsAhead {
     const key = slots.join();
     const image = this.#images.get(key) ?? {
       slots,
+      isLaunched: false,
       places: { roots: new Set(), listings: this.#listings, image: this.#met++ },
     };
     this.#images.set(key, image);
@@ -84,6 +85,7 @@ export class ProgramsAhead {
    */
   async expect(slots: readonly number[], config: () => StartConfig | Promise<StartConfig>): Promise<void> {
     const image = this.#know(slots);
+    image.isLaunched = false;
     this.#expected.set(slots.join(), { image, config });
     await this.#visit(image, async (visit) => {
       visit.bring(RUNTIME_FILES, visit.marked ? [] : visit.start().first.slice(-1));
@@ -117,7 +119,7 @@ export class ProgramsAhead {
       const start = (async () => (await config()) ?? {})().catch(() => ({}));
       await Promise.all([
         follow((visit) => visit.start().first),
-        start.then((c) => follow((v) => v.command(configured(c)))),
+        start.then((c) => image.isLaunched || follow((v) => v.command(configured(c)))),
       ]);
     }
   }
@@ -166,6 +168,7 @@ export class ProgramsAhead {
       await this.#visit(image, async (visit) => {
         const nodes = visit.marked ? [] : visit.command(invocation);
         found = nodes.length > 0;
+        image.isLaunched ||= found;
         await Promise.all(nodes.map((node) => visit.follow(node)));
       });
       if (found) return;

@@ -251,6 +251,9 @@ class Marshal {
   }
 }
 
+/** Words that libraries have for other reasons: Python's own tests are for Python's developers. */
+const NEVER_IMPORTED = ['test'];
+
 /**
  * Names that a module in another language may import, as `compiledImports`: strings that look like names of modules, in the order of their
  * places, each once. Whoever knows which modules there are knows which of them are some.
@@ -266,6 +269,7 @@ export function libraryImports(bytes: Uint8Array): Import[] {
     if (from === at && end - at >= 2 && end - at <= MAX_NAME) names.add(text.toString('latin1', at, end));
     at = end + 1;
   }
+  for (const name of NEVER_IMPORTED) names.delete(name);
   return [...names].map((name) => ({ level: 0, name, from: [] }));
 }
 

@@ -35,6 +35,8 @@ export type StartConfig = ImageConfig['config'];
 export interface KnownImage {
   /** Of its layers, the lowest first. */
   readonly slots: readonly number[];
+  /** What a container of it runs is known, though it may not be what its config says. */
+  isLaunched: boolean;
   /** Where it has its modules. */
   readonly places: ModulePlaces;
 }

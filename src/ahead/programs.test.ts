@@ -7,7 +7,7 @@ import type { Layer } from '../layer/layer.js';
 import { elfFile } from '../testing/elf.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
-import { CommandLines } from './command-lines.js';
+import { CommandLines, type CommandLine } from './command-lines.js';
 import { invocationOf, type Invocation } from './arguments.js';
 import { ProgramsAhead, type LayersBySlot } from './programs.js';
 import { pycFile } from '../testing/pyc.js';
@@ -56,7 +56,7 @@ const upper: FileSpec[] = [
 
 /** Command lines by process, as `/proc` would have them. */
 class FakeCommandLines extends CommandLines {
-  readonly of = new Map<number, { arguments: readonly string[]; directory: string }>();
+  readonly of = new Map<number, CommandLine>();
 
   override async look(pid: number) {
     return this.of.get(pid);
@@ -115,8 +115,8 @@ class Image implements AsyncDisposable {
   }
 
   /** A process with these arguments has waited for a file of the lowest layer. */
-  async runs(words: readonly string[], directory = '/', pid = 1): Promise<void> {
-    this.commandLines.of.set(pid, { arguments: words, directory });
+  async runs(words: readonly string[], directory = '/', pid = 1, isOutside = false): Promise<void> {
+    this.commandLines.of.set(pid, { arguments: words, directory, isOutside });
     await this.programs.runs(this.slots[0], pid, Promise.resolve());
   }
 
@@ -530,6 +530,8 @@ test('a process that waits for anything brings what its command line names, once
   await image.runs(['python3', 'app.py'], '/app');
   t.is(image.requests, 0, 'of no image that is known');
   image.programs.know(image.slots);
+  await image.runs(['python3', 'app.py'], '/app', 3, true);
+  t.is(image.requests, 0, 'of whoever runs outside');
   await image.runs(['python3', 'app.py'], '/app', 2);
   const present = await image.present();
   t.is(holds(present, ['usr/bin/python3.11', 'app/app.py', 'app/helper.py', ...started, ...many.slice(0, 11)]), '');

@@ -144,13 +144,14 @@ export class ProgramsAhead {
   }
 
   /**
-   * A process waits for what a layer lacks, which it has when `answered` is settled: brings what the process's command line names of its image.
-   * An image's config does not know it where whoever runs the image says another. Resolves when all that it leads to is asked for; never rejects.
+   * A process waits for what a layer lacks, which it has when `answered` is settled: brings what its command line names of the image that it
+   * runs in. The image's config does not know that where whoever runs the image says something else. Resolves when all that it leads to is
+   * asked for; never rejects.
    */
   async runs(slot: number, pid: number, answered: Promise<unknown>): Promise<void> {
-    await this.#commandLines.follow(pid, answered, ({ arguments: words, directory }) =>
-      this.#follow(slot, pid, invocationOf([words], [], directory)),
-    );
+    await this.#commandLines.follow(pid, answered, async ({ arguments: words, directory, isOutside }) => {
+      if (!isOutside) await this.#follow(slot, pid, invocationOf([words], [], directory));
+    });
   }
 
   /**

@@ -135,6 +135,8 @@ test('without a landmark it is what every runtime reads, wherever it lies in the
   const offset = tree.chunkOffset[tree.first[group]];
   t.deepEqual(blob.asked.slice(1), [{ offset, length: tree.chunkEnd(tree.first[passwd]) - offset }]);
   await layer.prefetch();
+  t.is(layer.stats.presentBytes, 0, 'not by who mounts it by hand');
+  await layer.prefetch({ runtime: true });
   await until(() => layer.stats.presentBytes > 0);
   t.is(Buffer.from(await layer.read(passwd, 0, 100)).toString(), 'passwd');
   t.is(blob.asked.length, 2);

@@ -152,12 +152,14 @@ export class Layer implements AsyncDisposable {
   }
 
   /**
-   * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0), and asks for what
-   * every container's runtime reads. Of very large files only the beginning: a trace names whole files, of which programs read parts.
+   * Brings what the layer's landmark asks for to the cache; of a layer without one, `unmarkedBytes` of the blob (default 0), and asks, with
+   * `runtime`, for what every container's runtime reads. Of very large files only the beginning: a trace names whole files, of which programs read parts.
    */
-  async prefetch(options: ReadOptions & { readonly unmarkedBytes?: number } = {}): Promise<void> {
+  async prefetch(
+    options: ReadOptions & { readonly unmarkedBytes?: number; readonly runtime?: boolean } = {},
+  ): Promise<void> {
     const marked = this.tree.facts.prefetchBytes !== undefined;
-    if (!marked && !this.#closed) this.fetcher.ranges.bring(runtimeSpans(this.tree));
+    if (!marked && options.runtime === true && !this.#closed) this.fetcher.ranges.bring(runtimeSpans(this.tree));
     const spans = marked ? markedSpans(this.tree) : landmarkSpans(this.tree, options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;

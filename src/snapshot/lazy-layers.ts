@@ -169,7 +169,7 @@ export class LazyLayers implements RemoteLayers {
 
   /** What its landmark asks for is wanted before the layer is in its place; failures are told where it is asked for again. */
   #fetchMarked(layer: Layer): void {
-    if (this.#options.prefetch) layer.prefetch({ signal: this.#ending.signal }).catch(() => {});
+    if (this.#options.prefetch) layer.prefetch({ runtime: true, signal: this.#ending.signal }).catch(() => {});
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */

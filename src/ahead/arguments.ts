@@ -23,12 +23,20 @@ export const DEFAULT_PATH = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '
 const MAX_COMMANDS = 32;
 const MAX_WORDS = 256;
 const MAX_PATH = 64;
+/** Bytes of a word, as of any path (PATH_MAX), and of an argument that is taken for several. */
+const MAX_WORD = 4096;
+const MAX_SCRIPT = 64 * 1024;
 
 /** Programs, and words of a shell, behind which another command begins. */
 const LEADS_ON = new Set([
   ...['env', 'exec', 'nice', 'nohup', 'setsid', 'stdbuf', 'sudo', 'time', 'tini', 'dumb-init'],
   ...['!', '{', 'if', 'then', 'elif', 'else', 'while', 'until', 'do'],
 ]);
+/** What a client is told to do that starts a container, and clients that are given its name between image and command. */
+const RUNS = new Set(['run', 'create']);
+const NAMES_CONTAINER = new Set(['ctr', 'ctr-remote']);
+/** A reference with a path; what options have has other forms. */
+const REFERENCE = /^[a-z0-9][\w.-]*(?::\d+)?(?:\/[\w.-]+)+(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?$/;
 /** What may stand before a program: options of what leads on to it, and its environment. */
 const NO_PROGRAM = /^(-|[A-Za-z_]\w*=)/;
 
@@ -44,12 +52,20 @@ export function invocationOf(
   directory = '/',
 ): Invocation {
   const path = environment.find((word) => word.startsWith('PATH='))?.slice('PATH='.length);
-  return { commands: commandsOf(...lists), path: path?.split(':', MAX_PATH) ?? DEFAULT_PATH, directory };
+  const fits = (word: string) => word.length <= MAX_WORD;
+  return {
+    commands: commandsOf(...lists),
+    path: path?.split(':', MAX_PATH).filter(fits) ?? DEFAULT_PATH,
+    directory: fits(directory) ? directory : '/',
+  };
 }
 
-/** The arguments of a client that runs an image: any word may be the program that it is to run there, and most are none. */
-export function anyOf(words: readonly string[]): Invocation {
-  return invocationOf(words.slice(-MAX_COMMANDS).map((word) => [word]));
+/** What is behind an image in the arguments of a client that runs it: `podman run [OPTIONS] IMAGE COMMAND…`; none where it names no image in full. */
+export function behindImage(words: readonly string[]): readonly string[] {
+  const verb = words.findIndex((word) => RUNS.has(word));
+  const image = verb < 0 ? -1 : words.findIndex((word, index) => index > verb && REFERENCE.test(word));
+  if (image < 0) return [];
+  return words.slice(image + (NAMES_CONTAINER.has(posix.basename(words[0])) ? 2 : 1));
 }
 
 /**
@@ -65,7 +81,7 @@ export function commandsOf(...lists: readonly (readonly string[])[]): Command[] 
     words = [];
   };
   const add = (word: string) => {
-    if (word === '' || commands.length >= MAX_COMMANDS || ++count > MAX_WORDS) return;
+    if (word === '' || word.length > MAX_WORD || commands.length >= MAX_COMMANDS || ++count > MAX_WORDS) return;
     const leads = LEADS_ON.has(posix.basename(word)) && words.every((before) => NO_PROGRAM.test(before));
     words.push(word);
     if (leads || word === '--') end();
@@ -78,7 +94,7 @@ export function commandsOf(...lists: readonly (readonly string[])[]): Command[] 
     }
     end();
     for (const script of scripts)
-      for (const command of script.split(/[;|&()`\n]/, MAX_WORDS)) {
+      for (const command of script.slice(0, MAX_SCRIPT).split(/[;|&()`\n]/, MAX_WORDS)) {
         for (const word of command.replace(/["'\\]/g, '').split(/[\s<>]+/, MAX_WORDS)) add(word);
         end();
       }

@@ -13,10 +13,12 @@ export interface CommandLine {
 
 /** Bytes of a command line that are looked at. */
 const MAX_BYTES = 4096;
-/** Processes whose command lines are to be looked at, at a time. */
+/** Processes whose command lines are to be looked at, and readers that are followed, at a time. */
 const MAX_WAITING = 256;
 /** When an answer is out, so much later a program that was being loaded has its arguments, in milliseconds. */
 const LOADED_MS = 3;
+/** A look takes less than this, in milliseconds, or hangs. */
+const HANGS_MS = 1000;
 
 /**
  * Looks at the command lines of processes, by `/proc/<pid>/cmdline` and by where the links `cwd` and `root` beside it lead. Nothing is ever
@@ -30,6 +32,9 @@ export class CommandLines {
   /** Looks that have not begun. */
   readonly #waiting = new Map<number, Promise<CommandLine | undefined>>();
   #last: Promise<unknown> = Promise.resolve();
+  #hangs = false;
+  /** Processes that are followed. */
+  #followed = 0;
 
   constructor(proc = '/proc') {
     this.#proc = proc;
@@ -43,11 +48,25 @@ export class CommandLines {
     if (pid === 0 || this.#waiting.size >= MAX_WAITING) return Promise.resolve(undefined);
     const look = this.#last.then(() => {
       this.#waiting.delete(pid);
-      return this.#look(pid).catch(() => undefined);
+      return this.#lookInTime(pid);
     });
     this.#waiting.set(pid, look);
     this.#last = look;
     return look;
+  }
+
+  /** Gives up a look that hangs, and looks at nobody until it ends: it has a thread of the pool, and shall be the only one. */
+  async #lookInTime(pid: number): Promise<CommandLine | undefined> {
+    if (this.#hangs) return undefined;
+    const look = this.#look(pid).catch(() => undefined);
+    const gaveUp = new AbortController();
+    const late = sleep(HANGS_MS, 'late' as const, { signal: gaveUp.signal, ref: false }).catch(() => undefined);
+    const first = await Promise.race([look, late]);
+    gaveUp.abort();
+    if (first !== 'late') return first;
+    this.#hangs = true;
+    void look.then(() => (this.#hangs = false));
+    return undefined;
   }
 
   /**
@@ -65,7 +84,13 @@ export class CommandLines {
       await sleep(LOADED_MS);
       await lookAndTell();
     };
-    await Promise.all([lookAndTell(), again()]);
+    if (this.#followed >= MAX_WAITING) return;
+    this.#followed++;
+    try {
+      await Promise.all([lookAndTell(), again()]);
+    } finally {
+      this.#followed--;
+    }
   }
 
   /** Whether a process is in our mount namespace; not where that cannot be seen. */

@@ -1,5 +1,5 @@
 import { posix } from 'node:path';
-import type { MergedNode, MergedTree } from '../fs/merged.js';
+import type { BoundedTree } from './bounded-tree.js';
 
 /** An installation of GCC: what its driver starts and links, and its own headers, lie in directories by target and version. */
 export interface Gcc {
@@ -27,7 +27,7 @@ export const directoriesOf = ({ prefix, triplet, version }: Gcc): string[] =>
   PLACES.map((place) => `${prefix}/${place}/${triplet}/${version}`);
 
 /** The installation that a driver belongs to, by its path: of the target and version that it is called by, or else the newest. */
-export function gccOfDriver(tree: MergedTree, driver: string): Gcc | undefined {
+export function gccOfDriver(tree: BoundedTree, driver: string): Gcc | undefined {
   const [, triplet, version] = DRIVER.exec(posix.basename(driver)) ?? [];
   const prefix = posix.dirname(posix.dirname(driver)).replace(/^\/$/, '');
   const fits = (gcc: Gcc) =>
@@ -45,7 +45,7 @@ export function gccOfFile(path: string): Gcc | undefined {
 }
 
 /** All installations below these prefixes; of each prefix the newest first. */
-export function installed(tree: MergedTree, prefixes: readonly string[] = PREFIXES): Gcc[] {
+export function installed(tree: BoundedTree, prefixes: readonly string[] = PREFIXES): Gcc[] {
   return prefixes.flatMap((prefix) => {
     const found = PLACES.flatMap((place) =>
       namesIn(tree, `${prefix}/${place}`, TRIPLET).flatMap((triplet) =>
@@ -64,15 +64,10 @@ function newerFirst(a: string, b: string): number {
 }
 
 /** Names of a form in a directory; none where it is no directory, or holds too many to be what is looked for. */
-function namesIn(tree: MergedTree, path: string, form: RegExp): string[] {
-  let directory: MergedNode;
-  try {
-    directory = tree.resolve(path);
-  } catch {
-    return []; // not there, or not to be reached
-  }
-  const size = directory.parts.reduce((sum, part) => sum + tree.treeOf(part).count[part.inode], 0);
-  if (size === 0 || size > MAX_ENTRIES) return [];
+function namesIn(tree: BoundedTree, path: string, form: RegExp): string[] {
+  const directory = tree.find(path);
+  const size = directory?.parts.reduce((sum, part) => sum + tree.treeOf(part).count[part.inode], 0) ?? 0;
+  if (directory === undefined || size === 0 || size > MAX_ENTRIES) return [];
   return tree
     .readdir(directory)
     .map(({ name }) => name.toString())

@@ -1,6 +1,6 @@
 import test from 'ava';
+import { BoundedTree } from './bounded-tree.js';
 import fc from 'fast-check';
-import { MergedTree } from '../fs/merged.js';
 import { treeOf } from '../testing/image-tree.js';
 import { IncludeFinder, includesOf, isCompiler, isSource } from './includes.js';
 
@@ -125,7 +125,7 @@ function finder(...paths: string[]) {
     const [path, target] = line.slice(1).split(' -> ');
     return target === undefined ? { path, content: 'x' } : { path, target };
   });
-  const tree = new MergedTree([{ tree: treeOf(files) }]);
+  const tree = new BoundedTree([{ tree: treeOf(files) }]);
   const found = new IncludeFinder(tree);
   const leads = (path: string, source: string) =>
     found.leadsTo({ path, node: tree.root }, Buffer.from(source)).map((one) => {

@@ -1,5 +1,6 @@
 import { posix } from 'node:path';
-import type { MergedNode, MergedTree } from '../fs/merged.js';
+import type { MergedNode } from '../fs/merged.js';
+import type { BoundedTree } from './bounded-tree.js';
 import { directoriesOf, gccOfFile, installed, type Gcc } from './compilers.js';
 import type { Language, SourceFile } from './many.js';
 
@@ -96,7 +97,7 @@ export function includesOf(source: Uint8Array): Include[] {
 
 function wordAt(bytes: Buffer, at: number): string {
   let end = at;
-  while ((end - at < 16 && ((bytes[end] | 0x20) - 0x61) >>> 0 < 26) || bytes[end] === 0x5f) end++;
+  while (end - at < 16 && (((bytes[end] | 0x20) - 0x61) >>> 0 < 26 || bytes[end] === 0x5f)) end++;
   return bytes.toString('latin1', at, end);
 }
 
@@ -112,7 +113,7 @@ function nameAt(bytes: Buffer, at: number): Buffer | undefined {
 /** Finds the headers that C and C++ sources include as GCC looks for them (The C Preprocessor, 2.3), without running anything. */
 export class IncludeFinder implements Language {
   readonly around = 4 * 1024;
-  readonly #tree: MergedTree;
+  readonly #tree: BoundedTree;
   readonly #directories = new Map<string, MergedNode | undefined>();
   /** Paths of sources in C++, and of headers that they include. */
   readonly #cxx = new Set<string>();
@@ -121,7 +122,7 @@ export class IncludeFinder implements Language {
   #places: { readonly c: readonly string[]; readonly cxx: readonly string[] } | undefined;
   #lookups = 0;
 
-  constructor(tree: MergedTree) {
+  constructor(tree: BoundedTree) {
     this.#tree = tree;
   }
 
@@ -162,24 +163,16 @@ export class IncludeFinder implements Language {
     const directory = this.#directory(posix.dirname(path));
     if (directory === undefined || ++this.#lookups > MAX_LOOKUPS) return undefined;
     const found = this.#tree.child(directory, Buffer.from(posix.basename(path)));
-    const node = found !== undefined && this.#tree.isSymlink(found) ? this.#resolve(path) : found;
+    const node = found !== undefined && this.#tree.isSymlink(found) ? this.#tree.find(path) : found;
     return node !== undefined && this.#tree.isRegular(node) ? node : undefined;
   }
 
   #directory(path: string): MergedNode | undefined {
     if (!this.#directories.has(path) && ++this.#lookups <= MAX_LOOKUPS) {
-      const found = this.#resolve(path);
+      const found = this.#tree.find(path);
       this.#directories.set(path, found !== undefined && this.#tree.isDirectory(found) ? found : undefined);
     }
     return this.#directories.get(path);
-  }
-
-  #resolve(path: string): MergedNode | undefined {
-    try {
-      return this.#tree.resolve(path);
-    } catch {
-      return undefined; // not there, or not to be reached
-    }
   }
 
   #searched(cxx: boolean): readonly string[] {

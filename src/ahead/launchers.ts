@@ -1,9 +1,9 @@
 import { constants } from 'node:fs';
-import { open, readFile } from 'node:fs/promises';
-import { isAbsolute, join, normalize } from 'node:path';
+import { open, readFile, readlink } from 'node:fs/promises';
+import { basename, isAbsolute, join, normalize } from 'node:path';
 import * as v from 'valibot';
 import { parseDocument } from '../image/json.js';
-import { anyOf, invocationOf, type Invocation } from './arguments.js';
+import { behindImage, invocationOf, type Invocation } from './arguments.js';
 import { parseMountinfo } from '../util/mountinfo.js';
 import type { CommandLines } from './command-lines.js';
 
@@ -12,8 +12,13 @@ const MAX_CONFIG = 1024 * 1024;
 /** The same of what the kernel tells of a process. */
 const MAX_STATUS = 4096;
 
-/** What a client that starts a container from an image is told to do. Others browse an image by programs of this machine. */
-const VERBS = new Set(['run', 'create']);
+/** Nothing is followed, and nothing waited for. */
+const READ_NOW = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+/** OCI runtimes that have runc's command line, and what they are told when they make a container. */
+const RUNTIMES = new Set(['runc', 'crun', 'youki', 'runsc', 'kata-runtime']);
+const MAKES = new Set(['create', 'run', 'restore']);
+/** Bundles that wait to be read. */
+const MAX_WAITING = 16;
 
 /** OCI runtime-spec, config.md, Process. */
 const bundle = v.object({
@@ -30,17 +35,18 @@ interface Status {
 
 /**
  * Tells what a container is about to run while it is still made, by who makes it:
- * - an OCI runtime, or its child that becomes the container, was told by `--bundle` where the container's configuration lies, as all runtimes are
- *   that have runc's command line;
- * - a client such as ctr or podman, which looks into the image before that, was given the command itself: any word behind `run` may be that.
+ * - an OCI runtime, or its child that becomes the container, was told by `--bundle` where the container's configuration lies;
+ * - a client such as ctr or podman, which looks into the image before that, was given the command itself, behind the image's reference.
  *
- * Only a process of this machine, not of a container, that is root's or our own user's is believed when it names a file of this machine. All of it
- * is a guess: what it leads to is files of the image.
+ * A runtime is believed if it is a program of that name that shares our mounts and is root's or our own user's, through and through: it names a file
+ * that is then opened here. All of it is a guess nevertheless: what it leads to is files of the image.
  */
 export class Launchers {
   readonly #commandLines: CommandLines;
   readonly #proc: string;
   readonly #users: ReadonlySet<number>;
+  #last: Promise<unknown> = Promise.resolve();
+  #waiting = 0;
 
   constructor(commandLines: CommandLines, proc = '/proc', user = process.getuid?.() ?? 0) {
     this.#commandLines = commandLines;
@@ -56,12 +62,11 @@ export class Launchers {
       const isFirst = status.pids.at(-1) === 1;
       if (!isOutside && !isFirst) return undefined;
       for (const maker of [pid, status.parent]) {
-        const directory = await this.#bundleOf(maker);
-        if (directory !== undefined) return (await this.#isServed(directory)) ? undefined : await read(directory);
+        const directory = await this.#bundleOf(maker).catch(() => undefined);
+        if (directory !== undefined) return await this.#inTurn(() => this.#read(directory));
       }
-      const words = (isOutside ? (await this.#commandLines.look(pid))?.arguments : undefined) ?? [];
-      const verb = words.findIndex((word) => VERBS.has(word));
-      return verb < 0 ? undefined : anyOf(words.slice(verb + 1));
+      const words = isOutside ? behindImage((await this.#commandLines.look(pid))?.arguments ?? []) : [];
+      return words.length === 0 ? undefined : invocationOf([words]);
     } catch {
       return undefined; // it is gone, or nothing can be seen of it
     }
@@ -71,11 +76,33 @@ export class Launchers {
   async #bundleOf(pid: number): Promise<string | undefined> {
     const { users, pids } = await this.#status(pid);
     if (pids.length > 1 || !users.every((user) => this.#users.has(user))) return undefined;
+    const [program, own, its] = await Promise.all(
+      [`${pid}/exe`, 'self/ns/mnt', `${pid}/ns/mnt`].map((link) => readlink(`${this.#proc}/${link}`)),
+    );
+    if (own !== its || !RUNTIMES.has(basename(program))) return undefined;
     const words = (await this.#commandLines.look(pid))?.arguments ?? [];
     const at = words.findIndex((word) => /^(--bundle|-b)(=|$)/.test(word));
-    if (at < 0) return undefined;
+    if (at < 0 || !words.some((word) => MAKES.has(word))) return undefined;
     const [, value = words[at + 1]] = /=(.*)$/s.exec(words[at]) ?? [];
     return value !== undefined && isAbsolute(value) ? normalize(value) : undefined;
+  }
+
+  /** One after the other: should one ever hang, it holds one thread of the pool, and no more. */
+  #inTurn<V>(read: () => Promise<V | undefined>): Promise<V | undefined> {
+    if (this.#waiting >= MAX_WAITING) return Promise.resolve(undefined);
+    this.#waiting++;
+    const turn = this.#last.then(read).finally(() => this.#waiting--);
+    this.#last = turn.catch(() => {});
+    return turn;
+  }
+
+  async #read(directory: string): Promise<Invocation | undefined> {
+    if (await this.#isServed(directory)) return undefined;
+    await using file = await open(join(directory, 'config.json'), READ_NOW);
+    const stat = await file.stat();
+    if (!stat.isFile() || stat.size > MAX_CONFIG) return undefined;
+    const { process } = parseDocument('bundle', await file.readFile(), bundle, MAX_CONFIG);
+    return invocationOf([process.args], process.env, process.cwd);
   }
 
   /** Whether a directory may lie in what this process serves, itself or below an overlay: it is never opened then. */
@@ -100,13 +127,4 @@ export class Launchers {
     const numbers = (name: string) => (lines.get(name) ?? '').split('\t').map(Number);
     return { parent: numbers('PPid')[0], users: numbers('Uid'), pids: numbers('NStgid') };
   }
-}
-
-async function read(directory: string): Promise<Invocation | undefined> {
-  const path = join(directory, 'config.json');
-  await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  const stat = await file.stat();
-  if (!stat.isFile() || stat.size > MAX_CONFIG) return undefined;
-  const { process } = parseDocument('bundle', await file.readFile(), bundle, MAX_CONFIG);
-  return invocationOf([process.args], process.env, process.cwd);
 }

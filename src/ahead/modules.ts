@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { LRUCache } from 'lru-cache';
-import type { MergedNode, MergedTree } from '../fs/merged.js';
+import type { MergedNode } from '../fs/merged.js';
+import type { BoundedTree } from './bounded-tree.js';
 import type { Language, SourceFile } from './many.js';
 import { compiledImports, libraryImports, sourceImports, type Import } from './python.js';
 
@@ -102,13 +103,13 @@ function importsOf(path: string, content: Uint8Array): Import[] {
 export class ModuleFinder implements Language {
   /** The more were followed, the denser they lie. */
   readonly around = 32 * 1024;
-  readonly #tree: MergedTree;
+  readonly #tree: BoundedTree;
   readonly #places: ModulePlaces;
   readonly #found = new Map<string, Found | undefined>();
   #listed = 0;
 
   /** Adds to `places` what it learns. */
-  constructor(tree: MergedTree, places: ModulePlaces) {
+  constructor(tree: BoundedTree, places: ModulePlaces) {
     this.#tree = tree;
     this.#places = places;
   }
@@ -248,7 +249,7 @@ export class ModuleFinder implements Language {
     const found = name === undefined ? undefined : this.#list(directory).entries.get(name);
     if (found === undefined) return undefined;
     const path = posix.join(directory, name!);
-    const node = this.#tree.isSymlink(found) ? this.#resolve(path) : found;
+    const node = this.#tree.isSymlink(found) ? this.#tree.find(path) : found;
     return node !== undefined && this.#tree.isRegular(node) ? { path, node } : undefined;
   }
 
@@ -259,7 +260,7 @@ export class ModuleFinder implements Language {
     const known = listings.get(key);
     if (known !== undefined) return known;
     if ((this.#listed += LISTING) > MAX_LISTED) return NO_LISTING; // another walk may see it
-    const listing = this.#read(this.#resolve(directory));
+    const listing = this.#read(this.#tree.find(directory));
     listings.set(key, listing);
     return listing;
   }
@@ -278,14 +279,6 @@ export class ModuleFinder implements Language {
       else files.push(name);
     }
     return listing;
-  }
-
-  #resolve(path: string): MergedNode | undefined {
-    try {
-      return this.#tree.resolve(path);
-    } catch {
-      return undefined; // not there, or not to be reached
-    }
   }
 
   /** The directory that holds the package that a directory belongs to; itself where it belongs to none. */

@@ -1,15 +1,15 @@
 import test from 'ava';
+import { BoundedTree } from './bounded-tree.js';
 import fc from 'fast-check';
-import { MergedTree } from '../fs/merged.js';
 import { treeOf } from '../testing/image-tree.js';
 import { gccOfDriver, gccOfFile, installed } from './compilers.js';
 import { isOpener, opens } from './opens.js';
 
 const treeWith = (...paths: string[]) =>
-  new MergedTree([{ tree: treeOf(paths.map((path) => ({ path: path.slice(1), content: 'x' }))) }]);
+  new BoundedTree([{ tree: treeOf(paths.map((path) => ({ path: path.slice(1), content: 'x' }))) }]);
 
 /** What is there of what a program opens, step by step. */
-function opened(tree: MergedTree, path: string): string[][] {
+function opened(tree: BoundedTree, path: string): string[][] {
   const there = (one: string) => {
     try {
       return tree.isRegular(tree.resolve(one));

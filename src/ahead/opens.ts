@@ -1,6 +1,6 @@
 import { posix } from 'node:path';
-import type { MergedTree } from '../fs/merged.js';
 import { DEFAULT_PATH } from './arguments.js';
+import type { BoundedTree } from './bounded-tree.js';
 import { directoriesOf, gccOfDriver, type Gcc } from './compilers.js';
 import { machines, searched } from './libraries.js';
 
@@ -66,7 +66,7 @@ export const isOpener = (name: string): boolean => Object.hasOwn(OPENED, plain(n
 const plain = (name: string): string => name.replace(/^\w+-(?:\w+-)?linux(?:-\w+)?-/, '').replace(/(?:[-.]\d+)+$/, '');
 
 /** What a program or library opens when it runs, by its name: step by step. `path` tells where it lies. */
-export function opens(tree: MergedTree, name: string, path: () => string): Step[] {
+export function opens(tree: BoundedTree, name: string, path: () => string): Step[] {
   if (!isOpener(name)) return [];
   const steps = OPENED[plain(name)];
   const own = path();

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { codeOf } from '../errors.js';
 import type { MergedNode } from '../fs/merged.js';
@@ -24,6 +25,8 @@ const MAX_SEEN = 16_384;
 /** Command lines that need not be looked at again, and images that one of them is looked up in: any number may share a layer. */
 const MAX_TOLD = 512;
 const MAX_ASKED = 4;
+/** Command lines that are followed in a layer, in a second. */
+const MAX_FOLLOWED = 32;
 
 const ELF = Buffer.from('\x7fELF', 'latin1');
 const SCRIPT = Buffer.from('#!');
@@ -54,6 +57,8 @@ export class ProgramsAhead {
   readonly #launchers: Pick<Launchers, 'invocation'>;
   /** Command lines that were followed, by slot and process. */
   readonly #told = new LRUCache<string, true>({ max: MAX_TOLD });
+  /** How many of them in one second, by slot. */
+  readonly #followed = new LRUCache<number, { readonly at: number; count: number }>({ max: MAX_IMAGES });
 
   constructor(
     layers: LayersBySlot,
@@ -164,8 +169,10 @@ export class ProgramsAhead {
   }
 
   async #follow(slot: number, pid: number, invocation: Invocation): Promise<void> {
-    const key = JSON.stringify([slot, pid, invocation]);
-    if (this.#told.has(key)) return;
+    const key = createHash('sha256')
+      .update(JSON.stringify([slot, pid, invocation]))
+      .digest('base64');
+    if (this.#told.has(key) || this.#isTooMuch(slot)) return;
     this.#told.set(key, true);
     const images = [...this.#images.values()].filter(({ slots }) => slots.includes(slot)).slice(0, MAX_ASKED);
     for (const image of images) {
@@ -178,6 +185,15 @@ export class ProgramsAhead {
       });
       if (found) return;
     }
+  }
+
+  /** Whether more was followed in a layer of late than a start does: whoever runs there can have any number of command lines. */
+  #isTooMuch(slot: number): boolean {
+    const now = Math.floor(performance.now() / 1000);
+    const second = this.#followed.get(slot);
+    if (second?.at !== now) this.#followed.set(slot, { at: now, count: 1 });
+    else if (++second.count > MAX_FOLLOWED) return true;
+    return false;
   }
 
   /** Whether a file is of those that name others, as its name or its first bytes tell: its own layer alone is needed for that. */

@@ -1,12 +1,13 @@
 import { posix } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { LRUCache } from 'lru-cache';
-import { MergedTree, type MergedNode } from '../fs/merged.js';
+import type { MergedNode } from '../fs/merged.js';
 import type { ImageConfig } from '../image/config.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
 import { nameOf, pathsOf } from '../toc/paths.js';
 import { DEFAULT_PATH, type Invocation } from './arguments.js';
+import { BoundedTree } from './bounded-tree.js';
 import { guessDynamic, readDynamic, type Dynamic, type ReadAt } from './elf.js';
 import { IncludeFinder, isCompiler, isSource } from './includes.js';
 import { C_LIBRARY, dynamicStart, libraryDirectory, LOADER_CACHE, machines, searched } from './libraries.js';
@@ -18,9 +19,6 @@ import { isOpener, opens } from './opens.js';
 const MAX_FILES = 256;
 /** How often it is looked how much is still to come. */
 const LOOK_MS = 10;
-
-/** Paths that one walk looks up at most: an image can name any number of them. */
-const MAX_LOOKUPS = 4096;
 
 /**
  * Compressed bytes of a program after which it is looked at while it still comes: most have named their libraries by the first, those
@@ -43,19 +41,18 @@ export interface KnownImage {
 
 /** One walk from file to file through an image. */
 export class Visit {
-  readonly #tree: MergedTree;
+  readonly #tree: BoundedTree;
   readonly #modules: ModuleFinder;
   readonly #includes: IncludeFinder;
   readonly #many: ManyFiles;
   #files = 0;
-  #lookups = 0;
 
   constructor(
     readonly layers: readonly Layer[],
     private readonly image: KnownImage,
     private readonly seen: LRUCache<string, true>,
   ) {
-    this.#tree = new MergedTree(layers);
+    this.#tree = new BoundedTree(layers);
     this.#modules = new ModuleFinder(this.#tree, image.places);
     this.#includes = new IncludeFinder(this.#tree);
     this.#many = new ManyFiles({
@@ -256,14 +253,8 @@ export class Visit {
 
   #first(paths: readonly string[], fits: (node: MergedNode) => boolean = () => true): MergedNode | undefined {
     for (const path of paths) {
-      if (++this.#lookups > MAX_LOOKUPS) return undefined;
-      let node: MergedNode;
-      try {
-        node = this.#tree.resolve(path);
-      } catch {
-        continue; // not there, or not to be reached
-      }
-      if (this.#tree.isRegular(node) && fits(node)) return node;
+      const node = this.#tree.find(path);
+      if (node !== undefined && this.#tree.isRegular(node) && fits(node)) return node;
     }
     return undefined;
   }

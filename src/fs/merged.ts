@@ -101,15 +101,16 @@ export class MergedTree {
 
   /**
    * The node that a process in the image would meet at a path; relative paths begin at the root too. Symlinks on the way are followed
-   * inside the image's root, the last one only if asked to.
+   * inside the image's root, the last one only if asked to. `onStep` is called for each component on the way, and ends it by throwing.
    * @throws NOT_FOUND, NOT_A_DIRECTORY, FAILED_PRECONDITION after 40 symlinks
    */
-  resolve(path: string | Uint8Array, options: { followSymlinks?: boolean } = {}): MergedNode {
+  resolve(path: string | Uint8Array, options: { followSymlinks?: boolean; onStep?: () => void } = {}): MergedNode {
     const follow = options.followSymlinks ?? true;
     const trail = [this.root];
     const rest = componentsOf(path).reverse();
     let symlinks = 0;
     for (let name = rest.pop(); name !== undefined; name = rest.pop()) {
+      options.onStep?.();
       const here = trail.at(-1)!;
       if (!this.isDirectory(here)) throw new LazylayerError('NOT_A_DIRECTORY', `${show(path)}: not a directory`);
       if (step(trail, name)) continue;

@@ -32,9 +32,9 @@ export interface WorkerSetup {
   readonly references: References;
   /** See `ServeOptions`. */
   readonly stayAwake: boolean;
-  /** Somebody brings files that are looked up: see `FuseHost`. */
-  /** Tell of processes that look for a file for the first time. */
+  /** Somebody hears of processes that were not seen of late: see `FuseHost`. */
   readonly tellsOfNewcomers: boolean;
+  /** Somebody brings files that are looked up: see `FuseHost`. */
   readonly looks: boolean;
   /** The connection was negotiated by an earlier process. */
   readonly resume: boolean;

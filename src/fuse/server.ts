@@ -32,12 +32,12 @@ export interface FuseHost {
    * by then. What it throws becomes the errno; the next request asks again. Without it, layers may not sleep.
    */
   wake?(slot: number, signal: AbortSignal): Promise<void>;
+  /** A thread that was not seen of late looks for a file of a layer. Of the kernel backend. */
+  newcomer?(slot: number, pid: number): void;
   /**
    * Files of a layer were looked up that are not in the cache, and are likely to be read soon. Without it, nobody notes what is looked
    * up. Of the kernel backend.
    */
-  /** A process that was not seen of late looks for a file of a layer. */
-  newcomer?(slot: number, pid: number): void;
   lookedUp?(slot: number, wanted: Wanted): void;
   /** Hears of every failed read, with what was to be read, and of trouble of the session itself. */
   onError?(error: unknown, read?: { slot: number; inode: number; offset: number; size: number }): void;

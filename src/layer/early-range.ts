@@ -97,6 +97,7 @@ export class EarlyRange implements AsyncDisposable {
 export class EarlyReader implements RandomAccessReader {
   readonly size: number;
   #early: EarlyRange | undefined;
+  readonly #timer: NodeJS.Timeout;
 
   /** `onDropped` hears of a range that was of no use, with the bytes that came of it. */
   constructor(
@@ -105,6 +106,7 @@ export class EarlyReader implements RandomAccessReader {
     private readonly onDropped: (bytes: number) => void,
   ) {
     this.size = reader.size;
+    this.#timer = setTimeout(() => void this.#drop(), UNUSED_MS).unref();
     this.#early = early;
   }
 
@@ -123,22 +125,30 @@ export class EarlyReader implements RandomAccessReader {
     if (early === undefined || offset >= early.end || offset + length <= early.start)
       return this.reader.stream(offset, length, options);
     const fits = this.goesOn(offset, length);
+    if (!fits) {
+      void this.#drop();
+      return this.reader.stream(offset, length, options);
+    }
     this.#early = undefined;
-    if (fits) return early.take(offset, offset + length, options?.signal);
-    void this.#drop(early);
-    return this.reader.stream(offset, length, options);
+    return early.take(offset, offset + length, options?.signal);
   }
 
-  async #drop(early: EarlyRange): Promise<void> {
+  async #drop(): Promise<void> {
+    const early = this.#early;
+    if (early === undefined) return;
+    this.#early = undefined;
     await early[Symbol.asyncDispose]();
     this.onDropped(early.received);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#early !== undefined) await this.#drop(this.#early);
+    clearTimeout(this.#timer);
+    await this.#drop();
     await this.reader[Symbol.asyncDispose]();
   }
 }
 
+/** How long it is kept for a stream that wants it, in milliseconds. */
+const UNUSED_MS = 10_000;
 /** Bytes that a stream may leave out at the beginning: headers of the archive, which belong to no file. */
 const SKIPPED_BYTES = 64 * 1024;

@@ -78,7 +78,8 @@ export class Ranges implements AsyncDisposable {
     if (!range.waits) return false;
     const { tree } = this.#host.target;
     const between = first >= range.end ? { first: range.end, end: first } : { first: end, end: range.first };
-    if (tree.compressedBytes(between.first, between.end) > JOIN_BYTES) return false;
+    // Also bytes that belong to no chunk, as of files that were replaced.
+    if (tree.chunkOffset[between.end] - tree.chunkEnd(between.first - 1) > JOIN_BYTES) return false;
     const both = { first: Math.min(first, range.first), end: Math.max(end, range.end) };
     if (tree.compressedBytes(both.first, both.end) > this.#host.scheduler.fileRange) return false;
     for (let chunk = between.first; chunk < between.end; chunk++) if (this.isKnown(chunk)) return false;

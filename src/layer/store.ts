@@ -301,7 +301,8 @@ export class LayerStore implements AsyncDisposable {
     const room = Math.min(end - start, EARLY_ROOM);
     if (end <= start || end - start > 1.5 * this.scheduler.landmarkRange) return undefined;
     if (this.#earlyRoom < room || this.#earlyRanges >= MAX_EARLY) return undefined;
-    if (chunksFrom(json, EARLY_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest))) return undefined;
+    if (start === 0 && chunksFrom(json, EARLY_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest)))
+      return undefined;
     this.#earlyRoom -= room;
     this.#earlyRanges++;
     const freed = () => {
@@ -378,7 +379,7 @@ const EARLY_ROOM = 4 * 1024 * 1024;
 const MAX_EARLY_ROOM = 16 * 1024 * 1024;
 /** Early ranges on their way at once. */
 const MAX_EARLY = 6;
-/** Chunks of a layer that are looked for on disk before anything is asked for early. */
+/** Chunks of a blob's beginning that are looked for on disk before that is asked for early. */
 const EARLY_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;

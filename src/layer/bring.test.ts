@@ -56,6 +56,29 @@ test('what is asked for while requests wait for their turn goes with them, if it
   );
 });
 
+test('what lies behind a large file that was replaced is far', async (t) => {
+  await using bench = await LayerBench.create({ store: { maxConcurrency: 2 } });
+  const random = randomness(32);
+  const files: [string, number][] = [
+    ['far', 600],
+    ['a', 4],
+    ['replaced', 4096],
+    ['replaced', 4],
+  ];
+  const { blob, source } = await estargzLayer(files.map(([name, size]) => ({ name, bytes: random.bytes(size * KIB) })));
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  const open = gate(blob);
+  const inodeOf = (name: string) => layer.tree.lookup(ROOT, Buffer.from(name));
+  layer.bring([inodeOf('far')]);
+  await until(() => blob.asked.length === 1);
+  for (const name of ['a', 'replaced']) layer.bring([inodeOf(name)]);
+  open();
+  await until(() => bench.store.scheduler.memoryInUse === 0);
+  t.is(blob.asked.length, 3);
+  t.true(blob.asked.every(({ length }) => length < 600 * KIB));
+});
+
 test('a request that a reader waits for takes no more in, nor one that is under way', async (t) => {
   await using bench = await LayerBench.create({ store: { maxConcurrency: 2 } });
   const { layer, blob, inodeOf, there, settled } = await scene(bench, {

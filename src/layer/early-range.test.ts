@@ -147,6 +147,26 @@ test('without a landmark it is what every runtime reads, wherever it lies in the
   t.is(tiny.blob.asked.length, 1, 'it came with the TOC');
 });
 
+test('a range that nobody wants is given up after a while', async (t) => {
+  const blob = new FakeBlob(bytes);
+  let freed = 0;
+  const dropped: number[] = [];
+  const range = new EarlyRange(
+    blob.reader(),
+    1000,
+    2000,
+    5000,
+    () => {},
+    () => freed++,
+  );
+  await using reader = new EarlyReader(blob.reader(), range, (n) => dropped.push(n), 20);
+  t.true(reader.goesOn(1000, 1000));
+  await until(() => dropped.length > 0);
+  t.deepEqual([freed, dropped], [1, [1000]]);
+  t.false(reader.goesOn(1000, 1000));
+  t.true((await collect(reader.stream(1000, 1000))).equals(bytes.subarray(1000, 2000)));
+});
+
 test('nothing is asked for early: where nobody prefetches, without a landmark and accounts, of what the disk has, of what is too much for one request', async (t) => {
   const marked = () => estargzLayer(files, { landmarkAfter: 3 });
   await using bench = await LayerBench.create();

@@ -104,9 +104,10 @@ export class EarlyReader implements RandomAccessReader {
     private readonly reader: RandomAccessReader,
     early: EarlyRange,
     private readonly onDropped: (bytes: number) => void,
+    unusedMs = UNUSED_MS,
   ) {
     this.size = reader.size;
-    this.#timer = setTimeout(() => void this.#drop(), UNUSED_MS).unref();
+    this.#timer = setTimeout(() => void this.#drop(), unusedMs).unref();
     this.#early = early;
   }
 

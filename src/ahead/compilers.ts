@@ -15,7 +15,7 @@ export interface Gcc {
 const PLACES = ['libexec/gcc', 'lib/gcc', 'lib64/gcc'];
 const PREFIXES = ['/usr/local', '/usr'];
 /** Entries of a directory that is looked through, at most. */
-const MAX_ENTRIES = 64;
+const MAX_ENTRIES = 16;
 
 const TRIPLET = /^\w+-(?:\w+-)?linux(?:-\w+)?$/;
 const VERSION = /^\d+(?:\.\d+)*$/;

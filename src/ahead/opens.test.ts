@@ -81,9 +81,9 @@ test('the newest of several, by numbers', (t) => {
 });
 
 test('directories of many entries are not looked through', (t) => {
-  const many = Array.from({ length: 65 }, (_, version) => `/usr/lib/gcc/x86_64-linux-gnu/${version}/cc1`);
+  const many = Array.from({ length: 17 }, (_, version) => `/usr/lib/gcc/x86_16-linux-gnu/${version}/cc1`);
   t.deepEqual(installed(treeWith(...many)), []);
-  t.is(installed(treeWith(...many.slice(1))).length, 64);
+  t.is(installed(treeWith(...many.slice(1))).length, 16);
 });
 
 test('a Java machine, of any layout', (t) => {
@@ -118,7 +118,7 @@ test('no name makes it fail, or look where it lies in vain', (t) => {
   const tree = treeWith(`${DEBIAN}/cc1`);
   const part = fc.constantFrom(
     'gcc',
-    'x86_64',
+    'x86_16',
     'linux',
     'gnu',
     '-',

@@ -63,13 +63,10 @@ function newerFirst(a: string, b: string): number {
   return 0;
 }
 
-/** Names of a form in a directory; none where it is no directory, or holds too many to be what is looked for. */
+/** Names of a form in a directory. */
 function namesIn(tree: BoundedTree, path: string, form: RegExp): string[] {
-  const directory = tree.find(path);
-  const size = directory?.parts.reduce((sum, part) => sum + tree.treeOf(part).count[part.inode], 0) ?? 0;
-  if (directory === undefined || size === 0 || size > MAX_ENTRIES) return [];
   return tree
-    .readdir(directory)
+    .list(path, MAX_ENTRIES)
     .map(({ name }) => name.toString())
     .filter((name) => form.test(name));
 }

@@ -162,9 +162,7 @@ export class IncludeFinder implements Language {
   #file(path: string): MergedNode | undefined {
     const directory = this.#directory(posix.dirname(path));
     if (directory === undefined || ++this.#lookups > MAX_LOOKUPS) return undefined;
-    const found = this.#tree.child(directory, Buffer.from(posix.basename(path)));
-    const node = found !== undefined && this.#tree.isSymlink(found) ? this.#tree.find(path) : found;
-    return node !== undefined && this.#tree.isRegular(node) ? node : undefined;
+    return this.#tree.fileOf(this.#tree.child(directory, Buffer.from(posix.basename(path))), path);
   }
 
   #directory(path: string): MergedNode | undefined {

@@ -249,8 +249,8 @@ export class ModuleFinder implements Language {
     const found = name === undefined ? undefined : this.#list(directory).entries.get(name);
     if (found === undefined) return undefined;
     const path = posix.join(directory, name!);
-    const node = this.#tree.isSymlink(found) ? this.#tree.find(path) : found;
-    return node !== undefined && this.#tree.isRegular(node) ? { path, node } : undefined;
+    const node = this.#tree.fileOf(found, path);
+    return node === undefined ? undefined : { path, node };
   }
 
   /** Empty for what is no directory. */
@@ -260,16 +260,14 @@ export class ModuleFinder implements Language {
     const known = listings.get(key);
     if (known !== undefined) return known;
     if ((this.#listed += LISTING) > MAX_LISTED) return NO_LISTING; // another walk may see it
-    const listing = this.#read(this.#tree.find(directory));
+    const listing = this.#read(directory);
     listings.set(key, listing);
     return listing;
   }
 
-  #read(directory: MergedNode | undefined): Listing {
+  #read(directory: string): Listing {
     const listing = { entries: new Map<string, MergedNode>(), files: new Map<string, string[]>() };
-    const size = directory?.parts.reduce((sum, part) => sum + this.#tree.treeOf(part).count[part.inode], 0) ?? 0;
-    if (directory === undefined || size === 0 || size > MAX_ENTRIES) return listing;
-    for (const { name: bytes, node } of this.#tree.readdir(directory)) {
+    for (const { name: bytes, node } of this.#tree.list(directory, MAX_ENTRIES)) {
       const name = bytes.toString();
       const [module] = name.split('.', 1);
       listing.entries.set(name, node);

@@ -253,8 +253,8 @@ export class Visit {
 
   #first(paths: readonly string[], fits: (node: MergedNode) => boolean = () => true): MergedNode | undefined {
     for (const path of paths) {
-      const node = this.#tree.find(path);
-      if (node !== undefined && this.#tree.isRegular(node) && fits(node)) return node;
+      const node = this.#tree.file(path);
+      if (node !== undefined && fits(node)) return node;
     }
     return undefined;
   }

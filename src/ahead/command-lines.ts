@@ -1,6 +1,7 @@
 import { open, readlink } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Serial } from '../util/serial.js';
 
 /** What a process was started with. */
 export interface CommandLine {
@@ -31,7 +32,7 @@ export class CommandLines {
   readonly #proc: string;
   /** Looks that have not begun. */
   readonly #waiting = new Map<number, Promise<CommandLine | undefined>>();
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #looks = new Serial();
   #hangs = false;
   /** Processes that are followed. */
   #followed = 0;
@@ -46,12 +47,11 @@ export class CommandLines {
     if (waiting !== undefined) return waiting;
     // 0 is a process that the mount cannot see, or none.
     if (pid === 0 || this.#waiting.size >= MAX_WAITING) return Promise.resolve(undefined);
-    const look = this.#last.then(() => {
+    const look = this.#looks.run(() => {
       this.#waiting.delete(pid);
       return this.#lookInTime(pid);
     });
     this.#waiting.set(pid, look);
-    this.#last = look;
     return look;
   }
 

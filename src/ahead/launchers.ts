@@ -5,6 +5,7 @@ import * as v from 'valibot';
 import { parseDocument } from '../image/json.js';
 import { behindImage, invocationOf, type Invocation } from './arguments.js';
 import { parseMountinfo } from '../util/mountinfo.js';
+import { Serial } from '../util/serial.js';
 import type { CommandLines } from './command-lines.js';
 
 /** Bytes of a bundle's configuration that are read. */
@@ -45,7 +46,7 @@ export class Launchers {
   readonly #commandLines: CommandLines;
   readonly #proc: string;
   readonly #users: ReadonlySet<number>;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #reads = new Serial();
   #waiting = 0;
 
   constructor(commandLines: CommandLines, proc = '/proc', user = process.getuid?.() ?? 0) {
@@ -91,9 +92,7 @@ export class Launchers {
   #inTurn<V>(read: () => Promise<V | undefined>): Promise<V | undefined> {
     if (this.#waiting >= MAX_WAITING) return Promise.resolve(undefined);
     this.#waiting++;
-    const turn = this.#last.then(read).finally(() => this.#waiting--);
-    this.#last = turn.catch(() => {});
-    return turn;
+    return this.#reads.run(read).finally(() => this.#waiting--);
   }
 
   async #read(directory: string): Promise<Invocation | undefined> {

@@ -3,6 +3,7 @@ import type { LRUCache } from 'lru-cache';
 import type { MergedNode } from '../fs/merged.js';
 import type { Layer } from '../layer/layer.js';
 import { PREFETCH } from '../layer/scheduler.js';
+import { Serial } from '../util/serial.js';
 
 /** A file that is read as one of many, each of which names others: a module, a header. */
 export interface SourceFile {
@@ -49,7 +50,7 @@ export class ManyFiles {
   #files = 0;
   /** Bytes that may still be looked at. */
   #bytes = MAX_BYTES;
-  #parsing: Promise<unknown> = Promise.resolve();
+  readonly #parsing = new Serial();
 
   constructor(bringer: Bringer) {
     this.#bringer = bringer;
@@ -94,11 +95,9 @@ export class ManyFiles {
     this.#bytes -= size;
     const content = await layer.read(inode, 0, size, { priority: PREFETCH });
     // One after the other, so that whoever waits for anything else is served between them.
-    const parsed = this.#parsing.then(async () => {
+    return this.#parsing.run(async () => {
       await turn();
       return language.leadsTo(file, content);
     });
-    this.#parsing = parsed.catch(() => {});
-    return parsed;
   }
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, LazylayerError } from '../errors.js';
+import { Serial } from '../util/serial.js';
 import { Singleflight } from '../util/singleflight.js';
 import {
   checkContent,
@@ -112,8 +113,8 @@ export class RefPool implements AsyncDisposable {
   readonly #gets = new Singleflight<string, PoolAnswer>();
   readonly #loads = new Singleflight<string, PoolManifest>();
   readonly #configs = new Singleflight<string, Uint8Array>();
-  /** The last of the directory reads and writes: they happen one after another. */
-  #disk: Promise<unknown> = Promise.resolve();
+  /** Reads and writes of directories. */
+  readonly #disk = new Serial();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -161,7 +162,7 @@ export class RefPool implements AsyncDisposable {
     }
     for (const { known } of found.sort((a, b) => a.usedAt - b.usedAt)) this.#settle(known);
     this.#letGo();
-    await this.#disk;
+    await this.#disk.flushed();
   }
 
   /**
@@ -192,7 +193,7 @@ export class RefPool implements AsyncDisposable {
       [id, again && 'revalidated', whole && 'whole'].join(' '),
       async (signal) => {
         this.#letGo();
-        const onDisk = await this.#serially(() => this.#read(id));
+        const onDisk = await this.#disk.run(() => this.#read(id));
         if (onDisk !== undefined && !again && suffices(onDisk)) return onDisk;
         try {
           return await this.#fetch(id, name, { ...options, onManifest, onDisk, again, whole, signal });
@@ -246,7 +247,7 @@ export class RefPool implements AsyncDisposable {
   async flushed(): Promise<void> {
     this.#letGo();
     await this.#uses.flushed();
-    await this.#disk;
+    await this.#disk.flushed();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -294,7 +295,7 @@ export class RefPool implements AsyncDisposable {
     const config = configBytes !== undefined && { configBytes };
     const entry: PoolEntry = { ...name, descriptor, manifestBytes, ...config, loadedAt, directory };
     checkContent(entry);
-    await this.#serially(async () => {
+    await this.#disk.run(async () => {
       // Somebody may have come by the config meanwhile.
       const better = configBytes === undefined && this.#known.get(id)?.wholeOf === descriptor.digest;
       if (!better) await writeEntry(entry);
@@ -329,21 +330,15 @@ export class RefPool implements AsyncDisposable {
   }
 
   #evict(known: Known): void {
-    const directory = join(this.#dir, known.id);
-    void this.#serially(async () => {
+    const { id, reference, platform } = known;
+    const remove = async () => {
       // Between the decision and its turn here the entry may have been asked for, used, or loaded again.
-      const { id } = known;
       if (this.#known.get(id) !== known || this.#idle.has(id) || this.#held.has(id) || this.#uses.total(id) > 0) return;
       this.#known.delete(id);
-      await removeEntry(directory);
-      this.#onEvict?.({ reference: known.reference, platform: known.platform });
-    }).catch(() => {}); // a directory that cannot be removed is met again at the next start
-  }
-
-  #serially<V>(work: () => Promise<V>): Promise<V> {
-    const turn = this.#disk.then(work);
-    this.#disk = turn.catch(() => {});
-    return turn;
+      await removeEntry(join(this.#dir, id));
+      this.#onEvict?.({ reference, platform });
+    };
+    this.#disk.run(remove).catch(() => {}); // a directory that cannot be removed is met again at the next start
   }
 }
 

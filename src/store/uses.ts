@@ -5,6 +5,7 @@ import { hexOf, type Digest } from '../digest/digest.js';
 import type { UseRequest } from '../fuse/server.js';
 import type { RefPool } from '../pool/pool.js';
 import { syncDirectory, writeFileAtomic } from '../util/atomic-file.js';
+import { Serial } from '../util/serial.js';
 import type { ImageLayer } from '../workspace/image.js';
 
 /** Requests that are remembered: many more than clients have under way when a serving process dies. */
@@ -36,8 +37,7 @@ export class StoreUses {
   readonly #used = new Map<string, Used>();
   /** The requests that were counted last, in order, with the file that has them. */
   #requests: { readonly file: string; readonly id: number }[] = [];
-  /** The last of the changes: they happen one after another. */
-  #changes: Promise<unknown> = Promise.resolve();
+  readonly #changes = new Serial();
 
   constructor(
     private readonly directory: string,
@@ -106,7 +106,7 @@ export class StoreUses {
     if (this.#counted(file, request)) return;
     const key = keyOf(layer.descriptor.digest);
     this.pool.use(layer.reference, key);
-    await this.#serially(async () => {
+    await this.#changes.run(async () => {
       try {
         await this.#count(file, { layer, count: (this.#used.get(file)?.count ?? 0) + 1 }, request);
       } catch (error) {
@@ -120,7 +120,7 @@ export class StoreUses {
   async remove({ reference, descriptor }: ImageLayer, request?: UseRequest): Promise<void> {
     const file = fileOf({ reference, descriptor });
     if (this.#counted(file, request)) return;
-    await this.#serially(async () => {
+    await this.#changes.run(async () => {
       const used = this.#used.get(file);
       if (used === undefined) return;
       const key = keyOf(descriptor.digest);
@@ -177,15 +177,9 @@ export class StoreUses {
     await writeFileAtomic(join(this.directory, file), JSON.stringify(saved), { mode: 0o600 });
   }
 
-  #serially<V>(work: () => Promise<V>): Promise<V> {
-    const turn = this.#changes.then(work);
-    this.#changes = turn.catch(() => {});
-    return turn;
-  }
-
   /** Resolves when the changes up to now are on disk. */
   async flushed(): Promise<void> {
-    await this.#changes;
+    await this.#changes.flushed();
   }
 }
 

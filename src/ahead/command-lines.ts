@@ -1,7 +1,7 @@
-import { open, readlink } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Serial } from '../util/serial.js';
+import { Proc } from './proc.js';
 
 /** What a process was started with. */
 export interface CommandLine {
@@ -12,8 +12,6 @@ export interface CommandLine {
   readonly isOutside: boolean;
 }
 
-/** Bytes of a command line that are looked at. */
-const MAX_BYTES = 4096;
 /** Processes whose command lines are to be looked at, and readers that are followed, at a time. */
 const MAX_WAITING = 256;
 /** When an answer is out, so much later a program that was being loaded has its arguments, in milliseconds. */
@@ -22,14 +20,13 @@ const LOADED_MS = 3;
 const HANGS_MS = 1000;
 
 /**
- * Looks at the command lines of processes, by `/proc/<pid>/cmdline` and by where the links `cwd` and `root` beside it lead. Nothing is ever
- * opened, or asked for its attributes, through these: they may lead to files that this process serves itself.
+ * Looks at the command lines of processes, by `/proc/<pid>/cmdline` and by where the links `cwd` and `root` beside it lead.
  *
  * One after the other: the kernel takes a process's lock for that (mmap_lock), which that may hold while it waits for a file of ours. Then it
  * is one thread of the pool that waits, and the others bring that file.
  */
 export class CommandLines {
-  readonly #proc: string;
+  readonly #proc: Proc;
   /** Looks that have not begun. */
   readonly #waiting = new Map<number, Promise<CommandLine | undefined>>();
   readonly #looks = new Serial();
@@ -37,8 +34,8 @@ export class CommandLines {
   /** Processes that are followed. */
   #followed = 0;
 
-  constructor(proc = '/proc') {
-    this.#proc = proc;
+  constructor(proc?: string) {
+    this.#proc = new Proc(proc);
   }
 
   /** Undefined where nothing can be seen: the process is gone, or is being loaded. Never rejects. */
@@ -93,28 +90,17 @@ export class CommandLines {
     }
   }
 
-  /** Whether a process is in our mount namespace; not where that cannot be seen. */
-  async #sharesMounts(pid: number): Promise<boolean> {
-    const namespaces = ['self', pid].map((one) => readlink(`${this.#proc}/${one}/ns/mnt`));
-    const [own, its] = await Promise.all(namespaces).catch(() => ['', undefined]);
-    return own === its;
-  }
-
   async #look(pid: number): Promise<CommandLine | undefined> {
-    const directory = `${this.#proc}/${pid}`;
-    await using file = await open(`${directory}/cmdline`);
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_BYTES), 0, MAX_BYTES, 0);
-    if (bytesRead === 0) return undefined;
-    const words = buffer.toString('utf8', 0, bytesRead).split('\0');
+    const { bytes, cut } = await this.#proc.read(pid, 'cmdline');
+    if (bytes.byteLength === 0) return undefined;
+    const words = bytes.toString().split('\0');
     // Each ends with a zero, but where a program has written a title in their place. What is cut off is none.
-    if (words.at(-1) === '' || bytesRead === MAX_BYTES) words.pop();
-    const [cwd, root] = await Promise.all(
-      ['cwd', 'root'].map((name) => readlink(`${directory}/${name}`).catch(() => '/')),
-    );
+    if (words.at(-1) === '' || cut) words.pop();
+    const [cwd, root] = await Promise.all(['cwd', 'root'].map((name) => this.#proc.link(pid, name).catch(() => '/')));
     return {
       arguments: words,
       directory: within(root, cwd),
-      isOutside: root === '/' && (await this.#sharesMounts(pid)),
+      isOutside: root === '/' && (await this.#proc.sharesMounts(pid)),
     };
   }
 }

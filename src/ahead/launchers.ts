@@ -1,17 +1,15 @@
 import { constants } from 'node:fs';
-import { open, readFile, readlink } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { basename, isAbsolute, join, normalize } from 'node:path';
 import * as v from 'valibot';
 import { parseDocument } from '../image/json.js';
-import { behindImage, invocationOf, type Invocation } from './arguments.js';
-import { parseMountinfo } from '../util/mountinfo.js';
 import { Serial } from '../util/serial.js';
+import { behindImage, invocationOf, type Invocation } from './arguments.js';
 import type { CommandLines } from './command-lines.js';
+import { Proc, type Status } from './proc.js';
 
 /** Bytes of a bundle's configuration that are read. */
 const MAX_CONFIG = 1024 * 1024;
-/** The same of what the kernel tells of a process. */
-const MAX_STATUS = 4096;
 
 /** Nothing is followed, and nothing waited for. */
 const READ_NOW = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
@@ -26,14 +24,6 @@ const bundle = v.object({
   process: v.object({ args: v.array(v.string()), cwd: v.string(), env: v.optional(v.array(v.string()), []) }),
 });
 
-/** See proc_pid_status(5). */
-interface Status {
-  readonly parent: number;
-  readonly users: readonly number[];
-  /** In the process namespace of `/proc`, and in each one nested in it. */
-  readonly pids: readonly number[];
-}
-
 /**
  * Tells what a container is about to run while it is still made, by who makes it:
  * - an OCI runtime, or its child that becomes the container, was told by `--bundle` where the container's configuration lies;
@@ -44,29 +34,27 @@ interface Status {
  */
 export class Launchers {
   readonly #commandLines: CommandLines;
-  readonly #proc: string;
+  readonly #proc: Proc;
   readonly #users: ReadonlySet<number>;
   readonly #reads = new Serial();
   #waiting = 0;
 
-  constructor(commandLines: CommandLines, proc = '/proc', user = process.getuid?.() ?? 0) {
+  constructor(commandLines: CommandLines, proc?: string, user = process.getuid?.() ?? 0) {
     this.#commandLines = commandLines;
-    this.#proc = proc;
+    this.#proc = new Proc(proc);
     this.#users = new Set([0, user]);
   }
 
   /** Undefined of whoever launches nothing. Never rejects. */
   async invocation(pid: number): Promise<Invocation | undefined> {
     try {
-      const status = await this.#status(pid);
+      const status = await this.#proc.status(pid);
       const isOutside = status.pids.length === 1;
       const isFirst = status.pids.at(-1) === 1;
       if (!isOutside && !isFirst) return undefined;
-      for (const maker of [pid, status.parent]) {
-        const directory = await this.#bundleOf(maker).catch(() => undefined);
-        if (directory !== undefined) return await this.#inTurn(() => this.#read(directory));
-      }
-      const words = isOutside ? behindImage((await this.#commandLines.look(pid))?.arguments ?? []) : [];
+      const directory = (await this.#bundleOf(pid, status)) ?? (await this.#bundleOf(status.parent));
+      if (directory !== undefined) return await this.#inTurn(() => this.#read(directory));
+      const words = isOutside ? behindImage(await this.#words(pid)) : [];
       return words.length === 0 ? undefined : invocationOf([words]);
     } catch {
       return undefined; // it is gone, or nothing can be seen of it
@@ -74,18 +62,24 @@ export class Launchers {
   }
 
   /** The directory that a runtime was given, if that is what the process is. */
-  async #bundleOf(pid: number): Promise<string | undefined> {
-    const { users, pids } = await this.#status(pid);
-    if (pids.length > 1 || !users.every((user) => this.#users.has(user))) return undefined;
-    const [program, own, its] = await Promise.all(
-      [`${pid}/exe`, 'self/ns/mnt', `${pid}/ns/mnt`].map((link) => readlink(`${this.#proc}/${link}`)),
-    );
-    if (own !== its || !RUNTIMES.has(basename(program))) return undefined;
-    const words = (await this.#commandLines.look(pid))?.arguments ?? [];
+  async #bundleOf(pid: number, known?: Status): Promise<string | undefined> {
+    const status = known ?? (await this.#proc.status(pid).catch(() => undefined));
+    if (status === undefined || !(await this.#isRuntime(pid, status))) return undefined;
+    const words = await this.#words(pid);
     const at = words.findIndex((word) => /^(--bundle|-b)(=|$)/.test(word));
     if (at < 0 || !words.some((word) => MAKES.has(word))) return undefined;
     const [, value = words[at + 1]] = /=(.*)$/s.exec(words[at]) ?? [];
     return value !== undefined && isAbsolute(value) ? normalize(value) : undefined;
+  }
+
+  async #isRuntime(pid: number, { users, pids }: Status): Promise<boolean> {
+    if (pids.length > 1 || !users.every((user) => this.#users.has(user))) return false;
+    const program = await this.#proc.link(pid, 'exe').catch(() => '');
+    return RUNTIMES.has(basename(program)) && this.#proc.sharesMounts(pid);
+  }
+
+  async #words(pid: number): Promise<readonly string[]> {
+    return (await this.#commandLines.look(pid))?.arguments ?? [];
   }
 
   /** One after the other: should one ever hang, it holds one thread of the pool, and no more. */
@@ -107,23 +101,10 @@ export class Launchers {
   /** Whether a directory may lie in what this process serves, itself or below an overlay: it is never opened then. */
   async #isServed(directory: string): Promise<boolean> {
     let served = { target: '', type: '' };
-    for (const mount of parseMountinfo(await readFile(`${this.#proc}/self/mountinfo`, 'utf8'))) {
+    for (const mount of await this.#proc.mounts()) {
       const holds = `${directory}/`.startsWith(mount.target === '/' ? '/' : `${mount.target}/`);
       if (holds && mount.target.length >= served.target.length) served = mount;
     }
     return served.type === 'overlay' || served.type.startsWith('fuse');
-  }
-
-  async #status(pid: number): Promise<Status> {
-    await using file = await open(`${this.#proc}/${pid}/status`);
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_STATUS), 0, MAX_STATUS, 0);
-    const lines = new Map(
-      buffer
-        .toString('latin1', 0, bytesRead)
-        .split('\n')
-        .map((line) => line.split(':\t', 2) as [string, string | undefined]),
-    );
-    const numbers = (name: string) => (lines.get(name) ?? '').split('\t').map(Number);
-    return { parent: numbers('PPid')[0], users: numbers('Uid'), pids: numbers('NStgid') };
   }
 }

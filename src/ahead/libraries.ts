@@ -1,9 +1,8 @@
 import type { Dynamic } from './elf.js';
 
-/** What the loader of a dynamically linked program reads before all else. */
-export const LOADER_CACHE = '/etc/ld.so.cache';
-/** What the C library reads before a program's first line, and most programs soon after. */
+/** What the loader of a dynamically linked program reads before all else; what the C library does then, and most programs soon after. */
 const DYNAMIC_START = [
+  '/etc/ld.so.cache',
   '/etc/nsswitch.conf',
   '/etc/localtime',
   '/usr/lib/locale/C.utf8/LC_CTYPE',
@@ -39,5 +38,5 @@ export function libraryDirectory({ machine }: Pick<Dynamic, 'machine'>): string 
 /** Directories that libraries are looked for in, where `library` is the machine's own. */
 export const searched = (library: string) => LIBRARY_DIRECTORIES.map((path) => path.replace('$LIB', library));
 
-/** Paths that the C library reads before a program's first line, and most programs soon after. */
+/** Paths that the loader and the C library read before a program's first line, and most programs soon after. */
 export const dynamicStart = (library: string) => DYNAMIC_START.map((path) => path.replace('$LIB', library));

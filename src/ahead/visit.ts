@@ -10,8 +10,8 @@ import { DEFAULT_PATH, type Invocation } from './arguments.js';
 import { BoundedTree } from './bounded-tree.js';
 import { guessDynamic, readDynamic, type Dynamic, type ReadAt } from './elf.js';
 import { IncludeFinder, isCompiler, isSource } from './includes.js';
-import { C_LIBRARY, dynamicStart, libraryDirectory, LOADER_CACHE, machines, searched } from './libraries.js';
-import { ManyFiles, type Language } from './many.js';
+import { C_LIBRARY, dynamicStart, libraryDirectory, machines, searched } from './libraries.js';
+import { ManyFiles, type Bringer, type Language, type SourceFile } from './many.js';
 import { isInterpreter, isModule, ModuleFinder, runsModules, type ModulePlaces } from './modules.js';
 import { isOpener, opens } from './opens.js';
 
@@ -40,7 +40,7 @@ export interface KnownImage {
 }
 
 /** One walk from file to file through an image. */
-export class Visit {
+export class Visit implements Bringer {
   readonly #tree: BoundedTree;
   readonly #modules: ModuleFinder;
   readonly #includes: IncludeFinder;
@@ -50,22 +50,12 @@ export class Visit {
   constructor(
     readonly layers: readonly Layer[],
     private readonly image: KnownImage,
-    private readonly seen: LRUCache<string, true>,
+    readonly seen: LRUCache<string, true>,
   ) {
     this.#tree = new BoundedTree(layers);
     this.#modules = new ModuleFinder(this.#tree, image.places);
     this.#includes = new IncludeFinder(this.#tree);
-    this.#many = new ManyFiles({
-      layers,
-      seen,
-      keyOf: (node) => this.#keyOf(node),
-      bringMany: (files, around) =>
-        this.#bring(
-          files.map(({ node }) => node),
-          around,
-        ),
-      follow: (node) => this.follow(node),
-    });
+    this.#many = new ManyFiles(this);
   }
 
   /** Whether a layer says itself what a start needs. */
@@ -106,8 +96,7 @@ export class Visit {
       const loader = this.#first(loaders);
       if (loader === undefined) continue;
       const libc = this.#first(searched(library).map((place) => `${place}/${C_LIBRARY}`));
-      const later = [LOADER_CACHE, ...dynamicStart(library)];
-      return { first: [loader, libc].filter((one) => one !== undefined), later };
+      return { first: [loader, libc].filter((one) => one !== undefined), later: dynamicStart(library) };
     }
     return { first: [], later: [] };
   }
@@ -115,6 +104,11 @@ export class Visit {
   /** Asks for files, by their paths and others, side by side. */
   bring(paths: readonly string[], nodes: readonly MergedNode[] = []): void {
     this.#bring([...paths.flatMap((path) => this.#first([path]) ?? []), ...nodes]);
+  }
+
+  bringMany(files: readonly SourceFile[], around: number): void {
+    const nodes = files.map(({ node }) => node);
+    this.#bring(nodes, around);
   }
 
   #bring(nodes: readonly MergedNode[], around?: number): void {
@@ -126,10 +120,16 @@ export class Visit {
     }
   }
 
+  /** Brings files, side by side, and what each leads to. */
+  #lead(nodes: readonly MergedNode[]): Promise<void>[] {
+    this.#bring(nodes);
+    return nodes.map((node) => this.follow(node).catch(() => {}));
+  }
+
   /** Brings a file and all that it names, and what those name. */
   async follow(node: MergedNode): Promise<void> {
     const layer = this.layers[node.layer];
-    const key = this.#keyOf(node);
+    const key = this.keyOf(node);
     if (this.seen.has(key) || ++this.#files > MAX_FILES) return;
     this.seen.set(key, true);
     this.#bring([node]);
@@ -141,9 +141,8 @@ export class Visit {
     try {
       const script = await this.#script(read);
       const needs = script?.programs ?? (await this.#linked(node, read));
-      this.#bring(needs);
       // The interpreter first: from then on it is known where the modules are.
-      guessed.push(...needs.map((need) => this.follow(need).catch(() => {})));
+      guessed.push(...this.#lead(needs));
       const language = script?.isModule === true ? this.#modules : this.#languageOf(name);
       if (language !== undefined && !this.marked) {
         const file = { path: this.#pathOf(node), node };
@@ -165,10 +164,7 @@ export class Visit {
   async #startedBy(node: MergedNode, name: string): Promise<void> {
     if (isInterpreter(name)) {
       const modules = this.#modules.start(this.#pathOf(node));
-      this.#bring(
-        modules.map((module) => module.node),
-        0,
-      ); // these alone: a short program reads little else
+      this.bringMany(modules, 0); // these alone: a short program reads little else
       await this.#many.follow(this.#modules, modules);
     }
     if (isCompiler(name)) await this.#many.follow(this.#includes, this.#includes.start(this.#pathOf(node)));
@@ -177,8 +173,7 @@ export class Visit {
     for (const { within, files } of opens(this.#tree, name, () => this.#pathOf(node))) {
       while (this.#secondsLeft(asked) > within) await sleep(LOOK_MS);
       const opened = files.flatMap((paths) => this.#first(paths) ?? []);
-      this.#bring(opened);
-      led.push(...opened.map((one) => this.follow(one).catch(() => {})));
+      led.push(...this.#lead(opened));
       asked.push(...opened);
     }
     await Promise.all(led);
@@ -204,9 +199,7 @@ export class Visit {
         this.layers[node.layer].loads(node.inode, dynamic.loaded);
         led.push(read(dynamic.place, 1).catch(() => {})); // what the loader reads next
       }
-      const needs = this.#needs(node, dynamic);
-      this.#bring(needs);
-      led.push(...needs.map((need) => this.follow(need).catch(() => {})));
+      led.push(...this.#lead(this.#needs(node, dynamic)));
       if (dynamic.needed.length > 0) break;
     }
     await Promise.all(led);
@@ -231,8 +224,7 @@ export class Visit {
     const dynamic = await readDynamic(read);
     if (dynamic === undefined) return [];
     this.layers[node.layer].loads(node.inode, dynamic.loaded);
-    if (dynamic.interpreter !== undefined && !this.marked)
-      this.bring([LOADER_CACHE, ...dynamicStart(libraryDirectory(dynamic))]);
+    if (dynamic.interpreter !== undefined && !this.marked) this.bring(dynamicStart(libraryDirectory(dynamic)));
     return this.#needs(node, dynamic);
   }
 
@@ -263,7 +255,7 @@ export class Visit {
     return pathsOf(this.layers[layer].tree, new Set([inode])).get(inode) ?? '/';
   }
 
-  #keyOf({ layer, inode }: MergedNode): string {
+  keyOf({ layer, inode }: MergedNode): string {
     return keyOf(this.image.slots[layer], inode);
   }
 }

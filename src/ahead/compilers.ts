@@ -17,9 +17,12 @@ const PREFIXES = ['/usr/local', '/usr'];
 /** Entries of a directory that is looked through, at most. */
 const MAX_ENTRIES = 16;
 
-const TRIPLET = /^\w+-(?:\w+-)?linux(?:-\w+)?$/;
-const VERSION = /^\d+(?:\.\d+)*$/;
-const DRIVER = /^(?:(\w+-(?:\w+-)?linux(?:-\w+)?)-)?(?:gcc|cc|g\+\+|c\+\+)(?:-(\d+(?:\.\d+)*))?$/;
+/** The patterns of a target's name and of a version. */
+export const TARGET = String.raw`\w+-(?:\w+-)?linux(?:-\w+)?`;
+const NUMBERS = String.raw`\d+(?:\.\d+)*`;
+const TRIPLET = new RegExp(`^${TARGET}$`);
+const VERSION = new RegExp(`^${NUMBERS}$`);
+const DRIVER = new RegExp(String.raw`^(?:(${TARGET})-)?(?:gcc|cc|g\+\+|c\+\+)(?:-(${NUMBERS}))?$`);
 const PROPER = /^(.*)\/(?:libexec|lib|lib64)\/gcc\/([^/]+)\/([^/]+)\/[^/]+$/;
 
 /** Directories of an installation that may be there. */

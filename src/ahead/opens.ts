@@ -1,7 +1,7 @@
 import { posix } from 'node:path';
 import { DEFAULT_PATH } from './arguments.js';
 import type { BoundedTree } from './bounded-tree.js';
-import { directoriesOf, gccOfDriver, type Gcc } from './compilers.js';
+import { directoriesOf, gccOfDriver, TARGET, type Gcc } from './compilers.js';
 import { machines, searched } from './libraries.js';
 
 /** Files that are opened at about the same time. What comes at the same time shares the network, so each step has its turn. */
@@ -63,7 +63,8 @@ const OPENED: Readonly<Record<string, readonly Named[]>> = {
 export const isOpener = (name: string): boolean => Object.hasOwn(OPENED, plain(name));
 
 /** A name without target and version: `gcc` of `x86_64-linux-gnu-gcc-12`, `libcrypto.so` of `libcrypto.so.3`. */
-const plain = (name: string): string => name.replace(/^\w+-(?:\w+-)?linux(?:-\w+)?-/, '').replace(/(?:[-.]\d+)+$/, '');
+const plain = (name: string): string => name.replace(BY_TARGET, '').replace(/(?:[-.]\d+)+$/, '');
+const BY_TARGET = new RegExp(`^${TARGET}-`);
 
 /** What a program or library opens when it runs, by its name: step by step. `path` tells where it lies. */
 export function opens(tree: BoundedTree, name: string, path: () => string): Step[] {

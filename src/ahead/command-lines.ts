@@ -12,6 +12,8 @@ export interface CommandLine {
   readonly isOutside: boolean;
 }
 
+/** The pid of a process that the mount cannot see, or of none. */
+const NOBODY = 0;
 /** Processes whose command lines are to be looked at, and readers that are followed, at a time. */
 const MAX_WAITING = 256;
 /** When an answer is out, so much later a program that was being loaded has its arguments, in milliseconds. */
@@ -42,8 +44,7 @@ export class CommandLines {
   look(pid: number): Promise<CommandLine | undefined> {
     const waiting = this.#waiting.get(pid);
     if (waiting !== undefined) return waiting;
-    // 0 is a process that the mount cannot see, or none.
-    if (pid === 0 || this.#waiting.size >= MAX_WAITING) return Promise.resolve(undefined);
+    if (pid === NOBODY || this.#waiting.size >= MAX_WAITING) return Promise.resolve(undefined);
     const look = this.#looks.run(() => {
       this.#waiting.delete(pid);
       return this.#lookInTime(pid);
@@ -72,6 +73,7 @@ export class CommandLines {
    * unless `tell` does.
    */
   async follow(pid: number, answered: Promise<unknown>, tell: (line: CommandLine) => Promise<void>): Promise<void> {
+    if (pid === NOBODY || this.#followed >= MAX_WAITING) return;
     const lookAndTell = async () => {
       const line = await this.look(pid);
       if (line !== undefined) await tell(line);
@@ -81,7 +83,6 @@ export class CommandLines {
       await sleep(LOADED_MS);
       await lookAndTell();
     };
-    if (this.#followed >= MAX_WAITING) return;
     this.#followed++;
     try {
       await Promise.all([lookAndTell(), again()]);

@@ -23,7 +23,7 @@ const NUMBERS = String.raw`\d+(?:\.\d+)*`;
 const TRIPLET = new RegExp(`^${TARGET}$`);
 const VERSION = new RegExp(`^${NUMBERS}$`);
 const DRIVER = new RegExp(String.raw`^(?:(${TARGET})-)?(?:gcc|cc|g\+\+|c\+\+)(?:-(${NUMBERS}))?$`);
-const PROPER = /^(.*)\/(?:libexec|lib|lib64)\/gcc\/([^/]+)\/([^/]+)\/[^/]+$/;
+const PROPER = new RegExp(`^(.*)/(?:${PLACES.join('|')})/([^/]+)/([^/]+)/[^/]+$`);
 
 /** Directories of an installation that may be there. */
 export const directoriesOf = ({ prefix, triplet, version }: Gcc): string[] =>

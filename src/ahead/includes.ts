@@ -180,8 +180,10 @@ export class IncludeFinder implements Language {
 }
 
 function searchedBy(gcc: Gcc | undefined): { c: string[]; cxx: string[] } {
-  if (gcc === undefined)
-    return { c: ['/usr/local/include', '/usr/include'], cxx: ['/usr/local/include', '/usr/include'] };
+  if (gcc === undefined) {
+    const system = ['/usr/local/include', '/usr/include'];
+    return { c: system, cxx: system };
+  }
   const { prefix, triplet, version } = gcc;
   const own = directoriesOf(gcc);
   const c = [

@@ -158,8 +158,7 @@ export class ModuleFinder implements Language {
   }
 
   #import({ level, name, from }: Import, directory: string, roots: readonly string[]): Module[] {
-    const dot = name.indexOf('.');
-    const top = dot < 0 ? name : name.slice(0, dot);
+    const [top] = name.split('.', 1);
     const within = level === 0 ? roots : [posix.join(directory, ...Array<string>(level - 1).fill('..'))];
     let weak: Module[] = [];
     for (const root of within) {
@@ -203,12 +202,13 @@ export class ModuleFinder implements Language {
   }
 
   #look(directory: string, name: string): Found | undefined {
-    const isPackage = this.#list(directory).entries.has(name) && this.#list(`${directory}/${name}`).entries.size > 0;
-    const below = isPackage ? `${directory}/${name}` : undefined;
-    const own = below === undefined ? undefined : this.#module(below, '__init__');
-    if (own !== undefined) return { module: own, directory: below, libraries: this.#librariesOf(below!) };
+    const below = `${directory}/${name}`;
+    const isPackage = this.#list(directory).entries.has(name) && this.#list(below).entries.size > 0;
+    const own = isPackage ? this.#module(below, '__init__') : undefined;
+    if (own !== undefined) return { module: own, directory: below, libraries: this.#librariesOf(below) };
     const module = this.#module(directory, name);
-    return module !== undefined ? { module } : below !== undefined ? { directory: below } : undefined;
+    if (module !== undefined) return { module };
+    return isPackage ? { directory: below } : undefined;
   }
 
   /** A library goes before the source that it was made of, as for the interpreter. */
@@ -246,10 +246,9 @@ export class ModuleFinder implements Language {
   }
 
   #entry(directory: string, name: string | undefined): Module | undefined {
-    const found = name === undefined ? undefined : this.#list(directory).entries.get(name);
-    if (found === undefined) return undefined;
-    const path = posix.join(directory, name!);
-    const node = this.#tree.fileOf(found, path);
+    if (name === undefined) return undefined;
+    const path = posix.join(directory, name);
+    const node = this.#tree.fileOf(this.#list(directory).entries.get(name), path);
     return node === undefined ? undefined : { path, node };
   }
 

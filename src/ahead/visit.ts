@@ -71,7 +71,7 @@ export class Visit implements Bringer {
     if (all.includes('-m')) for (const program of programs) this.#modules.start(this.#pathOf(program));
     const others = all.flatMap((word, index) => {
       if (all[index - 1] === '-m') return this.#modules.named(word).map(({ node }) => node);
-      if (isModule(word) || isSource(word)) return this.#first([posix.resolve('/', directory, word)]) ?? [];
+      if (isModule(word) || isSource(word)) return this.#tree.file(posix.resolve('/', directory, word)) ?? [];
       return word.includes('/') ? (this.#program(word, path, directory) ?? []) : [];
     });
     return [...programs, ...others];
@@ -82,8 +82,8 @@ export class Visit implements Bringer {
       ? [word.startsWith('/') ? word : `${from}/${word}`]
       : path.map((p) => `${p}/${word}`);
     for (const place of places) {
-      const found = this.#first([place], (node) => (this.#tree.stat(node).mode & 0o111) !== 0);
-      if (found === undefined) continue;
+      const found = this.#tree.file(place);
+      if (found === undefined || (this.#tree.stat(found).mode & 0o111) === 0) continue;
       if (runsModules(posix.basename(place))) this.#modules.learnEnvironment(place);
       return found;
     }
@@ -103,7 +103,7 @@ export class Visit implements Bringer {
 
   /** Asks for files, by their paths and others, side by side. */
   bring(paths: readonly string[], nodes: readonly MergedNode[] = []): void {
-    this.#bring([...paths.flatMap((path) => this.#first([path]) ?? []), ...nodes]);
+    this.#bring([...paths.flatMap((path) => this.#tree.file(path) ?? []), ...nodes]);
   }
 
   bringMany(files: readonly SourceFile[], around: number): void {
@@ -239,14 +239,14 @@ export class Visit implements Bringer {
     const found = dynamic.needed.map((name) =>
       this.#first(name.includes('/') ? [name] : places.map((place) => `${place}/${name}`)),
     );
-    const interpreter = dynamic.interpreter === undefined ? undefined : this.#first([dynamic.interpreter]);
+    const interpreter = dynamic.interpreter === undefined ? undefined : this.#tree.file(dynamic.interpreter);
     return [interpreter, ...found].filter((one) => one !== undefined);
   }
 
-  #first(paths: readonly string[], fits: (node: MergedNode) => boolean = () => true): MergedNode | undefined {
+  #first(paths: readonly string[]): MergedNode | undefined {
     for (const path of paths) {
       const node = this.#tree.file(path);
-      if (node !== undefined && fits(node)) return node;
+      if (node !== undefined) return node;
     }
     return undefined;
   }

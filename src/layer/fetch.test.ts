@@ -1,26 +1,16 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { setImmediate as turn } from 'node:timers/promises';
-import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
-import type { Layer } from './layer.js';
+import { inodeAt } from '../testing/image-tree.js';
+import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
-
-const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
-
-/** Lets no piece out until it is opened. */
-function gate(blob: FakeBlob) {
-  let open!: () => void;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  blob.beforePiece = () => opened;
-  return open;
-}
 
 test('many readers of one file are one request', async (t) => {
   await using bench = await LayerBench.create();
   const bytes = randomness(4).bytes(50_000);
   const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
   await using layer = await bench.store.open(source);
-  const all = await Promise.all(Array.from({ length: 20 }, () => layer.read(inodeOf(layer, 'a'), 0, 1 << 20)));
+  const all = await Promise.all(Array.from({ length: 20 }, () => layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20)));
   for (const got of all) t.true(bytes.equals(got));
   t.is(blob.asked.length, 2);
 });
@@ -39,9 +29,9 @@ test('openers share one layer, and who leaves does not end it for the others', a
   const layer = await staying;
   t.is(await bench.store.open(source), layer);
   await layer[Symbol.asyncDispose]();
-  t.true(bytes.equals(await layer.read(inodeOf(layer, 'a'), 0, 1 << 20)));
+  t.true(bytes.equals(await layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20)));
   await layer[Symbol.asyncDispose]();
-  await t.throwsAsync(layer.read(inodeOf(layer, 'a'), 0, 1), { message: /was closed/ });
+  await t.throwsAsync(layer.read(inodeAt(layer.tree, 'a'), 0, 1), { message: /was closed/ });
   t.is(blob.asked.length, 2);
   await using again = await bench.store.open(source);
   t.not(again, layer);
@@ -52,7 +42,7 @@ test('a reader that leaves takes its request along, unless others wait for it', 
   const bytes = randomness(5).bytes(50_000);
   const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
   await using layer = await bench.store.open(source);
-  const inode = inodeOf(layer, 'a');
+  const inode = inodeAt(layer.tree, 'a');
   for (const others of [false, true]) {
     blob.asked.length = blob.aborted = 0;
     const open = gate(blob);
@@ -81,7 +71,7 @@ test('a reader gets its request out while background work fills its share, and i
   blob.asked.length = 0;
   const background = layer.background();
   await until(() => blob.asked.length === 2); // its share of three
-  const inode = inodeOf(layer, 'f55');
+  const inode = inodeAt(layer.tree, 'f55');
   const place = layer.tree.chunkOffset[layer.tree.first[inode]];
   const order: string[] = [];
   const demand = layer.read(inode, 0, 1 << 20).then((got) => {
@@ -104,15 +94,13 @@ test('a reader takes a far chunk out of a slow range that nobody waits for', asy
   const { blob, source } = await estargzLayer(files, { level: 1, landmarkAfter: 39 });
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
-  let slow!: () => void;
-  const slowly = new Promise<void>((resolve) => (slow = resolve));
-  const [wanted] = [layer.tree.first[inodeOf(layer, 'f36')]];
+  const wanted = layer.tree.first[inodeAt(layer.tree, 'f36')];
   // Whatever begins in the first half crawls.
-  blob.beforePiece = (offset) => (offset < layer.tree.chunkOffset[wanted] ? slowly : undefined);
+  const slow = gate(blob, 0, layer.tree.chunkOffset[wanted]);
   const all = layer.prefetch();
   await until(() => blob.asked.length > 0);
   t.true(blob.asked.some((r) => r.offset < layer.tree.chunkOffset[wanted]));
-  t.true(files[36].bytes.equals(await layer.read(inodeOf(layer, 'f36'), 0, 1 << 20)));
+  t.true(files[36].bytes.equals(await layer.read(inodeAt(layer.tree, 'f36'), 0, 1 << 20)));
   slow();
   await all;
   await layer.fetchAll();
@@ -133,7 +121,7 @@ test('what is held in memory stays below the bound, whoever asks', async (t) => 
   };
   const background = layer.background();
   const reads = files.map(async ({ name, bytes }) =>
-    t.true(bytes.equals(await layer.read(inodeOf(layer, name), 0, 1 << 20))),
+    t.true(bytes.equals(await layer.read(inodeAt(layer.tree, name), 0, 1 << 20))),
   );
   await Promise.all([background, ...reads]);
   t.true(most > 0 && most <= maxMemory, `${most}`);
@@ -151,7 +139,7 @@ test('one chunk larger than the bound is fetched all the same', async (t) => {
   await using layer = await bench.store.open(source);
   await Promise.all([
     layer.background(),
-    (async () => t.true(bytes.equals(await layer.read(inodeOf(layer, 'a'), 0, 1 << 30))))(),
+    (async () => t.true(bytes.equals(await layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 30))))(),
   ]);
 });
 
@@ -164,7 +152,7 @@ test('prefetch brings what the landmark says, by few requests, and nothing else'
   await layer.prefetch();
   t.is(blob.asked.length, 2);
   t.is(layer.stats.presentBytes, 400_000);
-  for (const { name } of files.slice(0, 10)) await layer.read(inodeOf(layer, name), 0, 1 << 20);
+  for (const { name } of files.slice(0, 10)) await layer.read(inodeAt(layer.tree, name), 0, 1 << 20);
   t.is(blob.asked.length, 2);
 });
 
@@ -224,7 +212,7 @@ test('closing a layer while it is read and fetched ends both, and what came is k
     if (++pieces > 60) await new Promise((resolve) => setTimeout(resolve, 1));
   };
   const background = layer.background();
-  const reading = layer.read(inodeOf(layer, 'f29'), 0, 1 << 20);
+  const reading = layer.read(inodeAt(layer.tree, 'f29'), 0, 1 << 20);
   const outcomes = Promise.allSettled([background, reading]);
   await until(() => pieces > 40);
   await layer[Symbol.asyncDispose]();
@@ -232,7 +220,7 @@ test('closing a layer while it is read and fetched ends both, and what came is k
   t.is(background1.status, 'rejected');
   await using again = await bench.store.open(source);
   t.true(again.stats.presentBytes > 0);
-  for (const { name, bytes } of files) t.true(bytes.equals(await again.read(inodeOf(again, name), 0, 1 << 20)));
+  for (const { name, bytes } of files) t.true(bytes.equals(await again.read(inodeAt(again.tree, name), 0, 1 << 20)));
 });
 
 test('random reads over random layers give the right bytes, and no byte of a blob is delivered twice', async (t) => {
@@ -261,7 +249,7 @@ test('random reads over random layers give the right bytes, and no byte of a blo
       const reads: Promise<void>[] = [];
       for (const [i, r] of s.reads.entries()) {
         const { name, bytes } = files[r.file % files.length];
-        const read = layer.read(inodeOf(layer, name), r.offset, r.length).then((got) => {
+        const read = layer.read(inodeAt(layer.tree, name), r.offset, r.length).then((got) => {
           if (!bytes.subarray(r.offset, r.offset + r.length).equals(got)) throw new Error(`wrong bytes of ${name}`);
         });
         reads.push(read);
@@ -301,10 +289,10 @@ test('the rest of a file follows on what is missed in the same request, before i
     await using bench = await LayerBench.create();
     await using layer = await bench.store.open(source);
     blob.asked.length = 0;
-    t.true(bytes.subarray(place, place + 10).equals(await layer.read(inodeOf(layer, 'a'), place, 10)));
+    t.true(bytes.subarray(place, place + 10).equals(await layer.read(inodeAt(layer.tree, 'a'), place, 10)));
     await until(() => layer.stats.presentBytes === bytes.byteLength);
     t.is(blob.asked.length, requests);
-    const { first } = layer.tree.chunksOf(inodeOf(layer, 'a'), place, 10);
+    const { first } = layer.tree.chunksOf(inodeAt(layer.tree, 'a'), place, 10);
     t.is(blob.asked[0].offset, layer.tree.chunkOffset[first]);
   }
 });
@@ -318,7 +306,7 @@ test('a short rest of a file is no request of its own', async (t) => {
   await using layer = await bench.store.open(source);
   t.true(layer.tree.facts.contentEnd > 1.2 * bench.store.scheduler.fileRange);
   blob.asked.length = 0;
-  layer.bring([inodeOf(layer, 'a')]);
+  layer.bring([inodeAt(layer.tree, 'a')]);
   await until(() => layer.stats.presentBytes === 2_800_000);
   t.is(blob.asked.length, 1);
 });
@@ -330,7 +318,7 @@ test('spans that are asked for at once and lie near each other are one request',
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
-  layer.bring(['4', '2', '0'].map((name) => inodeOf(layer, name)));
+  layer.bring(['4', '2', '0'].map((name) => inodeAt(layer.tree, name)));
   await until(() => bench.store.scheduler.requestsInUse === 0 && layer.stats.presentBytes >= 153_000);
   t.is(blob.asked.length, 2);
   t.is(layer.stats.presentBytes, 153_000);
@@ -344,14 +332,14 @@ test('what is fetched ahead and has to wait goes first once a reader waits for i
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
   const open = gate(blob);
-  for (let i = 0; i < 20; i += 2) layer.bring([inodeOf(layer, `${i}`)]);
+  for (let i = 0; i < 20; i += 2) layer.bring([inodeAt(layer.tree, `${i}`)]);
   await until(() => blob.asked.length > 0);
   await turn();
   const share = blob.asked.length;
   t.true(share < 10);
-  const reading = layer.read(inodeOf(layer, '18'), 0, 10);
+  const reading = layer.read(inodeAt(layer.tree, '18'), 0, 10);
   await until(() => blob.asked.length === share + 1);
-  t.is(blob.asked.at(-1)!.offset, layer.tree.chunkOffset[layer.tree.first[inodeOf(layer, '18')]]);
+  t.is(blob.asked.at(-1)!.offset, layer.tree.chunkOffset[layer.tree.first[inodeAt(layer.tree, '18')]]);
   open();
   t.true(files[18].bytes.subarray(0, 10).equals(await reading));
   await until(() => layer.stats.presentBytes === 10 * 600_000);
@@ -384,8 +372,8 @@ test('few bytes of a file that was replaced are passed over within one request',
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
-  t.true(files[0].bytes.equals(await layer.read(inodeOf(layer, 'small'), 0, 100)));
-  t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
+  t.true(files[0].bytes.equals(await layer.read(inodeAt(layer.tree, 'small'), 0, 100)));
+  t.true(files[2].bytes.equals(await layer.read(inodeAt(layer.tree, 'replaced'), 0, 100)));
   t.is(blob.asked.length, 1);
 });
 
@@ -399,10 +387,10 @@ test('many bytes of a file that was replaced are not fetched at all', async (t) 
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
-  t.true(files[0].bytes.equals(await layer.read(inodeOf(layer, 'small'), 0, 100)));
+  t.true(files[0].bytes.equals(await layer.read(inodeAt(layer.tree, 'small'), 0, 100)));
   t.is(blob.asked.length, 1);
   t.true(blob.asked[0].length < 80_000, `${blob.asked[0].length} bytes`);
-  t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
+  t.true(files[2].bytes.equals(await layer.read(inodeAt(layer.tree, 'replaced'), 0, 100)));
 });
 
 test('a layer so short that it came with its TOC is asked for once, and its chunks are verified all the same', async (t) => {
@@ -416,7 +404,7 @@ test('a layer so short that it came with its TOC is asked for once, and its chun
     }
     await using layer = await bench.store.open(source);
     t.is(blob.asked.length, 1);
-    const reading = layer.read(inodeOf(layer, 'a'), 0, 1 << 20);
+    const reading = layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20);
     if (wrong) await t.throwsAsync(reading, { code: 'DATA_LOSS' });
     else t.true(bytes.equals(await reading));
     t.is(blob.asked.length, wrong ? 3 : 1);

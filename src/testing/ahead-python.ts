@@ -1,12 +1,12 @@
 import { apart, library, loader, program } from './ahead-files.js';
 import { elfFile } from './elf.js';
 import type { FileSpec } from './image-files.js';
-import { pycFile, pycPath } from './pyc.js';
+import { pycFile, pycPath, told } from './pyc.js';
 
 export const PYTHON = 'usr/lib/python3.11';
 const compiled = (path: string, ...names: string[]): FileSpec => ({
   path: pycPath(path),
-  content: pycFile('3.11', { imports: names.map((name) => ({ level: 0, name, from: [] })) }),
+  content: pycFile('3.11', { imports: names.map((name) => told(0, name)) }),
 });
 /** A module in source, and what it is compiled to, which are of one name. */
 const both = (path: string, ...names: string[]): FileSpec[] => [

@@ -1,12 +1,10 @@
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { DaemonClient, findDaemon } from './client.js';
 import { listenControl, type ControlHandler } from './control.js';
 import { layoutOf } from './layout.js';
@@ -17,16 +15,13 @@ const unexpected = async (): Promise<never> => {
 };
 
 async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-client-'));
+  const root = await temporaryDirectory(t, 'client');
   const servers: Server[] = [];
   const end = (server: Server) => {
     server.close();
     server.closeAllConnections();
   };
-  t.teardown(async () => {
-    servers.forEach(end);
-    await rm(root, { recursive: true, force: true });
-  });
+  t.teardown(() => servers.forEach(end));
   const path = layoutOf(root).control;
   const listen = async () => {
     const server = await listenControl(path, {

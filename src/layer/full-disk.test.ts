@@ -1,18 +1,17 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test from 'ava';
 import type { CacheEvent } from '../cache/chunk-cache.js';
 import { inodeAt } from '../testing/image-tree.js';
 import { estargzLayer, LayerBench, randomness } from '../testing/layer-fixture.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 
 const run = promisify(execFile);
 
 test('a full disk fails no read: layers not in use make room, then chunks are served from memory', async (t) => {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-full-'));
-  t.teardown(() => rm(root, { recursive: true, force: true }));
+  const root = await temporaryDirectory(t, 'full');
   await run('mount', ['-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', root]);
   t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
   const events: CacheEvent[] = [];
@@ -39,8 +38,7 @@ test('a full disk fails no read: layers not in use make room, then chunks are se
 });
 
 test('a disk that is full from the start serves an image all the same', async (t) => {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-full-'));
-  t.teardown(() => rm(root, { recursive: true, force: true }));
+  const root = await temporaryDirectory(t, 'full');
   await run('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', root]);
   t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
   await using bench = await LayerBench.create({ root });

@@ -1,10 +1,10 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '../testing/registry.js';
 import { makeCertificates } from '../testing/registry-tls.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { Registry, type RegistryOptions } from './client.js';
 import { RegistryError } from './errors.js';
 import { retryAfterMs } from './retry-after.js';
@@ -231,8 +231,7 @@ test('HTTPS: refused without the authority, then by ca, by skip_verify, with a c
   const { server, blob } = await serve(t, {
     tls: { cert, key, ca: caText, requestCert: true, rejectUnauthorized: false },
   });
-  const certs = await mkdtemp(join(tmpdir(), 'lazylayer-certs-'));
-  t.teardown(() => rm(certs, { recursive: true }));
+  const certs = await temporaryDirectory(t, 'certs');
   const host = `127.0.0.1:${server.port}`;
   const write = async (text: string) => {
     await mkdir(join(certs, host), { recursive: true });

@@ -1,6 +1,3 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { defaultConfig } from '../config/config.js';
 import { ServedLayers } from '../fuse/served.js';
@@ -9,6 +6,7 @@ import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '
 import { Workspace } from '../workspace/workspace.js';
 import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
 
 const layers: LayerSpec[] = [
@@ -18,8 +16,7 @@ const layers: LayerSpec[] = [
 ];
 
 async function start(t: ExecutionContext, options?: TestRegistryOptions, specs = layers) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-lazy-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'lazy');
   const registry = await startTestRegistry(options);
   t.teardown(() => registry.stop());
   const image = await buildImage({ layers: specs });

@@ -1,5 +1,3 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { defaultConfig } from '../config/config.js';
@@ -10,6 +8,7 @@ import { AdditionalLayerStore, type LayerAnswer } from '../store/store.js';
 import { Workspace } from '../workspace/workspace.js';
 import { buildImage, type LayerSpec } from './image.js';
 import { startTestRegistry } from './registry.js';
+import { temporaryDirectory } from './temporary.js';
 
 /** Two that can be lazy, and a plain one. */
 export const storeLayers: LayerSpec[] = [
@@ -22,8 +21,7 @@ export const base64 = (text: string) => Buffer.from(text).toString('base64');
 
 /** A registry with an image of these layers. */
 export async function startImage(t: ExecutionContext, specs = storeLayers) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-store-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'store');
   const registry = await startTestRegistry();
   t.teardown(() => registry.stop());
   const image = await buildImage({ layers: specs });

@@ -1,10 +1,10 @@
-import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { startTestRegistry, type TestRegistry } from '../../testing/registry.js';
 import type { TestAuth } from '../../testing/registry-auth.js';
 import { makeCertificates } from '../../testing/registry-tls.js';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { Registry, type RegistryOptions } from '../client.js';
 import type { Credential } from './credentials.js';
 
@@ -104,8 +104,7 @@ test('wrong or no credentials: one more try at most, then UNAUTHENTICATED, in wo
 });
 
 test('a login in an auth file is found, and what failed on the way is told when there is none', async (t) => {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-home-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'home');
   await mkdir(join(root, '.docker'));
   const auth = { kind: 'bearer', username: 'joe', password: 'hidden-pw' } as const;
   const { server, reader } = await setUp(t, auth, { env: { ...env, HOME: root, PATH: '/nonexistent' } });

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { CommandLines, type CommandLine } from './command-lines.js';
 
 /** A made-up `/proc`: `is` gives a process a command line. */
@@ -106,7 +107,7 @@ test('who waits for a read is looked at, and again once it has become what it wa
   let answer!: () => void;
   const answered = new Promise<void>((_, reject) => (answer = () => reject(new Error('read failed'))));
   const followed = lines.follow(1, answered, async (line: CommandLine) => void told.push(line.arguments.join(' ')));
-  while (told.length === 0) await turn();
+  await until(() => told.length > 0);
   await is(1, 'python3\0main.py\0');
   answer();
   await followed;

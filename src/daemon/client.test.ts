@@ -5,6 +5,7 @@ import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { DaemonClient, findDaemon } from './client.js';
 import { listenControl, type ControlHandler } from './control.js';
 import { layoutOf } from './layout.js';
@@ -100,10 +101,10 @@ test('one who gives up gets the reason at once, and the daemon hears of it', asy
   await t.throwsAsync(mounting, { is: reason });
   const inGone = new AbortController();
   const waiting = client.waitGone('/mnt', inGone.signal);
-  while (started < 2) await sleep(5);
+  await until(() => started >= 2);
   inGone.abort(reason);
   await t.throwsAsync(waiting, { is: reason });
-  while (heard.length < 2) await sleep(5);
+  await until(() => heard.length >= 2);
   t.deepEqual(heard, ['ABORTED', 'ABORTED']);
   await t.throwsAsync(client.mount(request, { signal: inGone.signal }), { is: reason });
   t.is(started, 2);
@@ -135,7 +136,7 @@ test('waiting for a mount to go outlives the process that serves it', async (t) 
   });
   const first = await listen();
   const waiting = client.waitGone('/a mount & more');
-  while (asked.length === 0) await sleep(5);
+  await until(() => asked.length > 0);
   end(first);
   await once(first, 'close');
   await listen();
@@ -194,7 +195,7 @@ test('a trace that nobody waits for any more ends; one that is refused says why'
   const server = await listen();
   const left = await client.trace();
   await left[Symbol.asyncDispose]();
-  while (heard.length === 0) await sleep(5);
+  await until(() => heard.length > 0);
   busy = true;
   await t.throwsAsync(client.trace(), { code: 'BUSY', message: 'it is being traced' });
   busy = false;

@@ -1,17 +1,12 @@
 import { truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { collect } from '../testing/image-bytes.js';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { BufferReader, FileReader, SliceReader } from './readers.js';
 import type { RandomAccessReader } from './reader.js';
 
 const bytes = Buffer.alloc(700_000, 'lazylayer');
-
-async function collect(source: AsyncIterable<Uint8Array>) {
-  const parts: Buffer[] = [];
-  for await (const piece of source) parts.push(Buffer.from(piece));
-  return Buffer.concat(parts);
-}
 
 test('every reader gives the same bytes, whole, in part, as a stream, and refuses what lies outside', async (t) => {
   const dir = await temporaryDirectory(t, 'io');

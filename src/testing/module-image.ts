@@ -1,22 +1,8 @@
-import { BoundedTree } from '../ahead/bounded-tree.js';
+import type { BoundedTree } from '../ahead/bounded-tree.js';
 import { ModuleFinder, newListings, type ModulePlaces } from '../ahead/modules.js';
 import type { Import } from '../ahead/python.js';
-import type { FileSpec } from './image-files.js';
-import { treeOf } from './image-tree.js';
-import { pycFile, pycPath } from './pyc.js';
-
-/** A `~` at the end stands for what a compiled module's name has there. */
-const compiled = (path: string) => (path.endsWith('~') ? pycPath(path.slice(0, -1)) : path);
-
-/** Files of a byte, or of so many: `/path = bytes`; symlinks: `/from -> to`. */
-function filesOf(paths: readonly string[]): FileSpec[] {
-  return paths.map((line) => {
-    const [word, target] = line.slice(1).split(' -> ');
-    const [path, bytes = '1'] = word.split(' = ');
-    const name = compiled(path);
-    return target === undefined ? { path: name, content: Buffer.alloc(Number(bytes)) } : { path: name, target };
-  });
-}
+import { boundedTreeOf, pathOf } from './bounded-tree.js';
+import { pycFile } from './pyc.js';
 
 /** An image of modules alone, and what is found in it. */
 export class ModuleImage {
@@ -25,13 +11,13 @@ export class ModuleImage {
   readonly finder: ModuleFinder;
 
   constructor(...layers: (readonly string[])[]) {
-    this.tree = new BoundedTree(layers.map((paths) => ({ tree: treeOf(filesOf(paths)) })));
+    this.tree = boundedTreeOf(...layers);
     this.finder = new ModuleFinder(this.tree, this.places);
   }
 
   /** The paths, each once, of what a module at a path leads to, source or compiled by 3.11. */
   imports(path: string, content: string | readonly Import[] | Uint8Array): string[] {
-    const file = compiled(path);
+    const file = pathOf(path);
     const bytes =
       typeof content === 'string'
         ? Buffer.from(content)

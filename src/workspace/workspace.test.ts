@@ -1,7 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
-import { defaultConfig } from '../config/config.js';
 import { NONE, ROOT } from '../toc/tree.js';
 import { buildImage, type BuiltImage, type ImageSpec } from '../testing/image.js';
+import { configOver } from '../testing/published-image.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
@@ -22,10 +22,7 @@ function put(registry: TestRegistry, image: BuiltImage, tag: string): void {
   registry.putManifest('img', tag, image.index.bytes, image.index.descriptor.mediaType);
 }
 
-async function open(root: string): Promise<Workspace> {
-  const defaults = defaultConfig();
-  return Workspace.open({ ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } });
-}
+const open = (root: string) => Workspace.open(configOver(root));
 
 async function contentOf(layer: Layer, name: string): Promise<string> {
   const inode = layer.tree.lookup(ROOT, Buffer.from(name));

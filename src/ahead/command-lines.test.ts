@@ -1,16 +1,16 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { CommandLines, type CommandLine } from './command-lines.js';
 
 /** A made-up `/proc`: `is` gives a process a command line. */
 async function start(t: ExecutionContext) {
-  const proc = await mkdtemp(join(tmpdir(), 'lazylayer-proc-'));
-  t.teardown(() => rm(proc, { recursive: true }));
+  const proc = await temporaryDirectory(t, 'proc');
   const is = async (pid: number, commandLine: string, links: Record<string, string> = {}) => {
     await mkdir(join(proc, String(pid)), { recursive: true });
     await writeFile(join(proc, String(pid), 'cmdline'), commandLine);
@@ -23,15 +23,12 @@ async function start(t: ExecutionContext) {
 }
 
 test('a process of this machine: its arguments, and where it is', async (t) => {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-cwd-'));
+  const directory = await temporaryDirectory(t, 'cwd');
   const child = spawn('/bin/sh', ['-c', 'echo; read x', '', 'a b', ''], {
     cwd: directory,
     stdio: ['pipe', 'pipe', 'inherit'],
   });
-  t.teardown(async () => {
-    child.kill('SIGKILL');
-    await rm(directory, { recursive: true });
-  });
+  t.teardown(() => child.kill('SIGKILL'));
   await once(child.stdout, 'data');
   const lines = new CommandLines();
   t.deepEqual(await lines.look(child.pid!), {
@@ -110,7 +107,7 @@ test('who waits for a read is looked at, and again once it has become what it wa
   let answer!: () => void;
   const answered = new Promise<void>((_, reject) => (answer = () => reject(new Error('read failed'))));
   const followed = lines.follow(1, answered, async (line: CommandLine) => void told.push(line.arguments.join(' ')));
-  while (told.length === 0) await turn();
+  await until(() => told.length > 0);
   await is(1, 'python3\0main.py\0');
   answer();
   await followed;

@@ -1,7 +1,6 @@
 import test from 'ava';
-import { BoundedTree } from './bounded-tree.js';
 import fc from 'fast-check';
-import { treeOf } from '../testing/image-tree.js';
+import { boundedTreeOf } from '../testing/bounded-tree.js';
 import { IncludeFinder, includesOf, isCompiler, isSource } from './includes.js';
 
 const shown = (source: string) =>
@@ -121,11 +120,7 @@ const HEADERS = [
 ];
 
 function finder(...paths: string[]) {
-  const files = paths.map((line) => {
-    const [path, target] = line.slice(1).split(' -> ');
-    return target === undefined ? { path, content: 'x' } : { path, target };
-  });
-  const tree = new BoundedTree([{ tree: treeOf(files) }]);
+  const tree = boundedTreeOf(paths);
   const found = new IncludeFinder(tree);
   const leads = (path: string, source: string) =>
     found.leadsTo({ path, node: tree.root }, Buffer.from(source)).map((one) => {

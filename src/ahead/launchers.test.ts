@@ -1,9 +1,9 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { CommandLines } from './command-lines.js';
 import { Launchers } from './launchers.js';
 
@@ -27,8 +27,7 @@ interface Process {
 
 /** A made-up `/proc`, and a directory for bundles on a disk, or on what `mounted` says. */
 async function start(t: ExecutionContext, mounted = 'ext4') {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-launchers-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'launchers');
   const proc = join(root, 'proc');
   await mkdir(join(proc, 'self'), { recursive: true });
   const mount = (target: string, type: string) => `1 1 0:1 / ${target} rw - ${type} none rw\n`;

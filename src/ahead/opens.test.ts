@@ -1,12 +1,11 @@
 import test from 'ava';
-import { BoundedTree } from './bounded-tree.js';
+import { boundedTreeOf } from '../testing/bounded-tree.js';
+import type { BoundedTree } from './bounded-tree.js';
 import fc from 'fast-check';
-import { treeOf } from '../testing/image-tree.js';
 import { gccOfDriver, gccOfFile, installed } from './compilers.js';
 import { isOpener, opens } from './opens.js';
 
-const treeWith = (...paths: string[]) =>
-  new BoundedTree([{ tree: treeOf(paths.map((path) => ({ path: path.slice(1), content: 'x' }))) }]);
+const treeWith = (...paths: string[]) => boundedTreeOf(paths);
 
 /** What is there of what a program opens, step by step. */
 function opened(tree: BoundedTree, path: string): string[][] {

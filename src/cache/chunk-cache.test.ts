@@ -1,13 +1,13 @@
 import { execFile } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { TreeBuilder } from '../toc/builder.js';
 import type { Tree } from '../toc/tree.js';
 import { randomness, tarFile } from '../testing/layer-fixture.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { hexOf } from '../digest/digest.js';
 import { ChunkCache, type CacheEvent } from './chunk-cache.js';
 import type { LayerKey } from './key.js';
@@ -30,12 +30,6 @@ function layerOf(seed: number, count = 10, size = 10_000): { key: LayerKey; tree
   return { key: { digest: digestOf(`layer ${seed}`), source }, tree, chunks };
 }
 
-async function scratch(t: ExecutionContext): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-cache-test-'));
-  t.teardown(() => rm(dir, { recursive: true, force: true }));
-  return dir;
-}
-
 /** Opens a layer as its owner does, stores every chunk, and gives it back. */
 async function fill(cache: ChunkCache, { key, tree, chunks }: ReturnType<typeof layerOf>) {
   const layer = (await cache.acquire(key, (s) => s === key.source)) ?? (await cache.create(key, tree));
@@ -47,7 +41,7 @@ async function fill(cache: ChunkCache, { key, tree, chunks }: ReturnType<typeof 
 }
 
 test('slots are durable, from 1, and never given twice', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const slots = new Map<string, number>();
   for (let round = 0; round < 3; round++) {
     await using cache = await ChunkCache.open(root);
@@ -68,7 +62,7 @@ test('slots are durable, from 1, and never given twice', async (t) => {
 });
 
 test('what is stored is found again after a restart, and the books are right', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const one = layerOf(1);
   {
     await using cache = await ChunkCache.open(root);
@@ -92,7 +86,7 @@ test('what is stored is found again after a restart, and the books are right', a
 
 test('a layer that was opened and never read is not taken for one that has everything', async (t) => {
   const { key, tree, chunks } = layerOf(1);
-  await using cache = await ChunkCache.open(await scratch(t));
+  await using cache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'));
   await cache.release(await cache.create(key, tree));
   t.like((await cache.du()).layers, [{ presentChunks: 0 }]);
   const layer = (await cache.acquire(key, () => true))!;
@@ -105,7 +99,7 @@ test('a layer that was opened and never read is not taken for one that has every
 });
 
 test('the byte limit drops the layers longest not used, never those in use', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const events: CacheEvent[] = [];
   const layers = [1, 2, 3, 4].map((seed) => layerOf(seed, 20));
   const each = 300_000;
@@ -133,7 +127,7 @@ test('the byte limit drops the layers longest not used, never those in use', asy
 });
 
 test('last use outlives the process', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const [one, two] = [layerOf(1), layerOf(2)];
   {
     await using cache = await ChunkCache.open(root);
@@ -150,7 +144,7 @@ test('last use outlives the process', async (t) => {
 });
 
 test('a chunk that another layer has is taken from there, verified, and a stale hint is harmless', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const one = layerOf(1, 4);
   // The same bytes, elsewhere and in another order.
   const other = layerOf(2, 8);
@@ -180,7 +174,7 @@ test('a chunk that another layer has is taken from there, verified, and a stale 
 });
 
 test('a process that dies leaves nothing that the next one trips over', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const one = layerOf(1);
   {
     await using cache = await ChunkCache.open(root);
@@ -199,7 +193,7 @@ for (const [what, damage] of Object.entries({
   'its first half': async (path: string) => truncate(path, (await stat(path)).size / 2),
 }))
   test(`an index file that holds ${what} is made anew`, async (t) => {
-    const root = await scratch(t);
+    const root = await temporaryDirectory(t, 'cache-test');
     const one = layerOf(1);
     {
       await using cache = await ChunkCache.open(root);
@@ -214,7 +208,7 @@ for (const [what, damage] of Object.entries({
   });
 
 test('a temporary cache goes when it is closed', async (t) => {
-  const parent = await scratch(t);
+  const parent = await temporaryDirectory(t, 'cache-test');
   const cache = await ChunkCache.openTemporary(parent);
   await fill(cache, layerOf(1));
   t.is((await readdir(parent)).length, 1);
@@ -223,7 +217,7 @@ test('a temporary cache goes when it is closed', async (t) => {
 });
 
 test('on a full disk layers not in use make room, and a failed write is told', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', root]);
   t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
   const events: CacheEvent[] = [];
@@ -252,7 +246,7 @@ test('on a full disk layers not in use make room, and a failed write is told', a
 });
 
 test('on a full disk, layers that are being opened do not wait for each other to be dropped', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', root]);
   t.teardown(() => run('umount', ['-l', root]).catch(() => {}));
   const cache = await ChunkCache.open(root);
@@ -268,7 +262,7 @@ test('on a full disk, layers that are being opened do not wait for each other to
 });
 
 test('a want of descriptors drops no layer', async (t) => {
-  await using cache = await ChunkCache.open(await scratch(t));
+  await using cache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'));
   await fill(cache, layerOf(1));
   const { key, tree } = layerOf(2);
   let tries = 0;
@@ -285,7 +279,7 @@ test('a want of descriptors drops no layer', async (t) => {
 });
 
 test('of a layer that is kept the tree stays, and with it the way back; its content goes last, or stays too', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const events: CacheEvent[] = [];
   await using cache = await ChunkCache.open(root, { limitBytes: 430_000, onEvent: (e) => void events.push(e) });
   const [asleep, whole, unused] = [1, 2, 3].map((seed) => layerOf(seed));
@@ -343,7 +337,7 @@ test('of a layer that is kept the tree stays, and with it the way back; its cont
 });
 
 test('what a crash left half written beside a layer is removed at the next start', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const { key, tree } = layerOf(1);
   let name: string;
   {
@@ -360,7 +354,7 @@ test('what a crash left half written beside a layer is removed at the next start
 });
 
 test('a sector that cannot be read leaves a suspect chunk to the registry', async (t) => {
-  const root = await scratch(t);
+  const root = await temporaryDirectory(t, 'cache-test');
   const one = layerOf(1);
   {
     await using cache = await ChunkCache.open(root);

@@ -1,14 +1,14 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { seededBytes } from '../testing/image-files.js';
 import { buildImage, type BuiltImage } from '../testing/image.js';
 import { startTestRegistry } from '../testing/registry.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 
 const main = new URL('main.js', import.meta.url).pathname;
 
@@ -20,8 +20,7 @@ interface Ran {
 }
 
 async function scene(t: ExecutionContext) {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-cli-'));
-  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const dir = await temporaryDirectory(t, 'cli');
   const env = {
     PATH: process.env.PATH,
     HOME: dir,

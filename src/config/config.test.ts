@@ -1,9 +1,10 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { exitStatusOf, LazylayerError } from '../errors.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { configPath, defaultConfig, loadConfig, parseConfig } from './config.js';
 import { formatConfig } from './format.js';
 import { ConfigError } from './problems.js';
@@ -12,8 +13,7 @@ import { exactSize, parseSize } from './size.js';
 const root = { env: {}, uid: 0 };
 
 async function file(t: ExecutionContext, text: string): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-config-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'config');
   const path = join(dir, 'config.toml');
   await writeFile(path, text);
   return path;

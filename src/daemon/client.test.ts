@@ -1,12 +1,11 @@
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { DaemonClient, findDaemon } from './client.js';
 import { listenControl, type ControlHandler } from './control.js';
 import { layoutOf } from './layout.js';
@@ -17,16 +16,13 @@ const unexpected = async (): Promise<never> => {
 };
 
 async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-client-'));
+  const root = await temporaryDirectory(t, 'client');
   const servers: Server[] = [];
   const end = (server: Server) => {
     server.close();
     server.closeAllConnections();
   };
-  t.teardown(async () => {
-    servers.forEach(end);
-    await rm(root, { recursive: true, force: true });
-  });
+  t.teardown(() => servers.forEach(end));
   const path = layoutOf(root).control;
   const listen = async () => {
     const server = await listenControl(path, {
@@ -105,10 +101,10 @@ test('one who gives up gets the reason at once, and the daemon hears of it', asy
   await t.throwsAsync(mounting, { is: reason });
   const inGone = new AbortController();
   const waiting = client.waitGone('/mnt', inGone.signal);
-  while (started < 2) await sleep(5);
+  await until(() => started >= 2);
   inGone.abort(reason);
   await t.throwsAsync(waiting, { is: reason });
-  while (heard.length < 2) await sleep(5);
+  await until(() => heard.length >= 2);
   t.deepEqual(heard, ['ABORTED', 'ABORTED']);
   await t.throwsAsync(client.mount(request, { signal: inGone.signal }), { is: reason });
   t.is(started, 2);
@@ -140,7 +136,7 @@ test('waiting for a mount to go outlives the process that serves it', async (t) 
   });
   const first = await listen();
   const waiting = client.waitGone('/a mount & more');
-  while (asked.length === 0) await sleep(5);
+  await until(() => asked.length > 0);
   end(first);
   await once(first, 'close');
   await listen();
@@ -199,7 +195,7 @@ test('a trace that nobody waits for any more ends; one that is refused says why'
   const server = await listen();
   const left = await client.trace();
   await left[Symbol.asyncDispose]();
-  while (heard.length === 0) await sleep(5);
+  await until(() => heard.length > 0);
   busy = true;
   await t.throwsAsync(client.trace(), { code: 'BUSY', message: 'it is being traced' });
   busy = false;

@@ -1,9 +1,9 @@
 import { closeSync, openSync, readFileSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { constants, tmpdir } from 'node:os';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { DeferredRequests } from './deferred-requests.js';
 import type { FuseHost } from './server.js';
 import type { DeferredRead } from './session-output.js';
@@ -12,13 +12,10 @@ const { EACCES, EIO } = constants.errno;
 
 /** A file stands in for the device: what is written to it are the replies, one behind the other. */
 async function start(t: ExecutionContext, host: FuseHost) {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-deferred-'));
+  const directory = await temporaryDirectory(t, 'deferred');
   const path = join(directory, 'device');
   const fd = openSync(path, 'ax');
-  t.teardown(async () => {
-    closeSync(fd);
-    await rm(directory, { recursive: true });
-  });
+  t.teardown(() => closeSync(fd));
   const lookups: [number, number][] = [];
   const requests = new DeferredRequests(fd, host, ({ uniqueLow }, errno) => void lookups.push([uniqueLow, errno]));
   const replies = () => {

@@ -1,15 +1,13 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { watchDevice } from './device.js';
 
 /** A fifo stands in for the device: it too has read(2) and epoll, and an end. */
 async function fifo(t: ExecutionContext): Promise<{ reader: number; writer: number }> {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-device-'));
-  t.teardown(() => rm(directory, { recursive: true }));
+  const directory = await temporaryDirectory(t, 'device');
   const path = join(directory, 'fifo');
   execFileSync('mkfifo', [path]);
   const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);

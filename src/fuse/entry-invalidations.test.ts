@@ -1,19 +1,17 @@
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { EntryInvalidations } from './entry-invalidations.js';
 
 /** A file in place of the device: it shows what was written, in order. */
 async function scene(t: ExecutionContext, flags = 'w') {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-invalidations-'));
+  const directory = await temporaryDirectory(t, 'invalidations');
   const path = join(directory, 'device');
   await (await open(path, 'w')).close();
   const file = await open(path, flags);
-  t.teardown(async () => {
-    await file.close();
-    await rm(directory, { recursive: true });
-  });
+  t.teardown(() => file.close());
   const locked = new Set<number>();
   const errors: unknown[] = [];
   const invalidations = new EntryInvalidations({
@@ -54,7 +52,7 @@ test('a device that fails is told of, and the next name is tried', async (t) => 
   const { invalidations, add, errors } = await scene(t, 'r');
   add(1, 'a');
   add(1, 'b');
-  while (errors.length < 2) await new Promise(setImmediate);
+  await until(() => errors.length >= 2);
   t.deepEqual(errors, ['EBADF', 'EBADF']);
   await invalidations.close();
 });

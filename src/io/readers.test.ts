@@ -1,21 +1,15 @@
-import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { collect } from '../testing/image-bytes.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { BufferReader, FileReader, SliceReader } from './readers.js';
 import type { RandomAccessReader } from './reader.js';
 
 const bytes = Buffer.alloc(700_000, 'lazylayer');
 
-async function collect(source: AsyncIterable<Uint8Array>) {
-  const parts: Buffer[] = [];
-  for await (const piece of source) parts.push(Buffer.from(piece));
-  return Buffer.concat(parts);
-}
-
 test('every reader gives the same bytes, whole, in part, as a stream, and refuses what lies outside', async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-io-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'io');
   await writeFile(join(dir, 'file'), bytes);
   const wider = new BufferReader(Buffer.concat([Buffer.alloc(10), bytes, Buffer.alloc(10)]));
   const readers: RandomAccessReader[] = [
@@ -42,8 +36,7 @@ test('every reader gives the same bytes, whole, in part, as a stream, and refuse
 });
 
 test('a file that shrinks under its reader is an error, not a short read', async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-io-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'io');
   await writeFile(join(dir, 'file'), bytes);
   await using reader = await FileReader.open(join(dir, 'file'));
   await truncate(join(dir, 'file'), 100);

@@ -1,7 +1,7 @@
 import test from 'ava';
-import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
+import { inodeAt } from '../testing/image-tree.js';
+import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
-import { ROOT } from '../toc/tree.js';
 import type { Layer } from './layer.js';
 
 const KIB = 1024;
@@ -17,8 +17,7 @@ async function scene(bench: LayerBench, files: Readonly<Record<string, number>>)
   const { blob, source } = await estargzLayer(contents);
   const layer = await bench.store.open(source);
   blob.asked.length = 0;
-  const inodeOf = (path: string) =>
-    path.split('/').reduce((inode, name) => layer.tree.lookup(inode, Buffer.from(name)), ROOT);
+  const inodeOf = (path: string) => inodeAt(layer.tree, path);
   const names = Object.keys(files);
   const there = () => names.filter((name) => isThere(layer, inodeOf(name)));
   const { scheduler } = bench.store;
@@ -28,14 +27,6 @@ async function scene(bench: LayerBench, files: Readonly<Record<string, number>>)
 
 const isThere = ({ tree, view }: Layer, inode: number) =>
   view.presence.hasAll(tree.first[inode], tree.first[inode] + tree.count[inode]);
-
-/** Lets no piece out until it is opened. */
-function gate(blob: FakeBlob) {
-  let open!: () => void;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  blob.beforePiece = () => opened;
-  return open;
-}
 
 test('what is asked for while requests wait for their turn goes with them, if it lies near', async (t) => {
   await using bench = await LayerBench.create({ store: { maxConcurrency: 2 } });
@@ -69,7 +60,7 @@ test('what lies behind a large file that was replaced is far', async (t) => {
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
   const open = gate(blob);
-  const inodeOf = (name: string) => layer.tree.lookup(ROOT, Buffer.from(name));
+  const inodeOf = (name: string) => inodeAt(layer.tree, name);
   layer.bring([inodeOf('far')]);
   await until(() => blob.asked.length === 1);
   for (const name of ['a', 'replaced']) layer.bring([inodeOf(name)]);

@@ -1,14 +1,13 @@
 import { closeSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import { hash } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { Presence } from '../cache/presence.js';
 import { digestOf } from '../digest/digester.js';
 import { readEstargzTree } from '../estargz/open.js';
 import { estargzLayer, randomness, tarFile } from '../testing/layer-fixture.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { TreeBuilder } from '../toc/builder.js';
 import { ChunkWriter, type Batch, type ChunkTarget } from './chunk-writer.js';
 
@@ -17,8 +16,7 @@ async function setUp(t: ExecutionContext, minChunkSize: number) {
   const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(1 + i * 500) }));
   const { blob, source } = await estargzLayer(files, { minChunkSize, chunkSize: 6_000 });
   const { tree } = await readEstargzTree(source.reader(), source);
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-writer-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'writer');
   const path = join(dir, 'data');
   const fd = openSync(path, 'w+');
   t.teardown(() => closeSync(fd));

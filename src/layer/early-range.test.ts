@@ -1,5 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
+import { collect } from '../testing/image-bytes.js';
 import { estargzLayer, FakeBlob, LayerBench } from '../testing/layer-fixture.js';
 import { EarlyRange, EarlyReader } from './early-range.js';
 import { until } from '../testing/until.js';
@@ -14,12 +15,6 @@ function early(beforePiece: FakeBlob['beforePiece'] = () => {}) {
   const came = (n: number) => void (counted.came += n);
   const range = new EarlyRange(blob.reader(), 0, 200_000, 50_000, came, () => counted.freed++);
   return { blob, counted, reader: new EarlyReader(blob.reader(), range, (n) => counted.dropped.push(n)) };
-}
-
-async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  for await (const piece of stream) parts.push(Buffer.from(piece));
-  return Buffer.concat(parts);
 }
 
 test('a stream of a part of the range goes on with it: one request, and the same bytes', async (t) => {

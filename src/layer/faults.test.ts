@@ -7,6 +7,7 @@ import { codeOf } from '../errors.js';
 import { Registry } from '../registry/client.js';
 import type { FaultAction } from '../testing/registry-faults.js';
 import { startTestRegistry } from '../testing/registry.js';
+import { inodeAt } from '../testing/image-tree.js';
 import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import type { Layer } from './layer.js';
 import type { LayerSource } from './source.js';
@@ -14,15 +15,14 @@ import type { LayerSource } from './source.js';
 const random = randomness(3);
 const files = Array.from({ length: 12 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(60_000) }));
 
-const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
-const readFileOf = (layer: Layer, i: number) => layer.read(inodeOf(layer, `f${i}`), 0, 1 << 20);
+const readFileOf = (layer: Layer, i: number) => layer.read(inodeAt(layer.tree, `f${i}`), 0, 1 << 20);
 
 async function allRight(t: ExecutionContext, layer: Layer) {
   for (const [i, { bytes }] of files.entries()) t.true(bytes.equals(await readFileOf(layer, i)), `f${i}`);
 }
 
 /** The chunk's place in the blob. */
-const placeOf = (layer: Layer, i: number) => layer.tree.chunkOffset[layer.tree.first[inodeOf(layer, `f${i}`)]];
+const placeOf = (layer: Layer, i: number) => layer.tree.chunkOffset[layer.tree.first[inodeAt(layer.tree, `f${i}`)]];
 
 /** Opens, reads everything, closes, and ends the process's part; gives the layer's directory. */
 async function fill(bench: LayerBench, source: LayerSource, t: ExecutionContext): Promise<string> {

@@ -1,26 +1,16 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { setImmediate as turn } from 'node:timers/promises';
-import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
-import type { Layer } from './layer.js';
+import { inodeAt } from '../testing/image-tree.js';
+import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
-
-const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
-
-/** Lets no piece out until it is opened. */
-function gate(blob: FakeBlob) {
-  let open!: () => void;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  blob.beforePiece = () => opened;
-  return open;
-}
 
 test('many readers of one file are one request', async (t) => {
   await using bench = await LayerBench.create();
   const bytes = randomness(4).bytes(50_000);
   const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
   await using layer = await bench.store.open(source);
-  const all = await Promise.all(Array.from({ length: 20 }, () => layer.read(inodeOf(layer, 'a'), 0, 1 << 20)));
+  const all = await Promise.all(Array.from({ length: 20 }, () => layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20)));
   for (const got of all) t.true(bytes.equals(got));
   t.is(blob.asked.length, 2);
 });
@@ -39,9 +29,9 @@ test('openers share one layer, and who leaves does not end it for the others', a
   const layer = await staying;
   t.is(await bench.store.open(source), layer);
   await layer[Symbol.asyncDispose]();
-  t.true(bytes.equals(await layer.read(inodeOf(layer, 'a'), 0, 1 << 20)));
+  t.true(bytes.equals(await layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20)));
   await layer[Symbol.asyncDispose]();
-  await t.throwsAsync(layer.read(inodeOf(layer, 'a'), 0, 1), { message: /was closed/ });
+  await t.throwsAsync(layer.read(inodeAt(layer.tree, 'a'), 0, 1), { message: /was closed/ });
   t.is(blob.asked.length, 2);
   await using again = await bench.store.open(source);
   t.not(again, layer);
@@ -52,7 +42,7 @@ test('a reader that leaves takes its request along, unless others wait for it', 
   const bytes = randomness(5).bytes(50_000);
   const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
   await using layer = await bench.store.open(source);
-  const inode = inodeOf(layer, 'a');
+  const inode = inodeAt(layer.tree, 'a');
   for (const others of [false, true]) {
     blob.asked.length = blob.aborted = 0;
     const open = gate(blob);
@@ -81,7 +71,7 @@ test('a reader gets its request out while background work fills its share, and i
   blob.asked.length = 0;
   const background = layer.background();
   await until(() => blob.asked.length === 2); // its share of three
-  const inode = inodeOf(layer, 'f55');
+  const inode = inodeAt(layer.tree, 'f55');
   const place = layer.tree.chunkOffset[layer.tree.first[inode]];
   const order: string[] = [];
   const demand = layer.read(inode, 0, 1 << 20).then((got) => {
@@ -104,15 +94,13 @@ test('a reader takes a far chunk out of a slow range that nobody waits for', asy
   const { blob, source } = await estargzLayer(files, { level: 1, landmarkAfter: 39 });
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
-  let slow!: () => void;
-  const slowly = new Promise<void>((resolve) => (slow = resolve));
-  const [wanted] = [layer.tree.first[inodeOf(layer, 'f36')]];
+  const wanted = layer.tree.first[inodeAt(layer.tree, 'f36')];
   // Whatever begins in the first half crawls.
-  blob.beforePiece = (offset) => (offset < layer.tree.chunkOffset[wanted] ? slowly : undefined);
+  const slow = gate(blob, 0, layer.tree.chunkOffset[wanted]);
   const all = layer.prefetch();
   await until(() => blob.asked.length > 0);
   t.true(blob.asked.some((r) => r.offset < layer.tree.chunkOffset[wanted]));
-  t.true(files[36].bytes.equals(await layer.read(inodeOf(layer, 'f36'), 0, 1 << 20)));
+  t.true(files[36].bytes.equals(await layer.read(inodeAt(layer.tree, 'f36'), 0, 1 << 20)));
   slow();
   await all;
   await layer.fetchAll();
@@ -133,7 +121,7 @@ test('what is held in memory stays below the bound, whoever asks', async (t) => 
   };
   const background = layer.background();
   const reads = files.map(async ({ name, bytes }) =>
-    t.true(bytes.equals(await layer.read(inodeOf(layer, name), 0, 1 << 20))),
+    t.true(bytes.equals(await layer.read(inodeAt(layer.tree, name), 0, 1 << 20))),
   );
   await Promise.all([background, ...reads]);
   t.true(most > 0 && most <= maxMemory, `${most}`);
@@ -151,45 +139,8 @@ test('one chunk larger than the bound is fetched all the same', async (t) => {
   await using layer = await bench.store.open(source);
   await Promise.all([
     layer.background(),
-    (async () => t.true(bytes.equals(await layer.read(inodeOf(layer, 'a'), 0, 1 << 30))))(),
+    (async () => t.true(bytes.equals(await layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 30))))(),
   ]);
-});
-
-test('prefetch brings what the landmark says, by few requests, and nothing else', async (t) => {
-  await using bench = await LayerBench.create();
-  const random = randomness(10);
-  const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(40_000) }));
-  const { blob, source } = await estargzLayer(files, { landmarkAfter: 10 });
-  await using layer = await bench.store.open(source);
-  await layer.prefetch();
-  t.is(blob.asked.length, 2);
-  t.is(layer.stats.presentBytes, 400_000);
-  for (const { name } of files.slice(0, 10)) await layer.read(inodeOf(layer, name), 0, 1 << 20);
-  t.is(blob.asked.length, 2);
-});
-
-test('without a landmark as many bytes are prefetched as were asked for; a landmark is heeded whatever was asked', async (t) => {
-  await using bench = await LayerBench.create();
-  const random = randomness(12);
-  const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(40_000) }));
-  await using plain = await bench.store.open((await estargzLayer(files)).source);
-  await plain.prefetch();
-  t.is(plain.stats.presentBytes, 0);
-  await bench.store.fetchAhead([plain], { prefetch: false, unmarkedBytes: 100_000, background: false });
-  t.is(plain.stats.presentBytes, 0);
-  await bench.store.fetchAhead([plain], { prefetch: true, unmarkedBytes: 100_000, background: false });
-  const begun = plain.tree.chunkOffset.filter((offset) => offset < 100_000).length;
-  t.true(begun > 1 && begun < 30);
-  t.is(plain.stats.presentBytes, begun * 40_000);
-  for (const [landmarkAfter, bytes] of [
-    [0, 0],
-    [2, 80_000],
-  ]) {
-    const { source } = await estargzLayer(files, { landmarkAfter });
-    await using layer = await bench.store.open(source);
-    await layer.prefetch({ unmarkedBytes: 1_000_000 });
-    t.is(layer.stats.presentBytes, bytes);
-  }
 });
 
 test('background work stops on its signal, and goes on after failures', async (t) => {
@@ -224,7 +175,7 @@ test('closing a layer while it is read and fetched ends both, and what came is k
     if (++pieces > 60) await new Promise((resolve) => setTimeout(resolve, 1));
   };
   const background = layer.background();
-  const reading = layer.read(inodeOf(layer, 'f29'), 0, 1 << 20);
+  const reading = layer.read(inodeAt(layer.tree, 'f29'), 0, 1 << 20);
   const outcomes = Promise.allSettled([background, reading]);
   await until(() => pieces > 40);
   await layer[Symbol.asyncDispose]();
@@ -232,7 +183,7 @@ test('closing a layer while it is read and fetched ends both, and what came is k
   t.is(background1.status, 'rejected');
   await using again = await bench.store.open(source);
   t.true(again.stats.presentBytes > 0);
-  for (const { name, bytes } of files) t.true(bytes.equals(await again.read(inodeOf(again, name), 0, 1 << 20)));
+  for (const { name, bytes } of files) t.true(bytes.equals(await again.read(inodeAt(again.tree, name), 0, 1 << 20)));
 });
 
 test('random reads over random layers give the right bytes, and no byte of a blob is delivered twice', async (t) => {
@@ -261,7 +212,7 @@ test('random reads over random layers give the right bytes, and no byte of a blo
       const reads: Promise<void>[] = [];
       for (const [i, r] of s.reads.entries()) {
         const { name, bytes } = files[r.file % files.length];
-        const read = layer.read(inodeOf(layer, name), r.offset, r.length).then((got) => {
+        const read = layer.read(inodeAt(layer.tree, name), r.offset, r.length).then((got) => {
           if (!bytes.subarray(r.offset, r.offset + r.length).equals(got)) throw new Error(`wrong bytes of ${name}`);
         });
         reads.push(read);
@@ -291,51 +242,6 @@ test('random reads over random layers give the right bytes, and no byte of a blo
   t.pass();
 });
 
-test('the rest of a file follows on what is missed in the same request, before it in another', async (t) => {
-  const bytes = randomness(14).bytes(6_000_000); // about half of it compressed
-  const { blob, source } = await estargzLayer([{ name: 'a', bytes }], { level: 1, chunkSize: 256 * 1024 });
-  for (const [place, requests] of [
-    [0, 1],
-    [3_000_000, 2],
-  ]) {
-    await using bench = await LayerBench.create();
-    await using layer = await bench.store.open(source);
-    blob.asked.length = 0;
-    t.true(bytes.subarray(place, place + 10).equals(await layer.read(inodeOf(layer, 'a'), place, 10)));
-    await until(() => layer.stats.presentBytes === bytes.byteLength);
-    t.is(blob.asked.length, requests);
-    const { first } = layer.tree.chunksOf(inodeOf(layer, 'a'), place, 10);
-    t.is(blob.asked[0].offset, layer.tree.chunkOffset[first]);
-  }
-});
-
-test('a short rest of a file is no request of its own', async (t) => {
-  await using bench = await LayerBench.create({ store: { maxMemory: 2 << 20 } }); // ranges of half of that
-  const { blob, source } = await estargzLayer([{ name: 'a', bytes: randomness(15).bytes(2_800_000) }], {
-    level: 1,
-    chunkSize: 64 * 1024,
-  });
-  await using layer = await bench.store.open(source);
-  t.true(layer.tree.facts.contentEnd > 1.2 * bench.store.scheduler.fileRange);
-  blob.asked.length = 0;
-  layer.bring([inodeOf(layer, 'a')]);
-  await until(() => layer.stats.presentBytes === 2_800_000);
-  t.is(blob.asked.length, 1);
-});
-
-test('spans that are asked for at once and lie near each other are one request', async (t) => {
-  await using bench = await LayerBench.create();
-  const random = randomness(16);
-  const files = [1_000, 150_000, 1_000, 400_000, 1_000].map((size, i) => ({ name: `${i}`, bytes: random.bytes(size) }));
-  const { blob, source } = await estargzLayer(files);
-  await using layer = await bench.store.open(source);
-  blob.asked.length = 0;
-  layer.bring(['4', '2', '0'].map((name) => inodeOf(layer, name)));
-  await until(() => bench.store.scheduler.requestsInUse === 0 && layer.stats.presentBytes >= 153_000);
-  t.is(blob.asked.length, 2);
-  t.is(layer.stats.presentBytes, 153_000);
-});
-
 test('what is fetched ahead and has to wait goes first once a reader waits for it', async (t) => {
   await using bench = await LayerBench.create();
   const random = randomness(17);
@@ -344,81 +250,16 @@ test('what is fetched ahead and has to wait goes first once a reader waits for i
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
   const open = gate(blob);
-  for (let i = 0; i < 20; i += 2) layer.bring([inodeOf(layer, `${i}`)]);
+  for (let i = 0; i < 20; i += 2) layer.bring([inodeAt(layer.tree, `${i}`)]);
   await until(() => blob.asked.length > 0);
   await turn();
   const share = blob.asked.length;
   t.true(share < 10);
-  const reading = layer.read(inodeOf(layer, '18'), 0, 10);
+  const reading = layer.read(inodeAt(layer.tree, '18'), 0, 10);
   await until(() => blob.asked.length === share + 1);
-  t.is(blob.asked.at(-1)!.offset, layer.tree.chunkOffset[layer.tree.first[inodeOf(layer, '18')]]);
+  t.is(blob.asked.at(-1)!.offset, layer.tree.chunkOffset[layer.tree.first[inodeAt(layer.tree, '18')]]);
   open();
   t.true(files[18].bytes.subarray(0, 10).equals(await reading));
   await until(() => layer.stats.presentBytes === 10 * 600_000);
   t.is(blob.asked.length, 10);
-});
-
-test('a landmark takes no more memory than its range needs', async (t) => {
-  await using bench = await LayerBench.create();
-  const { blob, source } = await estargzLayer(
-    [0, 1].map((i) => ({ name: `${i}`, bytes: randomness(18 + i).bytes(40_000) })),
-    { landmarkAfter: 1 },
-  );
-  await using layer = await bench.store.open(source);
-  blob.asked.length = 0;
-  const open = gate(blob);
-  const prefetch = layer.prefetch();
-  await until(() => blob.asked.length === 1);
-  t.true(bench.store.scheduler.memoryInUse <= 40_000, `${bench.store.scheduler.memoryInUse}`);
-  open();
-  await prefetch;
-});
-
-test('few bytes of a file that was replaced are passed over within one request', async (t) => {
-  await using bench = await LayerBench.create();
-  const files = [
-    { name: 'small', bytes: randomness(1).bytes(100) },
-    { name: 'replaced', bytes: randomness(2).bytes(180 << 10) },
-    { name: 'replaced', bytes: randomness(3).bytes(100) },
-  ];
-  const { blob, source } = await estargzLayer(files);
-  await using layer = await bench.store.open(source);
-  blob.asked.length = 0;
-  t.true(files[0].bytes.equals(await layer.read(inodeOf(layer, 'small'), 0, 100)));
-  t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
-  t.is(blob.asked.length, 1);
-});
-
-test('many bytes of a file that was replaced are not fetched at all', async (t) => {
-  await using bench = await LayerBench.create();
-  const files = [
-    { name: 'small', bytes: randomness(1).bytes(100) },
-    { name: 'replaced', bytes: randomness(2).bytes(8 << 20) },
-    { name: 'replaced', bytes: randomness(3).bytes(100) },
-  ];
-  const { blob, source } = await estargzLayer(files);
-  await using layer = await bench.store.open(source);
-  blob.asked.length = 0;
-  t.true(files[0].bytes.equals(await layer.read(inodeOf(layer, 'small'), 0, 100)));
-  t.is(blob.asked.length, 1);
-  t.true(blob.asked[0].length < 80_000, `${blob.asked[0].length} bytes`);
-  t.true(files[2].bytes.equals(await layer.read(inodeOf(layer, 'replaced'), 0, 100)));
-});
-
-test('a layer so short that it came with its TOC is asked for once, and its chunks are verified all the same', async (t) => {
-  for (const wrong of [false, true]) {
-    await using bench = await LayerBench.create();
-    const bytes = randomness(11).bytes(6_000);
-    const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
-    if (wrong) {
-      blob.bytes = Buffer.from(blob.bytes);
-      blob.bytes[1_000] ^= 1;
-    }
-    await using layer = await bench.store.open(source);
-    t.is(blob.asked.length, 1);
-    const reading = layer.read(inodeOf(layer, 'a'), 0, 1 << 20);
-    if (wrong) await t.throwsAsync(reading, { code: 'DATA_LOSS' });
-    else t.true(bytes.equals(await reading));
-    t.is(blob.asked.length, wrong ? 3 : 1);
-  }
 });

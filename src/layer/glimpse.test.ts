@@ -1,11 +1,10 @@
 import test from 'ava';
 import { PREFETCH } from './scheduler.js';
-import { estargzLayer, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
-import type { Layer } from './layer.js';
+import { inodeAt } from '../testing/image-tree.js';
+import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
 
 const KIB = 1024;
-const inodeOf = (layer: Layer, name: string) => layer.tree.lookup(0, Buffer.from(name));
 const random = randomness(31);
 const files = [
   { name: 'small', bytes: random.bytes(100 * KIB) },
@@ -14,22 +13,14 @@ const files = [
 ];
 const large = files[1].bytes;
 
-/** Lets out what lies before `stop` in the blob, and the rest when the returned function is called. */
-function holdAt(blob: FakeBlob, stop: number): () => void {
-  let open!: () => void;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  blob.beforePiece = (offset) => (offset < stop ? undefined : opened);
-  return open;
-}
-
 test('the beginning of a large file is seen while the rest of it is still coming, once enough of it has come', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
-  const inode = inodeOf(layer, 'large');
+  const inode = inodeAt(layer.tree, 'large');
   t.is(await layer.glimpse(inode, 32 * KIB), undefined); // nobody has asked for it
   const from = layer.tree.chunkOffset[layer.tree.first[inode]];
-  const open = holdAt(blob, from + 300 * KIB);
+  const open = gate(blob, from + 300 * KIB);
   layer.bring([inode]);
   const [early, late] = await Promise.all([layer.glimpse(inode, 32 * KIB), layer.glimpse(inode, 128 * KIB)]);
   t.true(early!.byteLength > 32 * KIB && large.subarray(0, early!.byteLength).equals(early!));
@@ -51,8 +42,8 @@ test('no glimpse of a small file, of more than a file has, or of one that is los
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
-  const [small, inode] = [inodeOf(layer, 'small'), inodeOf(layer, 'large')];
-  const open = holdAt(blob, 0);
+  const [small, inode] = [inodeAt(layer.tree, 'small'), inodeAt(layer.tree, 'large')];
+  const open = gate(blob, 0);
   layer.bring([small, inode]);
   t.is(await layer.glimpse(small, KIB), undefined);
   t.is(await layer.glimpse(inode, 4096 * KIB), undefined);
@@ -68,7 +59,7 @@ test('bytes that are no gzip give nothing, and whoever reads them hears of it', 
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
-  const inode = inodeOf(layer, 'large');
+  const inode = inodeAt(layer.tree, 'large');
   const from = layer.tree.chunkOffset[layer.tree.first[inode]];
   blob.bytes.fill(0xff, from, from + 1000);
   layer.bring([inode]);
@@ -81,11 +72,11 @@ test('what only debuggers read of a program is not brought along, and given up w
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer([files[0], { name: 'p', bytes: random.bytes(9 << 20) }]);
   await using layer = await bench.store.open(source);
-  const inode = inodeOf(layer, 'p');
+  const inode = inodeAt(layer.tree, 'p');
   const { tree } = layer;
   const chunks = tree.count[inode];
   t.true(chunks >= 3);
-  const open = holdAt(blob, tree.chunkOffset[tree.first[inode]] + 100 * KIB);
+  const open = gate(blob, tree.chunkOffset[tree.first[inode]] + 100 * KIB);
   layer.bring([inode]);
   await until(() => blob.asked.length === 2);
   layer.loads(inode, tree.chunkSize[tree.first[inode]] + 1); // a part of the second chunk
@@ -110,9 +101,9 @@ test('what a guess waits for is inflated at once where it is small, as for a rea
   const now: boolean[] = [];
   const run = inflater.run.bind(inflater);
   inflater.run = (...args) => (now.push(args[3]), run(...args));
-  layer.bring([inodeOf(layer, 'small')]);
-  await layer.read(inodeOf(layer, 'small'), 0, 4, { priority: PREFETCH });
-  await layer.read(inodeOf(layer, 'next'), 0, 4, { priority: PREFETCH });
+  layer.bring([inodeAt(layer.tree, 'small')]);
+  await layer.read(inodeAt(layer.tree, 'small'), 0, 4, { priority: PREFETCH });
+  await layer.read(inodeAt(layer.tree, 'next'), 0, 4, { priority: PREFETCH });
   t.deepEqual(now, [true, false]);
 });
 
@@ -120,9 +111,9 @@ test('how long what was asked for will still take, of one file', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
-  const [small, inode] = [inodeOf(layer, 'small'), inodeOf(layer, 'large')];
+  const [small, inode] = [inodeAt(layer.tree, 'small'), inodeAt(layer.tree, 'large')];
   t.is(layer.secondsLeft(inode), 0); // nobody has asked for it
-  const open = holdAt(blob, layer.tree.chunkOffset[layer.tree.first[inode]] + 512 * KIB);
+  const open = gate(blob, layer.tree.chunkOffset[layer.tree.first[inode]] + 512 * KIB);
   const { rate } = bench.store.scheduler;
   const whole = layer.tree.compressedBytes(layer.tree.first[inode], layer.tree.first[inode] + 1);
   layer.bring([inode]);

@@ -1,11 +1,12 @@
 import { closeSync, openSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { getPriority, tmpdir } from 'node:os';
+import { readdir, readFile } from 'node:fs/promises';
+import { getPriority } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { Presence } from '../cache/presence.js';
 import { readEstargzTree } from '../estargz/open.js';
 import { estargzLayer, randomness } from '../testing/layer-fixture.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { Inflater } from './inflater.js';
 import { mayRise } from '../util/thread-nice.js';
 import { BACKGROUND, DEMAND } from './scheduler.js';
@@ -27,8 +28,7 @@ async function threads(nice: number): Promise<number> {
 test.serial('work that nobody waits for makes way, as long as it is that, and comes to its place', async (t) => {
   const { blob, source } = await estargzLayer([{ name: 'f', bytes: randomness(7).bytes(50_000) }]);
   const { tree } = await readEstargzTree(source.reader(), source);
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-inflater-'));
-  t.teardown(() => rm(directory, { recursive: true }));
+  const directory = await temporaryDirectory(t, 'inflater');
   const fd = openSync(join(directory, 'data'), 'w+');
   t.teardown(() => closeSync(fd));
   const input = new Uint8Array(new SharedArrayBuffer(blob.bytes.byteLength));

@@ -5,6 +5,7 @@ import { compress } from '@cloudpss/zstd';
 import test from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { encodeTarHeader, TAR_END, tarPadding } from '../tar/writer.js';
+import { inodeAt } from '../testing/image-tree.js';
 import { estargzLayer, FakeBlob, LayerBench, randomness, tarFile } from '../testing/layer-fixture.js';
 import type { Layer } from './layer.js';
 import type { LayerSource } from './source.js';
@@ -28,7 +29,7 @@ function plain(bytes: Buffer, mediaType = 'application/vnd.oci.image.layer.v1.ta
 
 async function allRight(layer: Layer): Promise<boolean> {
   for (const { name, bytes } of files)
-    if (!bytes.equals(await layer.read(layer.tree.lookup(0, Buffer.from(name)), 0, 1 << 20))) return false;
+    if (!bytes.equals(await layer.read(inodeAt(layer.tree, name), 0, 1 << 20))) return false;
   return true;
 }
 

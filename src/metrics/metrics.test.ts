@@ -1,10 +1,10 @@
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { Client } from 'undici';
 import { LazylayerError } from '../errors.js';
 import type { RemoteLayers } from '../snapshot/remote-layers.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { Metrics, type Observed } from './metrics.js';
 
 const observed: Observed = {
@@ -113,8 +113,7 @@ test('over TCP: metrics, health before and after the start, and nothing else', a
 });
 
 test('over a socket, for owner and group, in place of one that was left', async (t) => {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-metrics-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'metrics');
   const socketPath = join(directory, 'metrics.sock');
   for (let round = 0; round < 2; round++) {
     await using metrics = new Metrics();

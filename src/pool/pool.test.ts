@@ -1,10 +1,10 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { LazylayerError } from '../errors.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
 import { directoryName } from './entry.js';
 import { RefPool, type PoolContent, type PoolManifest, type RefPoolOptions } from './pool.js';
@@ -27,8 +27,7 @@ function configOf({ manifestBytes }: PoolManifest): Uint8Array {
 }
 
 async function setup(t: ExecutionContext, options: Partial<RefPoolOptions> = {}) {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-pool-'));
-  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const dir = await temporaryDirectory(t, 'pool');
   const world = {
     loads: [] as string[],
     configs: 0,

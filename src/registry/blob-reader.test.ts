@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { collect } from '../testing/image-bytes.js';
+import { NO_LOGINS } from '../testing/registry-auth.js';
 import type { Fault, FaultAction } from '../testing/registry-faults.js';
 import { startTestRegistry, type TestRegistryOptions } from '../testing/registry.js';
 import { Registry, type RegistryOptions } from './client.js';
 import { RegistryError } from './errors.js';
 
-const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 const retry = { attempts: 3, baseMs: 1, maxMs: 2 };
 const size = 3_000_000;
 const bytes = Buffer.alloc(size);
@@ -14,7 +15,7 @@ for (let i = 0; i < size; i += 4) bytes.writeUInt32LE(i, i);
 
 async function setUp(t: ExecutionContext, server: TestRegistryOptions = {}, options: RegistryOptions = {}) {
   const registry = await startTestRegistry(server);
-  const client = new Registry({ env, retry, ...options });
+  const client = new Registry({ env: NO_LOGINS, retry, ...options });
   t.teardown(async () => {
     await client[Symbol.asyncDispose]();
     await registry[Symbol.asyncDispose]();
@@ -26,12 +27,6 @@ async function setUp(t: ExecutionContext, server: TestRegistryOptions = {}, opti
 const faulty = (action: FaultAction, rest: Partial<Fault> = {}): TestRegistryOptions => ({
   faults: [{ action, ...rest }],
 });
-
-async function collect(source: AsyncIterable<Uint8Array>) {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of source) pieces.push(Buffer.from(piece));
-  return Buffer.concat(pieces);
-}
 
 test('any range, read and streamed, is one request each and the right bytes', async (t) => {
   const { server, reader } = await setUp(t);
@@ -247,6 +242,6 @@ test('a registry without suffix ranges is remembered; a mirror is asked for auth
   t.is(server.requests.length, 1);
 
   const hosts = { 'mirrored.test': { hosts: [{ url: server.url }] } };
-  await using mirrored = new Registry({ env, hosts });
+  await using mirrored = new Registry({ env: NO_LOGINS, hosts });
   t.false(mirrored.givesEnds('mirrored.test'), 'the upstream speaks HTTPS');
 });

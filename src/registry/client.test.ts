@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { VerificationError } from '../errors.js';
@@ -6,10 +5,11 @@ import { parseConfig } from '../image/config.js';
 import { mediaTypes } from '../image/mediatype.js';
 import { parsePlatform } from '../image/platform.js';
 import { parseReference } from '../image/reference.js';
+import { NO_LOGINS } from '../testing/registry-auth.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import { until } from '../testing/until.js';
 import { Registry, type RegistryOptions, type ResolvedImage } from './client.js';
 
-const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 const retry = { attempts: 2, baseMs: 1, maxMs: 2 };
 const amd64 = parsePlatform('linux/amd64');
 
@@ -50,7 +50,7 @@ function pushImage(registry: TestRegistry, repository = 'team/app', tag = '1', a
 test('a tag of an index takes two requests, a manifest one, its config one, and a blob reader none until it reads', async (t) => {
   await using server = await startTestRegistry();
   const { layer, manifest } = pushImage(server);
-  await using registry = new Registry({ env });
+  await using registry = new Registry({ env: NO_LOGINS });
   const reference = parseReference(`${server.host}/team/app:1`);
   const image = await registry.resolve(reference, { platform: amd64 });
   const config = parseConfig(await registry.fetchConfig(reference, image.manifest));
@@ -87,7 +87,7 @@ type Whole = ResolvedImage & { readonly configBytes: Uint8Array };
 
 async function setUp(t: ExecutionContext, options: RegistryOptions = {}) {
   const server = await startTestRegistry();
-  const registry = new Registry({ env, retry, ...options });
+  const registry = new Registry({ env: NO_LOGINS, retry, ...options });
   t.teardown(async () => {
     await registry[Symbol.asyncDispose]();
     await server[Symbol.asyncDispose]();
@@ -221,7 +221,7 @@ test('a signal ends a resolve', async (t) => {
     platform: amd64,
     signal: controller.signal,
   });
-  while (server.count('manifests') === 0) await sleep(5);
+  await until(() => server.count('manifests') > 0);
   controller.abort(new Error('left'));
   await t.throwsAsync(resolving, { message: 'left' });
 });
@@ -231,7 +231,7 @@ test('closing the registry ends what is under way', async (t) => {
   server.faults.add({ path: 'blobs', action: { kind: 'hang' } });
   const resolving = resolve('team/app:1');
   resolving.catch(() => {});
-  while (server.count('blobs') === 0) await sleep(5);
+  await until(() => server.count('blobs') > 0);
   await registry[Symbol.asyncDispose]();
   await t.throwsAsync(resolving, { code: 'UNAVAILABLE' });
   await t.throwsAsync(resolve('team/app:1'), { code: 'UNAVAILABLE' });

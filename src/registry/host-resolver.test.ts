@@ -1,13 +1,12 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { HostResolver } from './host-resolver.js';
 import type { Endpoint } from './hosts.js';
 
 async function directory(t: ExecutionContext, files: Record<string, string>) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-certs-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'certs');
   const write = async (name: string, text: string) => {
     await mkdir(dirname(join(root, name)), { recursive: true });
     await writeFile(join(root, name), text);

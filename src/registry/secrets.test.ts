@@ -2,8 +2,8 @@ import { inspect } from 'node:util';
 import test from 'ava';
 import { describeError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
+import { NO_LOGINS, type TestAuth } from '../testing/registry-auth.js';
 import { startTestRegistry } from '../testing/registry.js';
-import type { TestAuth } from '../testing/registry-auth.js';
 import type { FaultAction } from '../testing/registry-faults.js';
 import { Registry } from './client.js';
 import type { Credential } from './auth/credentials.js';
@@ -63,7 +63,7 @@ for (const [name, auth, credential] of logins)
         await using registry = await startTestRegistry({ auth, redirectBlobs: true });
         const records: RequestRecord[] = [];
         await using client = new Registry({
-          env: { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' },
+          env: NO_LOGINS,
           retry: { attempts: 1, baseMs: 1, maxMs: 1 },
           timeouts: { headersMs: 80, bodyMs: 80, connectMs: 500 },
           credentials: async () => credential,

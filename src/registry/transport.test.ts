@@ -1,15 +1,15 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
+import { NO_LOGINS } from '../testing/registry-auth.js';
 import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '../testing/registry.js';
 import { makeCertificates } from '../testing/registry-tls.js';
+import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { Registry, type RegistryOptions } from './client.js';
 import { RegistryError } from './errors.js';
 import { retryAfterMs } from './retry-after.js';
 
-const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 const retry = { attempts: 3, baseMs: 1, maxMs: 2 };
 const bytes = Buffer.from('0123456789');
 
@@ -20,7 +20,7 @@ async function serve(t: ExecutionContext, options: TestRegistryOptions = {}) {
 }
 
 function connect(t: ExecutionContext, options: RegistryOptions = {}) {
-  const registry = new Registry({ env, retry, ...options });
+  const registry = new Registry({ env: NO_LOGINS, retry, ...options });
   t.teardown(() => registry[Symbol.asyncDispose]());
   return registry;
 }
@@ -109,7 +109,7 @@ test('a signal ends a request, a wait between tries, and a body, with its own re
     server.faults.add({ action });
     const controller = new AbortController();
     const reading = reader.read(0, 4, { signal: controller.signal });
-    while (server.requests.length === 0) await sleep(5);
+    await until(() => server.requests.length > 0);
     setTimeout(() => controller.abort(new Error('left')), 20);
     const error = await t.throwsAsync(reading);
     t.true(error?.message === 'left' || error?.name === 'AbortError');
@@ -120,7 +120,7 @@ test('a signal ends a request, a wait between tries, and a body, with its own re
 test('with the first connection a few more are opened, which what follows side by side finds ready; all are kept', async (t) => {
   const { server, reader } = await setUp(t);
   for (let i = 0; i < 6; i++) await reader.read(i, 2);
-  while (server.connections < 6) await sleep(5);
+  await until(() => server.connections >= 6);
   await Promise.all(Array.from({ length: 6 }, (_, i) => reader.read(i, 2)));
   await Promise.all(Array.from({ length: 6 }, (_, i) => reader.read(i, 2)));
   t.is(server.connections, 6);
@@ -231,8 +231,7 @@ test('HTTPS: refused without the authority, then by ca, by skip_verify, with a c
   const { server, blob } = await serve(t, {
     tls: { cert, key, ca: caText, requestCert: true, rejectUnauthorized: false },
   });
-  const certs = await mkdtemp(join(tmpdir(), 'lazylayer-certs-'));
-  t.teardown(() => rm(certs, { recursive: true }));
+  const certs = await temporaryDirectory(t, 'certs');
   const host = `127.0.0.1:${server.port}`;
   const write = async (text: string) => {
     await mkdir(join(certs, host), { recursive: true });

@@ -1,4 +1,5 @@
 import test, { type ExecutionContext } from 'ava';
+import { NO_LOGINS } from '../testing/registry-auth.js';
 import { startTestRegistry, type TestRegistryOptions } from '../testing/registry.js';
 import { Registry } from './client.js';
 import { RegistryError } from './errors.js';
@@ -18,7 +19,7 @@ async function setUp(
   const blob = home.putBlob(bytes);
   away.putBlob(bytes);
   const client = new Registry({
-    env: { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' },
+    env: NO_LOGINS,
     retry: { attempts: 2, baseMs: 1, maxMs: 2 },
     credentials: async () => ({ ...login, kind: 'password' }),
   });

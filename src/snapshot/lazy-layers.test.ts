@@ -1,11 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { defaultConfig } from '../config/config.js';
 import { ServedLayers } from '../fuse/served.js';
-import { buildImage, type LayerSpec } from '../testing/image.js';
-import { startTestRegistry, type TestRegistry, type TestRegistryOptions } from '../testing/registry.js';
+import type { LayerSpec } from '../testing/image.js';
+import { configOver, publishImage } from '../testing/published-image.js';
+import type { TestRegistry, TestRegistryOptions } from '../testing/registry.js';
 import { Workspace } from '../workspace/workspace.js';
 import { LazyLayers, type LazyLayersOptions } from './lazy-layers.js';
 import type { PreparedLayer } from './remote-layers.js';
@@ -18,24 +15,16 @@ const layers: LayerSpec[] = [
 ];
 
 async function start(t: ExecutionContext, options?: TestRegistryOptions, specs = layers) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-lazy-'));
-  t.teardown(() => rm(root, { recursive: true }));
-  const registry = await startTestRegistry(options);
-  t.teardown(() => registry.stop());
-  const image = await buildImage({ layers: specs });
-  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
-  registry.putManifest('img', '1', image.manifest.bytes, image.manifest.descriptor.mediaType);
+  const published = await publishImage(t, specs, options);
   const labelsOf = (index: number) => ({
-    'containerd.io/snapshot/remote/stargz.reference': `${registry.host}/img:1`,
-    'containerd.io/snapshot/remote/stargz.digest': image.layers[index].descriptor.digest,
+    'containerd.io/snapshot/remote/stargz.reference': published.reference(),
+    'containerd.io/snapshot/remote/stargz.digest': published.digests[index],
   });
-  return { root, registry, labelsOf, image };
+  return { ...published, labelsOf };
 }
 
 async function open(root: string, options: Pick<LazyLayersOptions, 'prefetchLabel'> = {}) {
-  const defaults = defaultConfig();
-  const config = { ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } };
-  const workspace = await Workspace.open(config);
+  const workspace = await Workspace.open(configOver(root));
   const served = new ServedLayers();
   const lazy = new LazyLayers({ workspace, served, fuseRoot: '/fuse', prefetch: true, background: false, ...options });
   return { workspace, served, lazy };

@@ -6,12 +6,12 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import test, { type ExecutionContext } from 'ava';
 import { codeOf } from '../errors.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { runCommand } from '../util/command.js';
 import { Metastore } from './metastore.js';
 
 const temporary = async (t: ExecutionContext): Promise<string> => {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-metastore-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'metastore');
   return join(directory, 'metadata');
 };
 

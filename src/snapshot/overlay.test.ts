@@ -1,8 +1,6 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import test from 'ava';
 import { codeOf } from '../errors.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { idmapRefusal, servedIdmapRefusal } from './idmap.js';
 import { checkOverlayPath, kernelAtLeast, overlayMounts } from './overlay.js';
 
@@ -40,8 +38,7 @@ test('a kernel is known by its release', (t) => {
 });
 
 test('what the kernel cannot id-map is told', async (t) => {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-idmap-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'idmap');
   t.regex((await idmapRefusal(directory, '5.10.0'))!, /kernel 5\.10\.0 has no id-mapped overlays/);
   t.regex((await idmapRefusal('/proc', '6.12.0'))!, /filesystem of \/proc/);
 });

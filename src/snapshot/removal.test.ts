@@ -1,18 +1,12 @@
-import { chmod, mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { runCommand } from '../util/command.js';
 import { Removal } from './removal.js';
 
-async function temporary(t: ExecutionContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-removal-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
-  return directory;
-}
-
 test('what is thrown away is out of sight at once, and gone in the end', async (t) => {
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'removal');
   const trash = join(directory, 'trash');
   await mkdir(join(trash, 'left/by/an/earlier/life'), { recursive: true });
   const failures: unknown[] = [];
@@ -31,7 +25,7 @@ test('what is thrown away is out of sight at once, and gone in the end', async (
 });
 
 test('a mount that was left in a directory keeps its files; what is stuck is told and stops no other', async (t) => {
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'removal');
   const trash = join(directory, 'trash');
   await mkdir(join(directory, 'precious'));
   await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', join(directory, 'precious')]);

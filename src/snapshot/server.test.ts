@@ -1,23 +1,17 @@
-import { link, mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { link, mkdir, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { once } from 'node:events';
 import test, { type ExecutionContext } from 'ava';
 import { LazylayerError } from '../errors.js';
 import { fails } from '../testing/snapshotter-suite.js';
 import { connectSnapshots } from '../testing/snapshots-client.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { OverlaySnapshotter } from './overlay-snapshotter.js';
 import { serveSnapshots } from './server.js';
 import type { Snapshotter } from './snapshotter.js';
 
 const log = { info: () => undefined, warn: () => undefined };
-
-async function temporary(t: ExecutionContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-server-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
-  return directory;
-}
 
 async function ordinary(t: ExecutionContext, directory: string): Promise<Snapshotter> {
   const snapshotter = await OverlaySnapshotter.open({ root: join(directory, 'root'), log });
@@ -26,7 +20,7 @@ async function ordinary(t: ExecutionContext, directory: string): Promise<Snapsho
 }
 
 test('the socket is for owner and group, in a directory for the owner, and gone at the end', async (t) => {
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'server');
   const address = join(directory, 'run', 'deep', 's.sock');
   const server = await serveSnapshots(await ordinary(t, directory), address);
   t.teardown(() => server.close());
@@ -38,7 +32,7 @@ test('the socket is for owner and group, in a directory for the owner, and gone 
 });
 
 test('a socket that is served is left alone, a stale one is replaced, anything else stays', async (t) => {
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'server');
   const snapshotter = await ordinary(t, directory);
   const address = join(directory, 's.sock');
   const first = await serveSnapshots(snapshotter, address);
@@ -83,7 +77,7 @@ test('thousands of snapshots are listed in batches', async (t) => {
       yield* infos;
     },
   };
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'server');
   const server = await serveSnapshots(many as Snapshotter, join(directory, 's.sock'));
   t.teardown(() => server.close());
   const client = connectSnapshots(server.address);
@@ -111,7 +105,7 @@ test('a call under way ends before the server does; a client that leaves is told
       throw new LazylayerError('BUSY', 'at the end');
     },
   };
-  const directory = await temporary(t);
+  const directory = await temporaryDirectory(t, 'server');
   const server = await serveSnapshots(slow as Snapshotter, join(directory, 's.sock'));
   t.teardown(() => server.close());
   const client = connectSnapshots(server.address);

@@ -1,13 +1,12 @@
-import { link, mkdir, mkdtemp, open, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { link, mkdir, open, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { runCommand } from '../util/command.js';
 import { diskUsage } from './usage.js';
 
 test('usage is what du counts, with sparse files, hardlinks and names of any bytes', async (t) => {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-usage-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'usage');
   for (let i = 0; i < 150; i++) {
     const sub = join(directory, `d${i % 7}`, `e${i % 5}`);
     await mkdir(sub, { recursive: true });

@@ -1,6 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { base64, openStore, settled, startImage, storeLayers } from '../testing/store-fixture.js';
+import { publishImage } from '../testing/published-image.js';
+import { base64, openStore, settled, storeLayers } from '../testing/store-fixture.js';
 
 /** Entries that a pool may have beside those that are used. */
 const room = 2;
@@ -12,7 +13,7 @@ interface Real {
 }
 
 test('any order of uses, releases, lookups, evictions and restarts leaves the counts that clients expect', async (t) => {
-  const image = await startImage(t, storeLayers.slice(0, 2));
+  const image = await publishImage(t, storeLayers.slice(0, 2));
   const { registry, digests, tocs, reference } = image;
   const tags = ['a', 'b', 'c', 'd', 'e'];
   tags.forEach(image.publish);

@@ -2,10 +2,11 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import fc from 'fast-check';
-import { base64, openStore, settled, startImage, storeLayers } from '../testing/store-fixture.js';
+import { publishImage } from '../testing/published-image.js';
+import { base64, openStore, settled, storeLayers } from '../testing/store-fixture.js';
 
 test('a layer is shown by both its digests, with the others of its image, in 2 + N requests; info and blob are its own', async (t) => {
-  const { root, registry, reference, digests, tocs, image } = await startImage(t, storeLayers.slice(0, 2));
+  const { root, registry, reference, digests, tocs, image } = await publishImage(t, storeLayers.slice(0, 2));
   const { store, layers: shown, close } = await openStore(root);
   t.teardown(close);
   const name = base64(reference());
@@ -36,7 +37,7 @@ test('a layer is shown by both its digests, with the others of its image, in 2 +
 });
 
 test('what cannot be lazy, or is not there, is EIO with the reason told; names that are none are EINVAL', async (t) => {
-  const { root, reference, digests, registry } = await startImage(t);
+  const { root, reference, digests, registry } = await publishImage(t, storeLayers);
   const { store, answers, close } = await openStore(root);
   t.teardown(close);
   const name = base64(reference());
@@ -62,7 +63,7 @@ test('what cannot be lazy, or is not there, is EIO with the reason told; names t
 });
 
 test('uses survive a restart without the registry, whatever its tag means by then; the last one takes the record along', async (t) => {
-  const { root, registry, reference, digests, tocs } = await startImage(t);
+  const { root, registry, reference, digests, tocs } = await publishImage(t, storeLayers);
   const name = base64(reference());
   {
     const { store, close } = await openStore(root);
@@ -89,7 +90,7 @@ test('uses survive a restart without the registry, whatever its tag means by the
 });
 
 test('the pool counts what the records say: it kept something else when it ended', async (t) => {
-  const { root, reference, digests } = await startImage(t);
+  const { root, reference, digests } = await publishImage(t, storeLayers);
   const name = base64(reference());
   const first = await openStore(root);
   await first.store.use([name, digests[0]]);
@@ -112,7 +113,7 @@ test('the pool counts what the records say: it kept something else when it ended
 });
 
 test('a request that the kernel sends again is counted once; on another connection its number means nothing', async (t) => {
-  const { root, reference, digests } = await startImage(t);
+  const { root, reference, digests } = await publishImage(t, storeLayers);
   const layer = [base64(reference()), digests[0]];
   const count = ({ workspace }: Awaited<ReturnType<typeof openStore>>) =>
     workspace.pool.uses(reference(), `store:${digests[0]}`);
@@ -143,7 +144,7 @@ test('a request that the kernel sends again is counted once; on another connecti
 });
 
 test('fifty references in a pool of thirty: those that are used or recent stay, the others leave mount and memory', async (t) => {
-  const { root, publish, reference, digests } = await startImage(t, storeLayers.slice(0, 1));
+  const { root, publish, reference, digests } = await publishImage(t, storeLayers.slice(0, 1));
   const { store, workspace, shown, attached, errors, close, layers: of } = await openStore(root, { hold_sec: 0 });
   t.teardown(close);
   const tags = Array.from({ length: 50 }, (_, i) => `t${i}`);

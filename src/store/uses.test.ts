@@ -3,7 +3,8 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
-import { base64, openStore, startImage, storeLayers } from '../testing/store-fixture.js';
+import { publishImage } from '../testing/published-image.js';
+import { base64, openStore, storeLayers } from '../testing/store-fixture.js';
 
 const run = promisify(execFile);
 
@@ -17,7 +18,7 @@ async function diskFor(t: ExecutionContext, root: string) {
 }
 
 test('what the disk does not take is not counted, and counted when it is asked for again', async (t) => {
-  const { root, reference, digests } = await startImage(t, storeLayers.slice(0, 1));
+  const { root, reference, digests } = await publishImage(t, storeLayers.slice(0, 1));
   const disk = await diskFor(t, root);
   const { store, workspace, close } = await openStore(root);
   t.teardown(close);
@@ -56,7 +57,7 @@ test('what the disk does not take is not counted, and counted when it is asked f
 });
 
 test('a pool that cannot be written: nothing is counted, here or on disk', async (t) => {
-  const { root, reference, digests } = await startImage(t, storeLayers.slice(0, 1));
+  const { root, reference, digests } = await publishImage(t, storeLayers.slice(0, 1));
   const { store, workspace, close } = await openStore(root);
   t.teardown(close);
   const layer = [base64(reference()), digests[0]];
@@ -82,7 +83,7 @@ test('a pool that cannot be written: nothing is counted, here or on disk', async
 });
 
 test('a use that cannot be renewed stays; only what is none is removed', async (t) => {
-  const { root, reference, digests } = await startImage(t, storeLayers.slice(0, 1));
+  const { root, reference, digests } = await publishImage(t, storeLayers.slice(0, 1));
   const disk = await diskFor(t, root);
   const first = await openStore(root);
   await first.store.use([base64(reference()), digests[0]], { id: 2, again: false });

@@ -60,6 +60,14 @@ export class FakeBlob {
   }
 }
 
+/** Lets no piece out that begins between these offsets of the blob until the returned function is called. */
+export function gate(blob: FakeBlob, from = 0, end = Infinity): () => void {
+  let open!: () => void;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  blob.beforePiece = (offset) => (offset < from || offset >= end ? undefined : opened);
+  return open;
+}
+
 export interface FixtureFile {
   readonly name: string;
   readonly bytes: Uint8Array;

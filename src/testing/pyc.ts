@@ -33,6 +33,12 @@ export function pycFile(version: PythonVersion, content: CodeContent): Buffer {
   return Buffer.concat([header, ...writer.parts]);
 }
 
+/** Where CPython 3.11 keeps what it compiles a module to, of whose path `.py` is left out. */
+export const pycPath = (module: string) => module.replace(/([^/]*)$/, '__pycache__/$1.cpython-311.pyc');
+
+/** What a module tells of an import. */
+export const told = (level: number, name: string, ...from: string[]): Import => ({ level, name, from });
+
 const none = Buffer.alloc(0);
 
 /** As CPython: every string is written once, and referred to by its number from then on. */

@@ -1,6 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 
+/** An environment in which nobody has logged in. */
+export const NO_LOGINS = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
+
 export type TestAuth =
   | { readonly kind: 'basic'; readonly username: string; readonly password: string }
   | {

@@ -1,8 +1,8 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { temporaryDirectory } from './temporary.js';
 
 const run = promisify(execFile);
 
@@ -27,8 +27,7 @@ export async function makeCertificates(
   t: { teardown: (fn: () => Promise<void>) => void },
   name = 'localhost',
 ): Promise<TestCertificates> {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-tls-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'tls');
   const path = (file: string) => join(directory, file);
   const openssl = (...args: string[]) => run('openssl', args, { cwd: directory });
   const keyArgs = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];

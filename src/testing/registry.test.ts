@@ -1,12 +1,11 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { startTestRegistry } from './registry.js';
+import { temporaryDirectory } from './temporary.js';
 
 test('serves blobs from memory and from files by the same ranges', async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-registry-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'registry');
   await using server = await startTestRegistry();
   const bytes = Buffer.alloc(200_000, 'abcdefg');
   await writeFile(join(dir, 'blob'), bytes);

@@ -1,10 +1,9 @@
 import type { ExecutionContext } from 'ava';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { codeOf, type ErrorCode } from '../errors.js';
 import type { Info, Labels, Snapshotter } from '../snapshot/snapshotter.js';
 import { treeSuite } from './snapshotter-tree-suite.js';
+import { temporaryDirectory } from './temporary.js';
 
 export interface Subject {
   readonly snapshotter: Snapshotter;
@@ -28,8 +27,7 @@ export function snapshotterSuite(
   const check = (title: string, work: (t: ExecutionContext, subject: Subject) => Promise<void>) =>
     test(`${name}: ${title}`, async (t) => {
       t.timeout(60_000);
-      const directory = await mkdtemp(join(tmpdir(), 'lazylayer-snapshots-'));
-      t.teardown(() => rm(directory, { recursive: true, force: true }));
+      const directory = await temporaryDirectory(t, 'snapshots');
       await work(t, { snapshotter: await open(t, join(directory, 'root')), work: join(directory, 'work') });
     });
   metadataSuite(check);

@@ -1,15 +1,11 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ExecutionContext } from 'ava';
-import { defaultConfig } from '../config/config.js';
 import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { FuseServer } from '../fuse/server.js';
 import { ServedLayers } from '../fuse/served.js';
 import { AdditionalLayerStore, type LayerAnswer } from '../store/store.js';
 import { Workspace } from '../workspace/workspace.js';
-import { buildImage, type LayerSpec } from './image.js';
-import { startTestRegistry } from './registry.js';
+import type { LayerSpec } from './image.js';
+import { configOver } from './published-image.js';
 
 /** Two that can be lazy, and a plain one. */
 export const storeLayers: LayerSpec[] = [
@@ -20,34 +16,10 @@ export const storeLayers: LayerSpec[] = [
 
 export const base64 = (text: string) => Buffer.from(text).toString('base64');
 
-/** A registry with an image of these layers. */
-export async function startImage(t: ExecutionContext, specs = storeLayers) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-store-'));
-  t.teardown(() => rm(root, { recursive: true }));
-  const registry = await startTestRegistry();
-  t.teardown(() => registry.stop());
-  const image = await buildImage({ layers: specs });
-  for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
-  const publish = (tag: string) =>
-    registry.putManifest('img', tag, image.manifest.bytes, image.manifest.descriptor.mediaType);
-  publish('1');
-  const reference = (tag = '1') => `${registry.host}/img:${tag}`;
-  const digests = image.layers.map(({ descriptor }) => descriptor.digest as string);
-  const tocs = image.layers.map(
-    ({ descriptor }) => descriptor.annotations?.['containerd.io/snapshot/stargz/toc.digest'] ?? '',
-  );
-  return { root, registry, image, publish, reference, digests, tocs };
-}
-
 /** A store over a root, with what the mount would show of it. */
 export async function openStore(root: string, pool: { max_entries?: number; hold_sec?: number } = {}, resumed = false) {
-  const defaults = defaultConfig();
-  const config = {
-    ...defaults,
-    root,
-    fetch: { ...defaults.fetch, max_retries: 0 },
-    pool: { ...defaults.pool, ...pool },
-  };
+  const defaults = configOver(root);
+  const config = { ...defaults, pool: { ...defaults.pool, ...pool } };
   let evicted = (_: string): void => {};
   const workspace = await Workspace.open(config, { onEvict: ({ reference }) => evicted(reference) });
   const served = new ServedLayers();

@@ -1,20 +1,14 @@
 import { createHash } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 import fc from 'fast-check';
 import { FormatError } from '../errors.js';
 import { describeTree, inodeAt, treeOf } from '../testing/image-tree.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { checkTree } from './check.js';
 import { loadTree, readTreeHeader, saveTree } from './persist.js';
 import { HEADER_BYTES, ROOT, Tree } from './tree.js';
-
-async function scratch(t: ExecutionContext): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-tree-'));
-  t.teardown(() => rm(dir, { recursive: true }));
-  return dir;
-}
 
 const sample = () =>
   treeOf([
@@ -26,7 +20,7 @@ const sample = () =>
   ]);
 
 test('a saved tree comes back the same, in shared memory, and nothing is left beside it', async (t) => {
-  const dir = await scratch(t);
+  const dir = await temporaryDirectory(t, 'tree');
   const tree = sample();
   await saveTree(tree, join(dir, 'tree'));
   const back = await loadTree(join(dir, 'tree'));
@@ -37,7 +31,7 @@ test('a saved tree comes back the same, in shared memory, and nothing is left be
 });
 
 test('a file that was changed, cut or extended is refused', async (t) => {
-  const path = join(await scratch(t), 'tree');
+  const path = join(await temporaryDirectory(t, 'tree'), 'tree');
   await saveTree(sample(), path);
   const good = await readFile(path);
   const refused = async (bytes: Uint8Array, message: RegExp) => {
@@ -103,7 +97,7 @@ test('directories that hold each other are refused', (t) => {
 });
 
 test('the head of a saved tree tells its counts and facts; a file of another length, or no tree, is refused', async (t) => {
-  const path = join(await scratch(t), 'tree');
+  const path = join(await temporaryDirectory(t, 'tree'), 'tree');
   const tree = sample();
   await saveTree(tree, path);
   const { counts, facts } = tree;

@@ -1,12 +1,11 @@
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { replaceFile, writeFileAtomic } from './atomic-file.js';
 
 test('replaces a file, sets its mode, and leaves nothing beside it, also when it fails', async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-atomic-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'atomic');
   const path = join(dir, 'file');
   await writeFile(path, 'old');
   await writeFileAtomic(path, 'new', { mode: 0o600 });
@@ -18,8 +17,7 @@ test('replaces a file, sets its mode, and leaves nothing beside it, also when it
 });
 
 test('replaces a file at once, and tells when the disk has it', async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), 'lazylayer-atomic-'));
-  t.teardown(() => rm(dir, { recursive: true }));
+  const dir = await temporaryDirectory(t, 'atomic');
   const path = join(dir, 'file');
   await writeFile(path, 'something longer than the new bytes');
   const { durable } = await replaceFile(path, [Buffer.from('ne'), Buffer.from('w')]);

@@ -1,11 +1,9 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { defaultConfig } from '../config/config.js';
 import { NONE, ROOT } from '../toc/tree.js';
 import { buildImage, type BuiltImage, type ImageSpec } from '../testing/image.js';
+import { configOver } from '../testing/published-image.js';
 import { startTestRegistry, type TestRegistry } from '../testing/registry.js';
+import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
 import type { Layer } from '../layer/layer.js';
 import { Workspace } from './workspace.js';
@@ -24,16 +22,7 @@ function put(registry: TestRegistry, image: BuiltImage, tag: string): void {
   registry.putManifest('img', tag, image.index.bytes, image.index.descriptor.mediaType);
 }
 
-async function rootDirectory(t: ExecutionContext): Promise<string> {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-workspace-'));
-  t.teardown(() => rm(root, { recursive: true }));
-  return root;
-}
-
-async function open(root: string): Promise<Workspace> {
-  const defaults = defaultConfig();
-  return Workspace.open({ ...defaults, root, fetch: { ...defaults.fetch, max_retries: 0 } });
-}
+const open = (root: string) => Workspace.open(configOver(root));
 
 async function contentOf(layer: Layer, name: string): Promise<string> {
   const inode = layer.tree.lookup(ROOT, Buffer.from(name));
@@ -44,7 +33,7 @@ async function contentOf(layer: Layer, name: string): Promise<string> {
 test('an image of N layers opens by 3 + N requests, again by its tag with one, and by its digest with none', async (t) => {
   const layers = [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]];
   const { registry, image, reference } = await served(t, { layers });
-  const root = await rootDirectory(t);
+  const root = await temporaryDirectory(t, 'workspace');
   const digest = `${registry.host}/img@${image.manifest.descriptor.digest}`;
   {
     await using workspace = await open(root);
@@ -72,7 +61,7 @@ test('layers that are going to be opened are asked for as soon as the manifest i
   const [low, high] = image.layers.map((layer) => `/blobs/${layer.descriptor.digest}`);
   const config = `/blobs/${image.config.descriptor.digest}`;
   const end = registry.faults.add({ path: config, action: { kind: 'hang' } });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   const leaving = new AbortController();
   const resolving = workspace.image(reference, { layers: {}, signal: leaving.signal });
   const left = t.throwsAsync(resolving, { message: 'I leave' });
@@ -89,7 +78,7 @@ test('layers that are going to be opened are asked for as soon as the manifest i
 
 test('a tag is asked for once for its image and its layers', async (t) => {
   const { registry, reference } = await served(t, { layers: [[{ path: 'a', content: 'A' }]] });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   const image = await workspace.image(reference);
   await using _ = (await workspace.openLayers(image))[0];
   registry.reset();
@@ -101,7 +90,7 @@ test('of an image that one layer is wanted of, those from it up are asked for', 
   const { registry, image, reference } = await served(t, {
     layers: ['a', 'b', 'c'].map((path) => [{ path, content: path }]),
   });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   const digests = image.layers.map((layer) => layer.descriptor.digest);
   await workspace.manifestWithLayer(reference, digests[1], { layers: {} });
   const asked = () => digests.map((digest) => registry.count(digest));
@@ -111,7 +100,7 @@ test('of an image that one layer is wanted of, those from it up are asked for', 
 
 test('a tag is answered from disk, with a warning, while the registry is down', async (t) => {
   const { registry, image, reference } = await served(t, { layers: [[{ path: 'a', content: 'A' }]] });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   t.is((await workspace.image(reference)).warning, undefined);
   await registry.stop();
   const offline = await workspace.image(reference);
@@ -137,7 +126,7 @@ test('a layer whose TOC lies in the TOC image beside its image', async (t) => {
   );
   const bytes = Buffer.from(JSON.stringify({ ...manifest, config }));
   registry.putManifest('img', '1-esgztoc', bytes, tocs.manifest.descriptor.mediaType);
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   const [opened] = await workspace.openLayers(await workspace.image(reference));
   t.true(opened.lazy.lazy);
   t.is(await contentOf(opened, 'a'), 'external');
@@ -147,7 +136,7 @@ test('a layer whose TOC lies in the TOC image beside its image', async (t) => {
 test('a layer is looked for where its tag pointed before it is asked where it points now', async (t) => {
   const first = await served(t, { layers: [[{ path: 'a', content: 'first' }]] });
   const second = await buildImage({ layers: [[{ path: 'a', content: 'second' }]] });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   const wanted = first.image.layers[0].descriptor.digest;
   const found = await workspace.manifestWithLayer(first.reference, wanted);
   first.registry.reset();
@@ -171,7 +160,7 @@ test('when one layer fails, none stays open', async (t) => {
     layers: [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]],
   });
   registry.faults.add({ path: image.layers[1].descriptor.digest, action: { kind: 'status', status: 500 } });
-  await using workspace = await open(await rootDirectory(t));
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
   await t.throwsAsync(workspace.openLayers(await workspace.image(reference)), { code: 'UNAVAILABLE' });
   t.true((await workspace.cacheUsage()).layers.every((layer) => !layer.inUse));
   registry.faults.clear();

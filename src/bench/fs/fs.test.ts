@@ -1,13 +1,12 @@
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { benchFs, fsParts } from './fs.js';
 import { places, sampleTree } from './sample.js';
 
 async function tree(t: ExecutionContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-bench-fs-'));
-  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const directory = await temporaryDirectory(t, 'bench-fs');
   await mkdir(join(directory, 'b'));
   await writeFile(join(directory, 'b', 'small'), 'x');
   await writeFile(join(directory, 'a'), Buffer.alloc(100_000));

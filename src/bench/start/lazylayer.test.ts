@@ -1,8 +1,8 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { loadConfig } from '../../config/config.js';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { serveArguments } from './lazylayer.js';
 
 test('a daemon of a measurement takes nothing that the configuration gives to the daemon of the machine', async (t) => {
@@ -14,8 +14,7 @@ test('a daemon of a measurement takes nothing that the configuration gives to th
     ...['serve', '--root', '/r', '--log-level', 'info', '--address', '', '--store', '/layers', '--metrics', ''],
   ]);
 
-  const directory = await mkdtemp(join(tmpdir(), 'lazylayer-config-'));
-  t.teardown(() => rm(directory, { recursive: true }));
+  const directory = await temporaryDirectory(t, 'config');
   const file = join(directory, 'config.toml');
   await writeFile(file, '[store]\nmount_point = "/store"\n[metrics]\naddress = "127.0.0.1:9000"\n');
   const none = { address: '', storeMountPoint: '', metricsAddress: '' };

@@ -1,8 +1,8 @@
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { authFiles, fileCredentials } from './auth-files.js';
 
 const b64 = (text: string) => Buffer.from(text).toString('base64');
@@ -10,8 +10,7 @@ const login = (username: string, password = 'pw') => ({ kind: 'password', userna
 
 /** A home with these files, and the environment that points to it. Helpers are scripts in its `bin`. */
 async function home(t: ExecutionContext, files: Record<string, unknown>, helpers: Record<string, string> = {}) {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-auth-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'auth');
   const write = async (name: string, text: string) => {
     await mkdir(dirname(join(root, name)), { recursive: true });
     await writeFile(join(root, name), text);

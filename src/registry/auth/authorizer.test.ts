@@ -1,19 +1,19 @@
-import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { NO_LOGINS } from '../../testing/registry-auth.js';
 import { startTestRegistry, type TestRegistry } from '../../testing/registry.js';
 import type { TestAuth } from '../../testing/registry-auth.js';
 import { makeCertificates } from '../../testing/registry-tls.js';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { Registry, type RegistryOptions } from '../client.js';
 import type { Credential } from './credentials.js';
 
 const joe: Credential = { kind: 'password', username: 'joe', password: 'hidden-pw' };
-const env = { HOME: '/nonexistent', XDG_RUNTIME_DIR: '/nonexistent' };
 
 async function setUp(t: ExecutionContext, auth: TestAuth, options: RegistryOptions = {}) {
   const server = await startTestRegistry({ auth });
-  const registry = new Registry({ env, ...options });
+  const registry = new Registry({ env: NO_LOGINS, ...options });
   t.teardown(async () => {
     await registry[Symbol.asyncDispose]();
     await server[Symbol.asyncDispose]();
@@ -104,11 +104,10 @@ test('wrong or no credentials: one more try at most, then UNAUTHENTICATED, in wo
 });
 
 test('a login in an auth file is found, and what failed on the way is told when there is none', async (t) => {
-  const root = await mkdtemp(join(tmpdir(), 'lazylayer-home-'));
-  t.teardown(() => rm(root, { recursive: true }));
+  const root = await temporaryDirectory(t, 'home');
   await mkdir(join(root, '.docker'));
   const auth = { kind: 'bearer', username: 'joe', password: 'hidden-pw' } as const;
-  const { server, reader } = await setUp(t, auth, { env: { ...env, HOME: root, PATH: '/nonexistent' } });
+  const { server, reader } = await setUp(t, auth, { env: { ...NO_LOGINS, HOME: root, PATH: '/nonexistent' } });
   const file = join(root, '.docker/config.json');
   await writeFile(file, JSON.stringify({ credsStore: 'gone' }));
   await t.throwsAsync(reader().read(0, 4), {
@@ -165,7 +164,7 @@ test('a registry with TLS cannot send a login to a token service without', async
   const blob = server.putBlob(Buffer.from('0123456789'));
   const hosts = { [server.host]: { server: server.url, skip_verify: true } };
   for (const credential of [joe, undefined]) {
-    await using registry = new Registry({ env, hosts, credentials: async () => credential });
+    await using registry = new Registry({ env: NO_LOGINS, hosts, credentials: async () => credential });
     await t.throwsAsync(registry.openBlob({ host: server.host, repository: 'app' }, blob).read(0, 4), {
       code: 'UNAUTHENTICATED',
       message: credential === undefined ? /was refused/ : /without TLS.*credentials are not sent/,

@@ -1,16 +1,15 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { format, resolveConfig } from 'prettier';
 import test from 'ava';
+import { temporaryDirectory } from '../../testing/temporary.js';
 import { runCommand } from '../../util/command.js';
 
 const project = join(import.meta.dirname, '..', '..', '..', '..');
 const sources = join(project, 'src', 'snapshot', 'proto');
 
 test('the generated code is what `npm run generate` makes of the .proto files', async (t) => {
-  const out = await mkdtemp(join(tmpdir(), 'lazylayer-proto-'));
-  t.teardown(() => rm(out, { recursive: true, force: true }));
+  const out = await temporaryDirectory(t, 'proto');
   const bin = join(project, 'node_modules', '.bin');
   const buf = ['generate', '--template', 'buf.gen.yaml', '-o', out];
   await runCommand('sh', ['-c', 'PATH="$0:$PATH" exec buf "$@"', bin, ...buf], { cwd: sources });

@@ -1,0 +1,98 @@
+import test from 'ava';
+import { inodeAt } from '../testing/image-tree.js';
+import { estargzLayer, LayerBench, randomness } from '../testing/layer-fixture.js';
+import { until } from '../testing/until.js';
+
+test('the rest of a file follows on what is missed in the same request, before it in another', async (t) => {
+  const bytes = randomness(14).bytes(6_000_000); // about half of it compressed
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes }], { level: 1, chunkSize: 256 * 1024 });
+  for (const [place, requests] of [
+    [0, 1],
+    [3_000_000, 2],
+  ]) {
+    await using bench = await LayerBench.create();
+    await using layer = await bench.store.open(source);
+    blob.asked.length = 0;
+    t.true(bytes.subarray(place, place + 10).equals(await layer.read(inodeAt(layer.tree, 'a'), place, 10)));
+    await until(() => layer.stats.presentBytes === bytes.byteLength);
+    t.is(blob.asked.length, requests);
+    const { first } = layer.tree.chunksOf(inodeAt(layer.tree, 'a'), place, 10);
+    t.is(blob.asked[0].offset, layer.tree.chunkOffset[first]);
+  }
+});
+
+test('a short rest of a file is no request of its own', async (t) => {
+  await using bench = await LayerBench.create({ store: { maxMemory: 2 << 20 } }); // ranges of half of that
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes: randomness(15).bytes(2_800_000) }], {
+    level: 1,
+    chunkSize: 64 * 1024,
+  });
+  await using layer = await bench.store.open(source);
+  t.true(layer.tree.facts.contentEnd > 1.2 * bench.store.scheduler.fileRange);
+  blob.asked.length = 0;
+  layer.bring([inodeAt(layer.tree, 'a')]);
+  await until(() => layer.stats.presentBytes === 2_800_000);
+  t.is(blob.asked.length, 1);
+});
+
+test('spans that are asked for at once and lie near each other are one request', async (t) => {
+  await using bench = await LayerBench.create();
+  const random = randomness(16);
+  const files = [1_000, 150_000, 1_000, 400_000, 1_000].map((size, i) => ({ name: `${i}`, bytes: random.bytes(size) }));
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  layer.bring(['4', '2', '0'].map((name) => inodeAt(layer.tree, name)));
+  await until(() => bench.store.scheduler.requestsInUse === 0 && layer.stats.presentBytes >= 153_000);
+  t.is(blob.asked.length, 2);
+  t.is(layer.stats.presentBytes, 153_000);
+});
+
+test('few bytes of a file that was replaced are passed over within one request', async (t) => {
+  await using bench = await LayerBench.create();
+  const files = [
+    { name: 'small', bytes: randomness(1).bytes(100) },
+    { name: 'replaced', bytes: randomness(2).bytes(180 << 10) },
+    { name: 'replaced', bytes: randomness(3).bytes(100) },
+  ];
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  t.true(files[0].bytes.equals(await layer.read(inodeAt(layer.tree, 'small'), 0, 100)));
+  t.true(files[2].bytes.equals(await layer.read(inodeAt(layer.tree, 'replaced'), 0, 100)));
+  t.is(blob.asked.length, 1);
+});
+
+test('many bytes of a file that was replaced are not fetched at all', async (t) => {
+  await using bench = await LayerBench.create();
+  const files = [
+    { name: 'small', bytes: randomness(1).bytes(100) },
+    { name: 'replaced', bytes: randomness(2).bytes(8 << 20) },
+    { name: 'replaced', bytes: randomness(3).bytes(100) },
+  ];
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  t.true(files[0].bytes.equals(await layer.read(inodeAt(layer.tree, 'small'), 0, 100)));
+  t.is(blob.asked.length, 1);
+  t.true(blob.asked[0].length < 80_000, `${blob.asked[0].length} bytes`);
+  t.true(files[2].bytes.equals(await layer.read(inodeAt(layer.tree, 'replaced'), 0, 100)));
+});
+
+test('a layer so short that it came with its TOC is asked for once, and its chunks are verified all the same', async (t) => {
+  for (const wrong of [false, true]) {
+    await using bench = await LayerBench.create();
+    const bytes = randomness(11).bytes(6_000);
+    const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
+    if (wrong) {
+      blob.bytes = Buffer.from(blob.bytes);
+      blob.bytes[1_000] ^= 1;
+    }
+    await using layer = await bench.store.open(source);
+    t.is(blob.asked.length, 1);
+    const reading = layer.read(inodeAt(layer.tree, 'a'), 0, 1 << 20);
+    if (wrong) await t.throwsAsync(reading, { code: 'DATA_LOSS' });
+    else t.true(bytes.equals(await reading));
+    t.is(blob.asked.length, wrong ? 3 : 1);
+  }
+});

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { BufferReader } from '../io/readers.js';
 import { buildLayer } from '../testing/image.js';
 import { pathsOf } from '../toc/paths.js';
-import { chunksFrom, placeOf } from './glance.js';
+import { digestsFrom, placeOf } from './glance.js';
 import { buildTree, openToc } from './open.js';
 
 const files = ['bin/a', 'etc/group', 'etc/passwd', 'usr/b'].map((path, i) => ({ path, size: 1000 * (i + 1) }));
@@ -30,17 +30,17 @@ test('a file is where the tree says, a landmark where what it marks ends', async
   t.is(placeOf(opened.json, 'reg'), undefined, 'a word that is no name');
 });
 
-test('the first chunks are the first of the blob', async (t) => {
+test('the first digests are those of the first chunks of the blob, each once', async (t) => {
   const opened = await toc();
-  const tree = buildTree(opened);
-  const chunks = chunksFrom(opened.json, 3);
-  t.deepEqual(
-    chunks.filter(({ size }) => size > 1).map(({ offset }) => offset),
-    [...tree.chunkOffset.subarray(0, 2)],
-  );
+  const { chunkDigests } = buildTree(opened);
+  const digests = digestsFrom(opened.json, 3);
+  t.deepEqual(digests[0], Buffer.from(chunkDigests.subarray(0, 32)));
+  t.is(new Set(digests.map((digest) => digest.toString())).size, 3);
+  const spaced = JSON.stringify(JSON.parse(Buffer.from(opened.json).toString()), null, '\t');
+  t.deepEqual(digestsFrom(Buffer.from(spaced), 3), digests);
 });
 
-test('what is no TOC has no places and no chunks, and nothing else happens', async (t) => {
+test('what is no TOC has no places and no digests, and nothing else happens', async (t) => {
   const { json } = await toc();
   const text = Buffer.from(json).toString('latin1');
   fc.assert(
@@ -50,9 +50,9 @@ test('what is no TOC has no places and no chunks, and nothing else happens', asy
         const place = placeOf(broken, name);
         if (place !== undefined && !(place.end > place.start)) throw new Error(JSON.stringify(place));
       }
-      chunksFrom(broken, 4);
+      digestsFrom(broken, 4);
     }),
   );
   t.is(placeOf(Buffer.from('"etc/passwd"'), 'etc/passwd'), undefined);
-  t.deepEqual(chunksFrom(Buffer.alloc(0), 4), []);
+  t.deepEqual(digestsFrom(Buffer.alloc(0), 4), []);
 });

@@ -1,7 +1,5 @@
-import type { TocChunk } from '../toc/entry.js';
 import { JsonCursor } from './json.js';
 import { parseRecord } from './record.js';
-import { TocParser } from './toc.js';
 
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACKET = 0x5d;
@@ -15,17 +13,16 @@ export interface Place {
   readonly end: number;
 }
 
-/** The first chunks that a TOC names, up to about `count`; fewer of what is no TOC. */
-export function chunksFrom(json: Uint8Array, count: number): TocChunk[] {
-  const chunks: TocChunk[] = [];
-  try {
-    const parser = new TocParser(json, { allowMissingDigests: true });
-    for (let entry = parser.next(); entry !== undefined && chunks.length < count; entry = parser.next())
-      chunks.push(...entry.chunks);
-  } catch {
-    // Whoever reads all of it tells what is wrong.
-  }
-  return chunks;
+/** Bytes of a TOC that are looked through for digests, and how they are written there. */
+const BEGINNING_BYTES = 32 * 1024;
+const DIGEST = /igest":\s?"sha256:([0-9a-f]{64})"/g;
+
+/** The digests of the first files and chunks that a TOC names, up to `count`; fewer of what is no TOC. */
+export function digestsFrom(json: Uint8Array, count: number): Uint8Array[] {
+  const beginning = Buffer.from(json.buffer, json.byteOffset, Math.min(json.byteLength, BEGINNING_BYTES));
+  const found = new Set<string>();
+  for (const [, hex] of beginning.toString('latin1').matchAll(DIGEST)) if (found.add(hex).size === count) break;
+  return [...found].map((hex) => Buffer.from(hex, 'hex'));
 }
 
 /**

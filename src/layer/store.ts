@@ -4,7 +4,7 @@ import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
-import { chunksFrom } from '../estargz/glance.js';
+import { digestsFrom } from '../estargz/glance.js';
 import { blindSuffixBytes, readEstargzTree, type OpenedToc } from '../estargz/open.js';
 import type { BlobEnd, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
@@ -301,8 +301,7 @@ export class LayerStore implements AsyncDisposable {
     const room = Math.min(end - start, EARLY_ROOM);
     if (end <= start || end - start > 1.5 * this.scheduler.landmarkRange) return undefined;
     if (this.#earlyRoom < room || this.#earlyRanges >= MAX_EARLY) return undefined;
-    if (start === 0 && chunksFrom(json, EARLY_CHUNKS).some(({ digest }) => this.#cache.mayHave(digest)))
-      return undefined;
+    if (start === 0 && digestsFrom(json, EARLY_CHUNKS).some((digest) => this.#cache.mayHave(digest))) return undefined;
     this.#earlyRoom -= room;
     this.#earlyRanges++;
     const freed = () => {

@@ -1,7 +1,8 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
 import { collect } from '../testing/image-bytes.js';
-import { estargzLayer, FakeBlob, LayerBench } from '../testing/layer-fixture.js';
+import { estargzLayer, FakeBlob, gate, LayerBench } from '../testing/layer-fixture.js';
+import { inodeAt } from '../testing/image-tree.js';
 import { EarlyRange, EarlyReader } from './early-range.js';
 import { until } from '../testing/until.js';
 import { ROOT } from '../toc/tree.js';
@@ -120,7 +121,6 @@ test('what a landmark asks for is on its way before the tree is there, by one re
 
 test('without a landmark it is what every runtime reads, wherever it lies in the blob', async (t) => {
   await using bench = await LayerBench.create();
-  const etc = ['group', 'inputrc', 'passwd'].map((name) => ({ path: `etc/${name}`, content: name }));
   const { blob, source } = await estargzLayer([...files.slice(0, 3), ...etc, ...files.slice(3)]);
   await using layer = await bench.store.open(source, { prefetch: true });
   const { tree } = layer;
@@ -140,6 +140,52 @@ test('without a landmark it is what every runtime reads, wherever it lies in the
   const tiny = await estargzLayer(etc);
   await (await bench.store.open(tiny.source, { prefetch: true }))[Symbol.asyncDispose]();
   t.is(tiny.blob.asked.length, 1, 'it came with the TOC');
+});
+
+const etc = ['group', 'inputrc', 'passwd', 'services'].map((name) => ({ path: `etc/${name}`, content: name }));
+const marked = (count: number, seed = 1) => [
+  ...Array.from({ length: count }, (_, i) => ({ path: `f${i}`, size: 400_000, seed: seed + i })),
+  ...etc,
+];
+
+test('behind what a landmark asks for, what every runtime reads comes by a request of its own, and before it', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(marked(5), { landmarkAfter: 5 });
+  const open = gate(blob, 64 * 1024, 700_000);
+  await using layer = await bench.store.open(source, { prefetch: true });
+  const [, landmark, runtime] = blob.asked;
+  t.deepEqual([blob.asked.length, landmark.offset, landmark.length], [3, 0, runtime.offset]);
+  const prefetched = layer.prefetch({ runtime: true });
+  const passwd = inodeAt(layer.tree, 'etc/passwd');
+  t.is(Buffer.from(await layer.read(passwd, 0, 100)).toString(), 'passwd');
+  t.is(layer.stats.presentBytes, 'groupinputrcpasswd'.length, 'nothing else has come');
+  open();
+  await prefetched;
+  t.is(layer.stats.presentBytes, 2_000_000 + 'groupinputrcpasswd'.length);
+  t.is(blob.asked.length, 3);
+  t.is(layer.stats.requests, 3);
+});
+
+test('it comes with the rest where that is short, where all layers want too much for it to matter, and where that is not known yet', async (t) => {
+  await using bench = await LayerBench.create();
+  const asked = async (layers: Layers) => {
+    const opened = await Promise.all(layers.map(({ source }) => bench.store.open(source, { prefetch: true })));
+    await Promise.all(opened.map((layer) => layer[Symbol.asyncDispose]()));
+    return layers.map(({ blob }) => blob.asked.length - 1);
+  };
+  type Layers = Awaited<ReturnType<typeof estargzLayer>>[];
+  const layer = (count: number, seed: number) => estargzLayer(marked(count, seed), { landmarkAfter: count });
+  t.deepEqual(await asked([await layer(2, 100)]), [1]);
+  t.deepEqual(await asked([await layer(40, 200)]), [1]);
+  t.deepEqual(await asked([await layer(5, 300)]), [2]);
+
+  const [first, second] = [await layer(5, 400), await layer(5, 500)];
+  const open = gate(first.blob);
+  const waiting = asked([first]);
+  await until(() => first.blob.asked.length > 0);
+  t.deepEqual(await asked([second]), [1], 'a TOC is still to come');
+  open();
+  t.deepEqual(await waiting, [2]);
 });
 
 test('a range that nobody wants is given up after a while', async (t) => {

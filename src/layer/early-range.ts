@@ -21,7 +21,7 @@ export class EarlyRange implements AsyncDisposable {
     private readonly reader: RandomAccessReader,
     readonly start: number,
     readonly end: number,
-    private readonly room: number,
+    readonly room: number,
     private readonly onCame: (bytes: number) => void,
     private readonly onFreed: () => void,
   ) {
@@ -115,23 +115,24 @@ export class EarlyReader implements RandomAccessReader {
     return this.reader.read(offset, length, options);
   }
 
-  /** Whether the next stream of these bytes would go on with it: some of them have come before. */
+  /** Whether the next stream of these bytes would go on with what has come of them before. */
   goesOn(offset: number, length: number): boolean {
+    return this.#fits(offset, length) || hasBegun(this.reader, offset, length);
+  }
+
+  #fits(offset: number, length: number): boolean {
     if (this.#early === undefined || offset + length > this.#early.end) return false;
     return offset >= this.#early.start && offset <= this.#early.start + SKIPPED_BYTES;
   }
 
   stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array> {
     const early = this.#early;
-    if (early === undefined || offset >= early.end || offset + length <= early.start)
-      return this.reader.stream(offset, length, options);
-    const fits = this.goesOn(offset, length);
-    if (!fits) {
-      void this.#drop();
-      return this.reader.stream(offset, length, options);
+    if (early !== undefined && this.#fits(offset, length)) {
+      this.#early = undefined;
+      return early.take(offset, offset + length, options?.signal);
     }
-    this.#early = undefined;
-    return early.take(offset, offset + length, options?.signal);
+    if (early !== undefined && offset < early.end && offset + length > early.start) void this.#drop();
+    return this.reader.stream(offset, length, options);
   }
 
   async #drop(): Promise<void> {
@@ -147,6 +148,11 @@ export class EarlyReader implements RandomAccessReader {
     await this.#drop();
     await this.reader[Symbol.asyncDispose]();
   }
+}
+
+/** Whether bytes of a blob are on their way by a request for their beginning that nobody has taken over yet. */
+export function hasBegun(reader: RandomAccessReader, offset: number, length: number): boolean {
+  return reader instanceof EarlyReader && reader.goesOn(offset, length);
 }
 
 /** How long it is kept for a stream that wants it, in milliseconds. */

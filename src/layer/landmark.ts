@@ -17,29 +17,34 @@ export function markedSpans(tree: Tree): ChunkSpan[] {
   const last = spans.at(-1);
   if (last === undefined) return spans;
   let { end } = last;
-  const more = RUNTIME_FILES.map((path) => fileSpan(tree, path)).sort((a, b) => a.first - b.first);
-  for (const file of more) {
-    const near = file.first >= end && tree.chunkOffset[file.first] - tree.chunkEnd(end - 1) <= JOIN_BYTES;
-    if (near && file.end > file.first) end = file.end;
-  }
+  for (const file of runtimeSpans(tree))
+    if (file.first >= end && tree.chunkOffset[file.first] - tree.chunkEnd(end - 1) <= JOIN_BYTES) ({ end } = file);
   return [...spans.slice(0, -1), { first: last.first, end }];
 }
 
-/** What every container's runtime reads of a layer that does not say what a start needs. */
+/** What every container's runtime reads of a layer, in the order in which it lies. */
 export function runtimeSpans(tree: Tree): ChunkSpan[] {
-  return RUNTIME_FILES.map((path) => fileSpan(tree, path)).filter(({ first, end }) => first < end);
+  return RUNTIME_FILES.map((path) => fileSpan(tree, path))
+    .filter(({ first, end }) => first < end)
+    .sort((a, b) => a.first - b.first);
 }
 
-/** The part of a blob that is likely to be asked for first, by a look at a TOC that nobody has read yet; undefined where that cannot be told. */
-export function firstWanted(json: Uint8Array): Place | undefined {
-  const runtime = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
+/**
+ * The parts of a blob that are likely to be asked for first, near each other, by a look at a TOC that nobody has read yet: what its landmark asks
+ * for, and what every container's runtime reads. None where that cannot be told.
+ */
+export function firstWanted(json: Uint8Array): Place[] {
   const landmark = placeOf(json, PREFETCH_LANDMARK);
-  if (landmark?.start === 0) return undefined;
-  const wanted = landmark !== undefined ? { start: 0, end: landmark.end } : runtime.shift();
-  if (wanted === undefined) return undefined;
-  let { end } = wanted;
-  for (const more of runtime) if (more.start >= end && more.start - end <= JOIN_BYTES) ({ end } = more);
-  return { start: wanted.start, end };
+  if (landmark?.start === 0) return [];
+  const runtime = RUNTIME_FILES.flatMap((path) => placeOf(json, path.slice(1)) ?? []).sort((a, b) => a.start - b.start);
+  const parts = landmark === undefined ? [] : [{ start: 0, end: landmark.end }];
+  let files: Place | undefined;
+  for (const { start, end } of runtime) {
+    const before = files ?? parts.at(-1);
+    if (before === undefined || (start >= before.end && start - before.end <= JOIN_BYTES))
+      files = { start: files?.start ?? start, end };
+  }
+  return files === undefined ? parts : [...parts, files];
 }
 
 /** The chunks of a regular file of the layer itself, by its path; none where it has no such file. */

@@ -159,7 +159,12 @@ export class Layer implements AsyncDisposable {
     options: ReadOptions & { readonly unmarkedBytes?: number; readonly runtime?: boolean } = {},
   ): Promise<void> {
     const marked = this.tree.facts.prefetchBytes !== undefined;
-    if (!marked && options.runtime === true && !this.#closed) this.fetcher.ranges.bring(runtimeSpans(this.tree));
+    if (options.runtime === true && !this.#closed) {
+      const files = runtimeSpans(this.tree);
+      // Of a layer with a landmark they come with what that asks for, unless they are on their way already.
+      const apart = marked ? files.findIndex((span) => this.fetcher.ranges.hasBegun(span)) : 0;
+      if (apart >= 0) this.fetcher.ranges.bring(files.slice(apart));
+    }
     const spans = marked ? markedSpans(this.tree) : landmarkSpans(this.tree, options.unmarkedBytes ?? 0);
     const rangeBytes = this.fetcher.scheduler.landmarkRange;
     const { signal } = options;

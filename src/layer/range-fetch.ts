@@ -1,7 +1,7 @@
 import { LazylayerError, VerificationError } from '../errors.js';
 import { inflateBeginning } from '../estargz/member.js';
 import type { RandomAccessReader, ReadReason } from '../io/reader.js';
-import { EarlyReader } from './early-range.js';
+import { hasBegun } from './early-range.js';
 import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
 import type { ChunkSpan } from './read-ahead.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
@@ -249,7 +249,7 @@ export class RangeFetch {
     host.requested();
     host.scheduler.inflater.prepare(stop - start);
     // What has come before tells nothing of the network now, and was counted then.
-    const ahead = host.reader instanceof EarlyReader && host.reader.goesOn(start, stop - start);
+    const ahead = hasBegun(host.reader, start, stop - start);
     for await (const piece of host.reader.stream(start, stop - start, { signal, reason: reasons[this.priority] })) {
       if (!ahead) {
         measured ??= host.scheduler.measure();

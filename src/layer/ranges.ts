@@ -1,4 +1,5 @@
 import { LazylayerError } from '../errors.js';
+import { hasBegun } from './early-range.js';
 import { endOfMember, firstOfMember } from './chunk-writer.js';
 import { GAP_BYTES, JOIN_BYTES, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type RangeHost } from './range-fetch.js';
@@ -85,6 +86,12 @@ export class Ranges implements AsyncDisposable {
     for (let chunk = between.first; chunk < between.end; chunk++) if (this.isKnown(chunk)) return false;
     range.take(both);
     return true;
+  }
+
+  /** Whether a request for these chunks went out before the tree was there. */
+  hasBegun({ first, end }: ChunkSpan): boolean {
+    const { target, reader } = this.#host;
+    return hasBegun(reader, target.tree.chunkOffset[first], target.tree.compressedBytes(first, end));
   }
 
   /** Asks for what is missing of spans before anybody waits for it: near ones by one request, which brings what `more` makes of its span. */

@@ -4,13 +4,12 @@ import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
-import { digestsFrom } from '../estargz/glance.js';
-import { blindSuffixBytes, readEstargzTree, type OpenedToc } from '../estargz/open.js';
-import type { BlobEnd, ReadOptions } from '../io/reader.js';
+import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
+import type { BlobEnd, RandomAccessReader, ReadOptions } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
-import { EarlyRange, EarlyReader } from './early-range.js';
+import { EarlyReader, type EarlyRange } from './early-range.js';
+import { EarlyRanges } from './early-ranges.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
-import { firstWanted } from './landmark.js';
 import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
@@ -62,13 +61,13 @@ export class LayerStore implements AsyncDisposable {
   readonly #ending = new Map<string, Promise<void>>();
   readonly #cache: ChunkCache;
   readonly #ahead = new TocsAhead();
+  readonly #early: EarlyRanges;
   /** How to give back layers that were opened ahead, by name. */
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   readonly #expectedMs: number;
-  /** Bytes that ranges that are asked for early may still take in memory. */
-  #earlyRoom = MAX_EARLY_ROOM;
-  #earlyRanges = 0;
+  /** Layers whose TOC is on its way, by name. */
+  readonly #awaited = new Set<string>();
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -79,6 +78,7 @@ export class LayerStore implements AsyncDisposable {
     this.#expectedMs = options.expectedMs ?? 30_000;
     const { maxConcurrency: maxRequests, maxMemory: memoryBytes, quietMs } = options;
     this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
+    this.#early = new EarlyRanges(this.scheduler, (digest) => this.#cache.mayHave(digest));
   }
 
   /** Gets threads ready to read TOCs: layers will be opened that the disk may not have. */
@@ -239,25 +239,30 @@ export class LayerStore implements AsyncDisposable {
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
     let content: Uint8Array | undefined;
-    let early: EarlyRange | undefined;
+    let early: readonly EarlyRange[] = [];
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
         await using reader = countingReader(source.reader(), meter);
         const end = countingEnd(this.#ahead.take(key.digest), meter);
         const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
+        this.#awaited.add(name);
         const opened = await readEstargzTree(reader, how, (toc) => {
+          this.#awaited.delete(name);
           options.onVerified();
-          if (options.prefetch) early = this.#early(source, toc);
+          if (options.prefetch && toc.contentEnd > TINY_BYTES)
+            early = this.#early.ask(source, toc, this.#awaited.size === 0);
           return this.#threads.tree(toc);
         });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
-        await early?.[Symbol.asyncDispose]();
-        early = undefined;
+        await Promise.all(early.map((range) => range[Symbol.asyncDispose]()));
+        early = [];
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
+      } finally {
+        this.#awaited.delete(name);
       }
     }
     if (cached === undefined) {
@@ -280,35 +285,16 @@ export class LayerStore implements AsyncDisposable {
       fetcher.stats.requests++;
       fetcher.stats.fetchedBytes += bytes;
     };
-    const reader = early === undefined ? source.reader() : new EarlyReader(source.reader(), early, dropped);
+    const reader = early.reduce<RandomAccessReader>(
+      (blob, range) => new EarlyReader(blob, range, dropped),
+      source.reader(),
+    );
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
     // A shortcut: what does not come in by it is fetched when it is read.
     if (content !== undefined && content.byteLength <= TINY_BYTES) await fetcher.take(content).catch(() => {});
     return new Layer(cached, this.#cache, fetcher, source.descriptor.size, lazy, options.giveBack);
-  }
-
-  /**
-   * What of a blob is wanted first, where one request is for all of it and the disk does not seem to have any: it is asked for as soon as the
-   * TOC is there, since making the tree takes a round trip's time.
-   */
-  #early(source: LayerSource, { json, contentEnd }: Pick<OpenedToc, 'json' | 'contentEnd'>): EarlyRange | undefined {
-    const wanted = contentEnd > TINY_BYTES ? firstWanted(json) : undefined;
-    if (wanted === undefined) return undefined;
-    const { start } = wanted;
-    const end = Math.min(wanted.end, contentEnd);
-    const room = Math.min(end - start, EARLY_ROOM);
-    if (end <= start || end - start > 1.5 * this.scheduler.landmarkRange) return undefined;
-    if (this.#earlyRoom < room || this.#earlyRanges >= MAX_EARLY) return undefined;
-    if (start === 0 && digestsFrom(json, EARLY_CHUNKS).some((digest) => this.#cache.mayHave(digest))) return undefined;
-    this.#earlyRoom -= room;
-    this.#earlyRanges++;
-    const freed = () => {
-      this.#earlyRoom += room;
-      this.#earlyRanges--;
-    };
-    return new EarlyRange(source.reader(), start, end, room, (came) => this.scheduler.came(came), freed);
   }
 
   /**
@@ -373,13 +359,6 @@ function accepts(source: LayerSource, found: Digest): boolean {
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
-/** Bytes asked for early that are kept until the layer's tree is there, and those of all layers. */
-const EARLY_ROOM = 4 * 1024 * 1024;
-const MAX_EARLY_ROOM = 16 * 1024 * 1024;
-/** Early ranges on their way at once. */
-const MAX_EARLY = 6;
-/** Chunks of a blob's beginning that are looked for on disk before that is asked for early. */
-const EARLY_CHUNKS = 16;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */

@@ -2,6 +2,7 @@ import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import { laterTotals, noTotals, type KnownLayer, type LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
+import { Serial } from '../util/serial.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import type { FuseServer } from './server.js';
 
@@ -23,7 +24,7 @@ export class ServedLayer {
   /** It was woken since it was last asked whether it is idle. */
   #fresh = true;
   #ended = false;
-  #line: Promise<unknown> = Promise.resolve();
+  readonly #line = new Serial();
   #past: LayerTotals = noTotals;
   readonly #letGo: () => void;
 
@@ -51,12 +52,12 @@ export class ServedLayer {
 
   /** Has the mount show it, asleep. */
   async show(): Promise<void> {
-    await this.#next(async () => this.fuse()?.sleep(this.sleeping));
+    await this.#line.run(async () => this.fuse()?.sleep(this.sleeping));
   }
 
   /** Takes over one opening of the layer: it is awake, or gives the opening back where it was awake already. */
   async take(layer: Layer): Promise<void> {
-    await this.#next(async () => {
+    await this.#line.run(async () => {
       if (this.#layer === undefined && !this.#ended) await this.#attach(layer);
       else await layer[Symbol.asyncDispose]();
     });
@@ -65,13 +66,15 @@ export class ServedLayer {
   /** @throws what opening it from disk throws; the next call tries again */
   wake(): Promise<Layer> {
     if (this.#layer !== undefined) return Promise.resolve(this.#layer);
-    return (this.#waking ??= this.#next(async () => {
-      if (this.#layer !== undefined) return this.#layer;
-      this.#mustServe();
-      const layer = await this.known.open();
-      await this.#attach(layer);
-      return layer;
-    }).finally(() => (this.#waking = undefined)));
+    return (this.#waking ??= this.#line
+      .run(async () => {
+        if (this.#layer !== undefined) return this.#layer;
+        this.#mustServe();
+        const layer = await this.known.open();
+        await this.#attach(layer);
+        return layer;
+      })
+      .finally(() => (this.#waking = undefined)));
   }
 
   async #attach(layer: Layer): Promise<void> {
@@ -118,7 +121,7 @@ export class ServedLayer {
     if (layer === undefined || this.#ended) return;
     this.#layer = undefined;
     this.#leaving = layer;
-    await this.#next(async () => {
+    await this.#line.run(async () => {
       try {
         await this.fuse()?.sleep(this.sleeping).catch(ignoreEnded);
       } catch (error) {
@@ -134,13 +137,15 @@ export class ServedLayer {
   /** Takes it out of the mount. A layer is closed only when nothing reads its cache file any more. */
   async end(): Promise<void> {
     this.#ended = true;
-    await this.#next(async () => {
-      await this.fuse()?.detach(this.known.slot).catch(ignoreEnded);
-      const layer = this.#layer;
-      this.#layer = undefined;
-      this.#leaving = layer;
-      if (layer !== undefined) await this.#close(layer);
-    }).finally(this.#letGo);
+    await this.#line
+      .run(async () => {
+        await this.fuse()?.detach(this.known.slot).catch(ignoreEnded);
+        const layer = this.#layer;
+        this.#layer = undefined;
+        this.#leaving = layer;
+        if (layer !== undefined) await this.#close(layer);
+      })
+      .finally(this.#letGo);
   }
 
   async #close(layer: Layer): Promise<void> {
@@ -150,12 +155,6 @@ export class ServedLayer {
       this.#past = laterTotals(this.#past, layer);
       this.#leaving = undefined;
     }
-  }
-
-  #next<V>(work: () => Promise<V>): Promise<V> {
-    const turn = this.#line.then(work);
-    this.#line = turn.catch(() => {});
-    return turn;
   }
 }
 

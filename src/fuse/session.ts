@@ -196,12 +196,11 @@ export class Session {
     const end = this.#nameEnd(message, codec.IN_HEADER, length);
     if (end < 0) return this.#fail(EINVAL);
     const node = this.#tree.lookup(slot, inode, message.bytes, codec.IN_HEADER, end);
-    const pid = message.words[8];
     if (node !== DEFERRED) {
       this.#entryOf(slot, node);
-      if (slot !== UPPER) this.lookedBy?.(slot, pid);
-      if (node >= 0 && slot !== UPPER)
-        this.lookedUp?.found(slot, inode, inodeOf(node), message.bytes, codec.IN_HEADER, end);
+      if (slot === UPPER) return;
+      this.lookedBy?.(slot, message.words[8]);
+      if (node >= 0) this.lookedUp?.found(slot, inode, inodeOf(node), message.bytes, codec.IN_HEADER, end);
       return;
     }
     if (this.#named) return this.#fail(ENOENT);

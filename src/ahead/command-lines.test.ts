@@ -1,8 +1,8 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
@@ -75,6 +75,21 @@ test('what cannot be seen is nothing: nobody, who is gone, who is being loaded; 
   await is(2, 'a\0');
   for (const pid of [0, 1, 77]) t.is(await lines.look(pid), undefined);
   t.deepEqual(await lines.look(2), { arguments: ['a'], directory: '/', isOutside: false });
+});
+
+test('a look that hangs is given up, and nobody is looked at until it ends', async (t) => {
+  const { lines, is, proc } = await start(t);
+  await is(1, '');
+  await is(2, 'a\0');
+  const hanging = join(proc, '1', 'cmdline');
+  await rm(hanging);
+  execFileSync('mkfifo', [hanging]);
+  const looks = [1, 2, 1].map((pid) => lines.look(pid));
+  t.deepEqual(await Promise.all(looks), [undefined, undefined, undefined]);
+  t.is(await lines.look(2), undefined);
+  await writeFile(hanging, '');
+  for (let i = 0; i < 1000 && (await lines.look(2)) === undefined; i++) await sleep(2);
+  t.deepEqual((await lines.look(2))?.arguments, ['a']);
 });
 
 test('a long command line ends with the last whole argument of 4 KiB; a title has no end', async (t) => {

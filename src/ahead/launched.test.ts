@@ -117,3 +117,19 @@ test('a command line that names more than may be looked up holds nobody up', asy
   await image.runs(['sh', '-c', 'a;/b;c.py '.repeat(400)]);
   t.true(looked() > 10 && looked() < 2000, String(looked()));
 });
+
+test('whoever has any number of command lines is followed in 32 of them a second', async (t) => {
+  await using image = await AheadImage.open([base]);
+  image.programs.know(image.slots);
+  const looked = lookups(image.layers[0].tree);
+  const second = () => Math.floor(performance.now() / 1000);
+  const began = second();
+  let followed = 0;
+  for (let i = 0; i < 200; i++) {
+    const before = looked();
+    await image.runs([`nothing-${i}`]);
+    if (looked() > before) followed++;
+  }
+  const seconds = second() - began + 1;
+  t.true(followed >= 32 && followed <= 32 * seconds && followed < 200, `${followed} in ${seconds} s`);
+});

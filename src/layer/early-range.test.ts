@@ -153,9 +153,9 @@ test('behind what a landmark asks for, what every runtime reads comes by a reque
   const { blob, source } = await estargzLayer(marked(5), { landmarkAfter: 5 });
   const open = gate(blob, 64 * 1024, 700_000);
   await using layer = await bench.store.open(source, { prefetch: true });
-  const [, landmark, runtime] = blob.asked;
+  const [, runtime, landmark] = blob.asked;
   t.deepEqual([blob.asked.length, landmark.offset, landmark.length], [3, 0, runtime.offset]);
-  const prefetched = layer.prefetch({ runtime: true });
+  const prefetched = layer.prefetch();
   const passwd = inodeAt(layer.tree, 'etc/passwd');
   t.is(Buffer.from(await layer.read(passwd, 0, 100)).toString(), 'passwd');
   t.is(layer.stats.presentBytes, 'groupinputrcpasswd'.length, 'nothing else has come');

@@ -35,14 +35,9 @@ export class EarlyRanges {
     const far = last.start - start > ROUND_TRIP_SECONDS * rate;
     const coming = this.#sum((range) => range.end - range.start - range.received);
     const soon = othersKnown && coming + end - start < START_SECONDS * rate;
-    const places =
-      far && soon
-        ? [
-            { start, end: last.start },
-            { ...last, end },
-          ]
-        : [{ start, end }];
-    return places.flatMap((place) => this.#ask(source, place) ?? []);
+    const apart = far && soon ? this.#ask(source, { ...last, end }) : undefined;
+    const rest = this.#ask(source, { start, end: apart === undefined ? end : last.start });
+    return [apart, rest].filter((range) => range !== undefined);
   }
 
   #ask(source: LayerSource, { start, end }: Place): EarlyRange | undefined {

@@ -159,9 +159,9 @@ export class Layer implements AsyncDisposable {
     options: ReadOptions & { readonly unmarkedBytes?: number; readonly runtime?: boolean } = {},
   ): Promise<void> {
     const marked = this.tree.facts.prefetchBytes !== undefined;
-    if (options.runtime === true && !this.#closed) {
+    if ((marked || options.runtime === true) && !this.#closed) {
       const files = runtimeSpans(this.tree);
-      // Of a layer with a landmark they come with what that asks for, unless they are on their way already.
+      // Of a layer with a landmark they come with what that asks for, unless they were asked for apart before the tree was there.
       const apart = marked ? files.findIndex((span) => this.fetcher.ranges.hasBegun(span)) : 0;
       if (apart >= 0) this.fetcher.ranges.bring(files.slice(apart));
     }

@@ -143,7 +143,9 @@ test('a TOC that outgrows the first read takes a second one, and no more', async
 });
 
 test('the first read is bounded from both sides', (t) => {
-  t.deepEqual([1000, 1e6, 5e7, 1e9].map(suffixBytes), [1000, 196_608, 390_625, 524_288]);
+  const of = (aboveBase: boolean) => [1000, 1e6, 5e7, 3e8, 1e9].map((size) => suffixBytes(size, aboveBase));
+  t.deepEqual(of(false), [1000, 196_608, 390_625, 524_288, 524_288]);
+  t.deepEqual(of(true), [1000, 196_608, 196_608, 292_969, 524_288]);
 });
 
 test('a footer that leads far back in a large blob is refused before anything of that size is asked for', async (t) => {

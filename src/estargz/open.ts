@@ -25,6 +25,8 @@ export class NotEstargzError extends LazylayerError {
 export interface OpenOptions extends ReadOptions {
   /** What the layer's descriptor claims in `containerd.io/snapshot/stargz/toc.digest`. The TOC is always held against it. */
   readonly tocDigest?: Digest;
+  /** The layer is not an image's lowest: its TOC is likely to be short. */
+  readonly aboveBase?: boolean;
   /** Open a layer without a TOC digest: nothing that it holds can then be trusted. */
   readonly allowNoVerification?: boolean;
   /** Brings the blob's end where it was asked for before; what does not fit the blob is asked for again. */
@@ -51,10 +53,11 @@ export interface OpenedToc {
 /**
  * Bytes to ask for first, from the end of a blob of `size` bytes, so that the TOC is among them. A TOC takes some 50 bytes an entry:
  * 0.6 percent of a Debian base, 0.03 to 0.15 percent of layers of programs, two percent of headers or manual pages. A second
- * request costs a round trip, in which a line carries about a megabyte: what covers bases and most layers costs less than that.
+ * request costs a round trip, in which a line carries about a megabyte: what covers bases, and most of the layers above them, costs less than that.
  */
-export function suffixBytes(size: number): number {
-  return Math.min(size, Math.max(LEAST_SUFFIX_BYTES, Math.min(MOST_SUFFIX_BYTES, Math.ceil(size / 128))));
+export function suffixBytes(size: number, aboveBase = false): number {
+  const likely = Math.ceil(size / (aboveBase ? 1024 : 128));
+  return Math.min(size, Math.max(LEAST_SUFFIX_BYTES, Math.min(MOST_SUFFIX_BYTES, likely)));
 }
 
 /** The same where the size is not known: of the lowest layer, which may be a base, and of those above it. */
@@ -66,8 +69,8 @@ const LEAST_SUFFIX_BYTES = 192 * 1024;
 const MOST_SUFFIX_BYTES = 512 * 1024;
 
 /** The end of a blob, with which reading its TOC begins. */
-export async function readEnd(reader: RandomAccessReader, options?: ReadOptions): Promise<BlobEnd> {
-  const start = reader.size - suffixBytes(reader.size);
+async function readEnd(reader: RandomAccessReader, options: OpenOptions): Promise<BlobEnd> {
+  const start = reader.size - suffixBytes(reader.size, options.aboveBase);
   return { start, bytes: await reader.read(start, reader.size - start, options) };
 }
 

@@ -14,6 +14,8 @@ export interface LayerSource {
   readonly reader: () => RandomAccessReader;
   /** What the manifest vouches for by `containerd.io/snapshot/stargz/toc.digest`. */
   readonly tocDigest?: Digest;
+  /** It is known not to be an image's lowest layer: those have longer TOCs. */
+  readonly aboveBase?: boolean;
   /** Digest of the uncompressed tar. Where it is not known, a layer can only be opened lazily. */
   readonly diffId?: Digest;
   /** Serve an eStargz layer although nothing vouches for its TOC. */

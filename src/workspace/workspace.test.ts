@@ -54,6 +54,19 @@ test('an image of N layers opens by 3 + N requests, again by its tag with one, a
   for (const layer of opened) await layer[Symbol.asyncDispose]();
 });
 
+test('of the end of a blob, more is asked for where it is the lowest layer', async (t) => {
+  const large = (path: string) => ({ files: [{ path, size: 36 << 20 }], writer: { level: 0 } });
+  const { registry, image, reference } = await served(t, { layers: [large('a'), large('b')] });
+  await using workspace = await open(await temporaryDirectory(t, 'workspace'));
+  const opened = await workspace.openLayers(await workspace.image(reference, { layers: {} }));
+  for (const layer of opened) await layer[Symbol.asyncDispose]();
+  const lengths = image.layers.map(({ descriptor: { digest } }) => {
+    const [, from, to] = /=(\d+)-(\d+)/.exec(registry.requests.find(({ path }) => path.includes(digest))?.range ?? '')!;
+    return Number(to) - Number(from) + 1;
+  });
+  t.deepEqual(lengths, [Math.ceil(image.layers[0].descriptor.size / 128), 192 * 1024]);
+});
+
 test('layers that are going to be opened are asked for as soon as the manifest is there', async (t) => {
   const { registry, image, reference } = await served(t, {
     layers: [[{ path: 'a', content: 'A' }], [{ path: 'b', content: 'B' }]],

@@ -212,7 +212,7 @@ export class Workspace implements AsyncDisposable {
         return whole;
       };
       // Clients ask for one layer after the other; opened side by side, all take the time of one.
-      if (layers !== undefined) this.#expect(name, manifest.layers.slice(index), layers);
+      if (layers !== undefined) this.#expect(name, manifest.layers, layers, index);
       return { reference, manifest, index, image };
     }
     throw new LazylayerError('NOT_FOUND', `${reference}: expected an image with layer ${layer}, found one without it`);
@@ -283,15 +283,18 @@ export class Workspace implements AsyncDisposable {
     );
   }
 
+  /** The layers of a manifest are about to be opened, `from` one on. */
   #expect(
     name: Reference,
     layers: readonly Descriptor[],
     { urls, onOpened, prefetch, ...options }: ExpectedLayers,
+    from = 0,
   ): void {
-    this.layers.expect(
-      layers.map((descriptor) => this.#blob(name, withUrls(descriptor, urls), options)),
-      { prefetch, onOpened },
-    );
+    const blobs = layers.map((descriptor, index) => ({
+      ...this.#blob(name, withUrls(descriptor, urls), options),
+      aboveBase: index > 0,
+    }));
+    this.layers.expect(blobs.slice(from), { prefetch, onOpened });
   }
 
   /** Opens every layer of an image, side by side, lowest first; all or none. */

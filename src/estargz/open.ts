@@ -60,9 +60,9 @@ export function suffixBytes(size: number, aboveBase = false): number {
   return Math.min(size, Math.max(LEAST_SUFFIX_BYTES, Math.min(MOST_SUFFIX_BYTES, likely)));
 }
 
-/** The same where the size is not known: of the lowest layer, which may be a base, and of those above it. */
-export function blindSuffixBytes(lowest: boolean): number {
-  return lowest ? MOST_SUFFIX_BYTES : LEAST_SUFFIX_BYTES;
+/** The same where the size is not known. */
+export function blindSuffixBytes(aboveBase: boolean): number {
+  return aboveBase ? LEAST_SUFFIX_BYTES : MOST_SUFFIX_BYTES;
 }
 
 const LEAST_SUFFIX_BYTES = 192 * 1024;

@@ -48,13 +48,16 @@ test('spans that are asked for at once and lie near each other are one request',
   t.is(layer.stats.presentBytes, 153_000);
 });
 
+/** A file, and one of so many bytes that another takes the place of. */
+const withReplaced = (size: number) => [
+  { name: 'small', bytes: randomness(1).bytes(100) },
+  { name: 'replaced', bytes: randomness(2).bytes(size) },
+  { name: 'replaced', bytes: randomness(3).bytes(100) },
+];
+
 test('few bytes of a file that was replaced are passed over within one request', async (t) => {
   await using bench = await LayerBench.create();
-  const files = [
-    { name: 'small', bytes: randomness(1).bytes(100) },
-    { name: 'replaced', bytes: randomness(2).bytes(180 << 10) },
-    { name: 'replaced', bytes: randomness(3).bytes(100) },
-  ];
+  const files = withReplaced(180 << 10);
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;
@@ -65,11 +68,7 @@ test('few bytes of a file that was replaced are passed over within one request',
 
 test('many bytes of a file that was replaced are not fetched at all', async (t) => {
   await using bench = await LayerBench.create();
-  const files = [
-    { name: 'small', bytes: randomness(1).bytes(100) },
-    { name: 'replaced', bytes: randomness(2).bytes(8 << 20) },
-    { name: 'replaced', bytes: randomness(3).bytes(100) },
-  ];
+  const files = withReplaced(8 << 20);
   const { blob, source } = await estargzLayer(files);
   await using layer = await bench.store.open(source);
   blob.asked.length = 0;

@@ -137,7 +137,7 @@ export class LayerStore implements AsyncDisposable {
     const open = new Set([...this.#entries.keys()].map(digestOfName));
     for (const [index, digest] of digests.slice(0, MAX_BLIND).entries()) {
       if (open.has(digest) || this.#cache.hasBlob(digest)) continue;
-      this.#ahead.ask(digest, (signal) => read(digest, blindSuffixBytes(index === 0), { signal, reason: 'toc' }));
+      this.#ahead.ask(digest, (signal) => read(digest, blindSuffixBytes(index > 0), { signal, reason: 'toc' }));
     }
   }
 

@@ -106,6 +106,7 @@ export class Ranges implements AsyncDisposable {
       else joined.push({ first: firstOfMember(tree, first), end });
     }
     for (const one of joined) {
+      if (this.#nextMissing(one.first, one.end) >= one.end) continue;
       const span = more(one);
       this.start(span, span, PREFETCH, this.#host.scheduler.fileRange);
     }
@@ -180,7 +181,14 @@ export class Ranges implements AsyncDisposable {
     return { first, end, weight: weightOf(this.#host.target, first, end) };
   }
 
-  /** Fetches a range that `next` gave, in the same turn. */
+  /** Whether what `next` gave is still so: nobody else has asked for a part of it meanwhile, or brought what it begins with. */
+  isFree({ first, end }: ChunkSpan): boolean {
+    if (this.#host.target.presence.has(first)) return false;
+    for (let chunk = first; chunk < end; chunk++) if (this.covering(chunk) !== undefined) return false;
+    return true;
+  }
+
+  /** Fetches a range that `next` gave and that is free. */
   fetch(range: { first: number; end: number }, priority: Priority, admission: Admission): Promise<RangeOutcome> {
     return this.#run(new RangeFetch(this.#host, range.first, range.end, priority), admission);
   }

@@ -62,17 +62,19 @@ async function pass(
       if (options.priority === BACKGROUND) await scheduler.politely(options.signal);
       if (!(await options.hasRoom()))
         throw new LazylayerError('RESOURCE_EXHAUSTED', 'chunk cache: its limit is reached by layers in use');
-      const seen = fetcher.ranges.next(cursor, end, size());
-      if (seen === undefined) return;
-      if (seen === 'more on disk') {
+      const range = fetcher.ranges.next(cursor, end, size());
+      if (range === 'more on disk') {
         await turn();
         continue;
       }
+      if (range === undefined) {
+        cursor = end; // nor is there anything for the other lanes
+        return;
+      }
       // Leave for what the range takes and no more: a reader would have to wait for memory that is held for nothing.
-      const admission = await scheduler.admit(options.priority, () => seen.weight, options.signal);
-      const range = fetcher.ranges.next(cursor, end, size());
-      if (typeof range !== 'object' || range.weight > seen.weight) {
-        admission.release(); // others have begun what was seen, or given it up
+      const admission = await scheduler.admit(options.priority, () => range.weight, options.signal);
+      if (range.first < cursor || !fetcher.ranges.isFree(range)) {
+        admission.release(); // others have begun it meanwhile
         continue;
       }
       cursor = range.end;

@@ -139,7 +139,6 @@ export class LazyLayers implements RemoteLayers {
     const lower = (async () => {
       const { prefetch } = this.#options;
       const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
-      this.#fetchMarked(layer);
       const first = !this.#held.has(layer.digest);
       await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
       if (first || found.index === found.manifest.layers.length - 1) this.#complete(found);

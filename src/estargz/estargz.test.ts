@@ -39,6 +39,11 @@ class CountingReader extends BufferReader {
     this.reads.push([offset, length]);
     return super.read(offset, length);
   }
+
+  override stream(offset: number, length: number): AsyncGenerator<Uint8Array> {
+    this.reads.push([offset, length]);
+    return super.stream(offset, length);
+  }
 }
 
 const layers: Readonly<Record<string, LayerSpec>> = {
@@ -144,8 +149,8 @@ test('a TOC that outgrows the first read takes a second one, and no more', async
 
 test('the first read is bounded from both sides', (t) => {
   const of = (aboveBase: boolean) => [1000, 1e6, 5e7, 3e8, 1e9].map((size) => suffixBytes(size, aboveBase));
-  t.deepEqual(of(false), [1000, 196_608, 390_625, 524_288, 524_288]);
-  t.deepEqual(of(true), [1000, 196_608, 196_608, 292_969, 524_288]);
+  t.deepEqual(of(false), [1000, 131_072, 390_625, 524_288, 524_288]);
+  t.deepEqual(of(true), [1000, 131_072, 131_072, 292_969, 524_288]);
 });
 
 test('a footer that leads far back in a large blob is refused before anything of that size is asked for', async (t) => {
@@ -153,14 +158,14 @@ test('a footer that leads far back in a large blob is refused before anything of
   const asked: number[] = [];
   const reader: RandomAccessReader = {
     size,
-    read: async (_, length) => {
+    read: async () => {
+      throw new Error('not asked for');
+    },
+    stream: async function* (_, length) {
       asked.push(length);
       const tail = Buffer.alloc(length < 2 ** 24 ? length : 0);
       encodeFooter('estargz', 0).copy(tail, tail.length - 51);
-      return tail;
-    },
-    stream: () => {
-      throw new Error('not asked for');
+      yield tail;
     },
     [Symbol.asyncDispose]: async () => {},
   };

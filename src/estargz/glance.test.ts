@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { BufferReader } from '../io/readers.js';
 import { buildLayer } from '../testing/image.js';
 import { pathsOf } from '../toc/paths.js';
-import { digestsFrom, placeOf } from './glance.js';
+import { digestsFrom, lastOffset, placeOf, TocGlance } from './glance.js';
 import { buildTree, openToc } from './open.js';
 
 const files = ['bin/a', 'etc/group', 'etc/passwd', 'usr/b'].map((path, i) => ({ path, size: 1000 * (i + 1) }));
@@ -38,6 +38,43 @@ test('the first digests are those of the first chunks of the blob, each once', a
   t.is(new Set(digests.map((digest) => digest.toString())).size, 3);
   const spaced = JSON.stringify(JSON.parse(Buffer.from(opened.json).toString()), null, '\t');
   t.deepEqual(digestsFrom(Buffer.from(spaced), 3), digests);
+});
+
+test('a TOC is found in the end of its blob when its beginning has come, with what is there of it', async (t) => {
+  const many = Array.from({ length: 600 }, (_, i) => ({ path: `usr/${i}`, size: 50, seed: i }));
+  const { bytes } = await buildLayer({ files: [...files, ...many], prefetch: 1 });
+  const opened = await openToc(new BufferReader(bytes), { allowNoVerification: true });
+  const glance = new TocGlance();
+  let longest = 0;
+  let last = -1;
+  for (let come = 0; come < bytes.byteLength; come += 1000) {
+    const found = glance.look(bytes.subarray(0, come));
+    if (come < opened.contentEnd) t.is(found, undefined);
+    if (found === undefined) continue;
+    t.is(found.at, opened.contentEnd);
+    t.true(Buffer.from(opened.json).subarray(0, found.json.byteLength).equals(found.json));
+    t.true(found.json.byteLength >= longest && lastOffset(found.json) >= last);
+    longest = found.json.byteLength;
+    last = lastOffset(found.json);
+  }
+  t.true(longest > opened.json.byteLength / 2);
+  t.is(lastOffset(opened.json), buildTree(opened).chunkOffset.at(-1)!);
+});
+
+test('an end without a TOC, or with a broken one, shows none, however it comes', (t) => {
+  const member = Buffer.from([0x1f, 0x8b, 0x08]);
+  fc.assert(
+    fc.property(
+      fc.array(fc.oneof(fc.constant(member), fc.uint8Array({ maxLength: 3000 })), { maxLength: 12 }),
+      (parts) => {
+        const glance = new TocGlance();
+        for (let n = 0; n <= parts.length; n++)
+          if (glance.look(Buffer.concat(parts.slice(0, n))) !== undefined) throw new Error('found');
+      },
+    ),
+  );
+  t.is(lastOffset(Buffer.from('"offset": 12')), -1, 'it may go on');
+  t.is(lastOffset(Buffer.alloc(0)), -1);
 });
 
 test('what is no TOC has no places and no digests, and nothing else happens', async (t) => {

@@ -4,7 +4,7 @@ import type { Digest } from '../digest/digest.js';
 import { digestOf } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { describeError, FormatError, LazylayerError } from '../errors.js';
-import type { BlobEnd, RandomAccessReader, ReadOptions } from '../io/reader.js';
+import type { BlobEnd, EndOptions, RandomAccessReader } from '../io/reader.js';
 import { parseTarHeader, TAR_BLOCK } from '../tar/header.js';
 import type { Tree } from '../toc/tree.js';
 import { FOOTER_BYTES, parseFooter, type FooterKind } from './footer.js';
@@ -22,15 +22,18 @@ export class NotEstargzError extends LazylayerError {
   }
 }
 
-export interface OpenOptions extends ReadOptions {
+/** Brings the end of a blob that was asked for before, if it does. */
+export type EndSource = (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
+
+export interface OpenOptions extends EndOptions {
   /** What the layer's descriptor claims in `containerd.io/snapshot/stargz/toc.digest`. The TOC is always held against it. */
   readonly tocDigest?: Digest;
   /** The layer is not an image's lowest: its TOC is likely to be short. */
   readonly aboveBase?: boolean;
   /** Open a layer without a TOC digest: nothing that it holds can then be trusted. */
   readonly allowNoVerification?: boolean;
-  /** Brings the blob's end where it was asked for before; what does not fit the blob is asked for again. */
-  readonly end?: (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
+  /** The blob's end where it was asked for before; what does not fit the blob is asked for again. */
+  readonly end?: EndSource;
   /** Brings the bytes of the TOC's own blob (a gzipped tar) for a layer whose TOC lies in another image. */
   readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
@@ -65,13 +68,20 @@ export function blindSuffixBytes(aboveBase: boolean): number {
   return aboveBase ? LEAST_SUFFIX_BYTES : MOST_SUFFIX_BYTES;
 }
 
-const LEAST_SUFFIX_BYTES = 192 * 1024;
+const LEAST_SUFFIX_BYTES = 128 * 1024;
 const MOST_SUFFIX_BYTES = 512 * 1024;
 
 /** The end of a blob, with which reading its TOC begins. */
 async function readEnd(reader: RandomAccessReader, options: OpenOptions): Promise<BlobEnd> {
-  const start = reader.size - suffixBytes(reader.size, options.aboveBase);
-  return { start, bytes: await reader.read(start, reader.size - start, options) };
+  const length = suffixBytes(reader.size, options.aboveBase);
+  const end = { start: reader.size - length, bytes: Buffer.allocUnsafeSlow(length) };
+  let come = 0;
+  for await (const piece of reader.stream(end.start, length, options)) {
+    end.bytes.set(piece, come);
+    come += piece.byteLength;
+    options.onEnd?.(end, come);
+  }
+  return end;
 }
 
 /** The TOC's gzip member, where it lies, and the blob's content where that came with it. */

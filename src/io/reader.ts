@@ -48,3 +48,8 @@ export interface BlobEnd {
   readonly start: number;
   readonly bytes: Uint8Array;
 }
+
+export interface EndOptions extends ReadOptions {
+  /** Hears of the end while it is on its way: after each piece, with how many of its bytes are there. */
+  readonly onEnd?: (end: BlobEnd, come: number) => void;
+}

@@ -1,4 +1,5 @@
-import type { BlobEnd, RandomAccessReader } from '../io/reader.js';
+import type { EndSource } from '../estargz/open.js';
+import type { RandomAccessReader } from '../io/reader.js';
 
 export interface Meter {
   requests: number;
@@ -22,8 +23,6 @@ export function countingReader(reader: RandomAccessReader, meter: Meter): Random
     [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
   };
 }
-
-type EndSource = (signal?: AbortSignal) => Promise<BlobEnd | undefined>;
 
 /** Counts what came ahead of a reader. */
 export function countingEnd(end: EndSource | undefined, meter: Meter): EndSource | undefined {

@@ -1,4 +1,4 @@
-import { placeOf, type Place } from '../estargz/glance.js';
+import { lastOffset, placeOf, type Place } from '../estargz/glance.js';
 import { PREFETCH_LANDMARK } from '../toc/builder.js';
 import { NONE, ROOT, type Tree } from '../toc/tree.js';
 import { JOIN_BYTES, programSpan, type ChunkSpan } from './read-ahead.js';
@@ -45,6 +45,16 @@ export function firstWanted(json: Uint8Array): Place[] {
       files = { start: files?.start ?? start, end };
   }
   return files === undefined ? parts : [...parts, files];
+}
+
+/**
+ * The same of a TOC of which the beginning is there; undefined where what follows could change it. TOCs have files in the order in which they
+ * lie, so what is far behind a landmark is not near it.
+ */
+export function firstWantedOf(beginning: Uint8Array): Place[] | undefined {
+  const parts = firstWanted(beginning);
+  if (parts[0]?.start !== 0) return undefined;
+  return lastOffset(beginning) > parts.at(-1)!.end + JOIN_BYTES ? parts : undefined;
 }
 
 /** The chunks of a regular file of the layer itself, by its path; none where it has no such file. */

@@ -5,10 +5,10 @@ import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
 import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
-import type { BlobEnd, RandomAccessReader, ReadOptions } from '../io/reader.js';
+import type { BlobEnd, EndOptions, RandomAccessReader } from '../io/reader.js';
 import { leaveOnAbort } from '../util/singleflight.js';
-import { EarlyReader, type EarlyRange } from './early-range.js';
-import { EarlyRanges } from './early-ranges.js';
+import { EarlyReader } from './early-range.js';
+import { EarlyRanges, TINY_BYTES } from './early-ranges.js';
 import { ChunkFetcher } from './chunk-fetcher.js';
 import { countingEnd, countingReader, type Meter } from './counting-reader.js';
 import { Layer } from './layer.js';
@@ -66,8 +66,6 @@ export class LayerStore implements AsyncDisposable {
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
   readonly #expectedMs: number;
-  /** Layers whose TOC is on its way, by name. */
-  readonly #awaited = new Set<string>();
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
   readonly scheduler: FetchScheduler;
@@ -132,12 +130,12 @@ export class LayerStore implements AsyncDisposable {
    */
   expectBlindly(
     digests: readonly Digest[],
-    read: (digest: Digest, bytes: number, options: ReadOptions) => Promise<BlobEnd>,
+    read: (digest: Digest, bytes: number, options: EndOptions) => Promise<BlobEnd>,
   ): void {
     const open = new Set([...this.#entries.keys()].map(digestOfName));
     for (const [index, digest] of digests.slice(0, MAX_BLIND).entries()) {
       if (open.has(digest) || this.#cache.hasBlob(digest)) continue;
-      this.#ahead.ask(digest, (signal) => read(digest, blindSuffixBytes(index > 0), { signal, reason: 'toc' }));
+      this.#ahead.ask(digest, (how) => read(digest, blindSuffixBytes(index > 0), { ...how, reason: 'toc' }));
     }
   }
 
@@ -234,38 +232,33 @@ export class LayerStore implements AsyncDisposable {
       prefetch: boolean;
     },
   ): Promise<Layer> {
+    await using early = this.#early.expect(source, options.prefetch);
     await this.#ending.get(name)?.catch(() => {});
+    this.#ahead.watch(key.digest, early.onEnd); // by now all layers that are opened together are expected
     const meter: Meter = { requests: 0, bytes: 0 };
     let reason = refusal(source);
     let cached = await this.#fromDisk(source, key);
     let content: Uint8Array | undefined;
-    let early: readonly EarlyRange[] = [];
     if (cached !== undefined || reason !== undefined) this.#ahead.drop(key.digest);
     else {
       try {
         await using reader = countingReader(source.reader(), meter);
         const end = countingEnd(this.#ahead.take(key.digest), meter);
-        const how = { ...source, end, signal: options.signal, reason: 'toc' } as const;
-        this.#awaited.add(name);
+        const how = { ...source, end, onEnd: early.onEnd, signal: options.signal, reason: 'toc' } as const;
         const opened = await readEstargzTree(reader, how, (toc) => {
-          this.#awaited.delete(name);
           options.onVerified();
-          if (options.prefetch && toc.contentEnd > TINY_BYTES)
-            early = this.#early.ask(source, toc, this.#awaited.size === 0);
+          early.known(toc);
           return this.#threads.tree(toc);
         });
         cached = await this.#cache.create(key, opened.tree);
         content = opened.content;
       } catch (error) {
-        await Promise.all(early.map((range) => range[Symbol.asyncDispose]()));
-        early = [];
         if (codeOf(error) !== 'UNSUPPORTED') throw error;
         reason = describeError(error);
-      } finally {
-        this.#awaited.delete(name);
       }
     }
     if (cached === undefined) {
+      await early[Symbol.asyncDispose]();
       reason ??= NO_ESTARGZ;
       const { diffId } = source;
       if (options.lazyOnly || diffId === undefined) throw new LazylayerError('UNSUPPORTED', reason);
@@ -285,10 +278,9 @@ export class LayerStore implements AsyncDisposable {
       fetcher.stats.requests++;
       fetcher.stats.fetchedBytes += bytes;
     };
-    const reader = early.reduce<RandomAccessReader>(
-      (blob, range) => new EarlyReader(blob, range, dropped),
-      source.reader(),
-    );
+    const reader = early
+      .take()
+      .reduce<RandomAccessReader>((blob, range) => new EarlyReader(blob, range, dropped), source.reader());
     const fetcher = new ChunkFetcher(cached, this.#cache, this.scheduler, reader, key.source === undefined);
     fetcher.stats.requests += meter.requests;
     fetcher.stats.fetchedBytes += meter.bytes;
@@ -361,8 +353,6 @@ function accepts(source: LayerSource, found: Digest): boolean {
 
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
-/** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
-const TINY_BYTES = 16 * 1024;
 /** Ends of blobs that are asked for side by side before the manifest tells more. */
 const MAX_BLIND = 8;
 const NO_ESTARGZ = 'the blob is no eStargz';

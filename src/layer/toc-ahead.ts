@@ -1,15 +1,19 @@
 import type { Digest } from '../digest/digest.js';
 import { LazylayerError } from '../errors.js';
-import type { BlobEnd } from '../io/reader.js';
+import type { BlobEnd, EndOptions } from '../io/reader.js';
+import type { EndSource } from '../estargz/open.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 
 /** How long the end of a blob waits for its layer to be opened, in milliseconds. */
 const WAIT_MS = 30_000;
 
 interface Coming {
-  readonly end: Promise<BlobEnd | undefined>;
+  end?: Promise<BlobEnd | undefined>;
   readonly abort: AbortController;
   readonly timer: NodeJS.Timeout;
+  /** What is there of it. */
+  part?: { readonly end: BlobEnd; readonly come: number };
+  onEnd?: NonNullable<EndOptions['onEnd']>;
 }
 
 /**
@@ -20,16 +24,28 @@ export class TocsAhead {
   readonly #coming = new Map<Digest, Coming>();
 
   /** Has a blob's end read, unless it is on its way. Where that fails, it is left to whoever opens the layer. */
-  ask(digest: Digest, read: (signal: AbortSignal) => Promise<BlobEnd>): void {
+  ask(digest: Digest, read: (options: EndOptions) => Promise<BlobEnd>): void {
     if (this.#coming.has(digest)) return;
     const abort = new AbortController();
-    const end = read(abort.signal).catch(() => undefined);
-    const timer = setTimeout(() => this.drop(digest), WAIT_MS).unref();
-    this.#coming.set(digest, { end, abort, timer });
+    const coming: Coming = { abort, timer: setTimeout(() => this.drop(digest), WAIT_MS).unref() };
+    this.#coming.set(digest, coming);
+    const onEnd = (end: BlobEnd, come: number) => {
+      coming.part = { end, come };
+      coming.onEnd?.(end, come);
+    };
+    coming.end = read({ signal: abort.signal, onEnd }).catch(() => undefined);
+  }
+
+  /** Tells of what has come of an end, and of what comes, before it is taken. */
+  watch(digest: Digest, onEnd: NonNullable<EndOptions['onEnd']>): void {
+    const coming = this.#coming.get(digest);
+    if (coming === undefined) return;
+    coming.onEnd = onEnd;
+    if (coming.part !== undefined) onEnd(coming.part.end, coming.part.come);
   }
 
   /** What was asked for ahead, which is used up by that: given when it has come, or did not. */
-  take(digest: Digest): ((signal?: AbortSignal) => Promise<BlobEnd | undefined>) | undefined {
+  take(digest: Digest): EndSource | undefined {
     const coming = this.#coming.get(digest);
     if (coming === undefined) return undefined;
     this.#coming.delete(digest);
@@ -39,7 +55,7 @@ export class TocsAhead {
       if (signal?.aborted === true) left();
       signal?.addEventListener('abort', left, { once: true });
       try {
-        return await leaveOnAbort(coming.end, signal);
+        return await leaveOnAbort(coming.end!, signal);
       } finally {
         signal?.removeEventListener('abort', left);
       }

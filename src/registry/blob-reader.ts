@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../digest/digest.js';
 import type { Descriptor } from '../image/descriptor.js';
 import type { Reference } from '../image/reference.js';
-import { checkRange, type BlobEnd, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
+import { checkRange, type BlobEnd, type EndOptions, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ErrorCode } from '../errors.js';
 import { RegistryError } from './errors.js';
@@ -165,7 +165,7 @@ export async function readBlobEnd(
   name: Name,
   digest: Digest,
   length: number,
-  { signal, reason }: ReadOptions = {},
+  { signal, reason, onEnd }: EndOptions = {},
 ): Promise<BlobEnd> {
   const answer = await transport.get(targetOf(name, digest), {
     headers: { range: `bytes=-${length}` },
@@ -196,6 +196,7 @@ export async function readBlobEnd(
     if (piece.byteLength > bytes.byteLength - at) throw bad(answer, `expected ${bytes.byteLength} bytes, found more`);
     bytes.set(piece, at);
     at += piece.byteLength;
+    onEnd?.({ start, bytes }, at);
   }
   if (at < bytes.byteLength) throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${at}`, true);
   return { start, bytes };

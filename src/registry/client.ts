@@ -8,7 +8,7 @@ import { parseIndex, parseManifest, type Manifest } from '../image/manifest.js';
 import { isIndexType, isManifestType } from '../image/mediatype.js';
 import { formatPlatform, hostPlatform, matchPlatform, type Platform } from '../image/platform.js';
 import { formatReference, type Reference } from '../image/reference.js';
-import type { BlobEnd, ReadOptions } from '../io/reader.js';
+import type { BlobEnd, EndOptions } from '../io/reader.js';
 import { Authorizer } from './auth/authorizer.js';
 import { chainCredentials, fileCredentials } from './auth/auth-files.js';
 import type { Credential, CredentialSource } from './auth/credentials.js';
@@ -146,7 +146,7 @@ export class Registry implements AsyncDisposable {
    * The last `length` bytes of a blob whose size is not known, or all of a shorter one, by one request that is not tried again.
    * @throws RegistryError; its code is UNSUPPORTED where the registry has no such ranges
    */
-  async fetchBlobEnd(name: Name, digest: Digest, length: number, options?: ReadOptions): Promise<BlobEnd> {
+  async fetchBlobEnd(name: Name, digest: Digest, length: number, options?: EndOptions): Promise<BlobEnd> {
     try {
       return await readBlobEnd(this.#transport, name, digest, length, options);
     } catch (error) {

@@ -78,7 +78,7 @@ test('TOCs are asked for beside the manifest where the client says that there ar
   const left = t.throwsAsync(lazy.prepare(labels, leaving.signal), { message: 'I leave' });
   await until(() => registry.requests.length === 4);
   t.is(registry.count('/manifests/'), 1);
-  t.deepEqual(ends(registry).sort(), ['bytes=-196608', 'bytes=-196608', 'bytes=-524288']);
+  t.deepEqual(ends(registry).sort(), ['bytes=-131072', 'bytes=-131072', 'bytes=-524288']);
   leaving.abort(new Error('I leave'));
   await left;
   free();

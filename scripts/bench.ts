@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { startDockerRegistry } from '../native-tests/support/docker-registry.js';
+import { startDockerRegistry, type DockerRegistry } from '../native-tests/support/docker-registry.js';
 import { program } from '../native-tests/support/scene.js';
 import { projectRoot, Teardown } from '../native-tests/support/tools.js';
 import { HALT_POLL_NS } from '../src/util/halt-polling.js';
@@ -26,6 +26,7 @@ import { benchCases, type BenchCase } from './lib/bench-cases.js';
 import { benchImages, repositoryOf, type Form } from './lib/bench-images.js';
 import { benchOverlay, overlayRatios } from './lib/bench-overlay.js';
 import { benchmarksPage, chartOf } from './lib/bench-page.js';
+import { BesideRegistry } from './lib/bench-registry.js';
 import {
   columnFigures,
   engines,
@@ -61,6 +62,7 @@ interface Setting {
   readonly values: Values;
   readonly runs: number;
   readonly lazylayer: Lazylayer;
+  readonly registry: DockerRegistry;
   readonly proxy: ProxyHandle;
   readonly only: readonly Column[];
   readonly signal: AbortSignal;
@@ -119,7 +121,7 @@ async function main(): Promise<void> {
   const registry = await startDockerRegistry(cleanup, storage, { readOnly: true });
   const proxy = cleanup.use(await ProxyHandle.start({ host: '127.0.0.1', port: registry.port }, network));
   const lazylayer: Lazylayer = { command: [process.execPath, values.program], config: values.config };
-  const setting: Setting = { values, runs, lazylayer, proxy, only, signal: interrupted.signal, say };
+  const setting: Setting = { values, runs, lazylayer, registry, proxy, only, signal: interrupted.signal, say };
   if (values.html !== undefined) await mkdir(values.html, { recursive: true });
   const reports: StartReport[] = [];
   const save = async (results: Results) => {
@@ -169,8 +171,9 @@ async function main(): Promise<void> {
 }
 
 async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase) {
-  const { values, runs, lazylayer, proxy, only, signal, say } = setting;
-  const engine: Engine = new { containerd: ContainerdEngine, podman: PodmanEngine }[engineName](lazylayer);
+  const { values, runs, lazylayer, registry, proxy, only, signal, say } = setting;
+  const engineOf = { containerd: ContainerdEngine, podman: PodmanEngine }[engineName];
+  const engine: Engine = new BesideRegistry(new engineOf(lazylayer), registry);
   const title = `${of.title}, ${engineName}`;
   const options: StartOptions = { command: of.command, ready: { kind: 'exit' }, signal };
   const candidates = only.map((column) => candidateOf(of, column, proxy.port));

@@ -12,12 +12,13 @@ export interface DockerRegistry {
 
 /**
  * Debian's docker-registry over plain HTTP on loopback, storing below `storage`.
- * `readOnly` refuses pushes, so that several tests may serve one storage; `login` refuses whoever does not give it.
+ * `readOnly` refuses pushes, so that several tests may serve one storage; `login` refuses whoever does not give it; with `nice` its threads
+ * come before others, or behind them.
  */
 export async function startDockerRegistry(
   cleanup: Cleanup,
   storage: string,
-  options: { readOnly?: boolean; login?: { user: string; password: string } } = {},
+  options: { readOnly?: boolean; login?: { user: string; password: string }; nice?: number } = {},
 ): Promise<DockerRegistry> {
   requirePrograms('docker-registry');
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-registry-'));
@@ -43,7 +44,8 @@ export async function startDockerRegistry(
     const port = await freePort();
     // JSON is YAML.
     await writeFile(join(directory, 'config.yml'), JSON.stringify(config(port)));
-    const daemon = startDaemon(cleanup, 'docker-registry', ['serve', join(directory, 'config.yml')]);
+    const command = ['docker-registry', 'serve', join(directory, 'config.yml')];
+    const daemon = startDaemon(cleanup, 'nice', ['-n', String(options.nice ?? 0), ...command]);
     const answers = await eventually('docker-registry answers', async () => {
       // Somebody took the port since it was found to be free.
       if (daemon.child.exitCode !== null && daemon.said().includes('address already in use')) return false;

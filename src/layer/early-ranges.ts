@@ -35,7 +35,8 @@ export class EarlyRanges {
   /**
    * Asks for what of a blob is wanted first, where the disk does not seem to have any: by one request, unless a container's runtime would
    * wait for its files behind the rest. That is so where all that the layers want first will have come before the container's program runs;
-   * `othersKnown` says that no other layer is still to ask. Gives undefined where it would have to be known.
+   * `othersKnown` says that no other layer is still to ask. Gives undefined where it would have to be known. The little that a landmark asks
+   * for of one layer of several waits for its tree: it does not fill the line, and would be answered beside what does.
    */
   ask(source: LayerSource, { json, contentEnd }: Toc, othersKnown: boolean | undefined): EarlyRange[] | undefined {
     const parts = firstWanted(json);
@@ -49,6 +50,7 @@ export class EarlyRanges {
     const far = last.start - start > ROUND_TRIP_SECONDS * rate;
     if (far && othersKnown === undefined) return undefined;
     const coming = this.#sum((range) => range.end - range.start - range.received);
+    if (start === 0 && end < SMALL_BYTES && (othersKnown !== true || coming > 0)) return [];
     const soon = othersKnown === true && coming + end - start < START_SECONDS * rate;
     const apart = far && soon ? this.#ask(source, { ...last, end }) : undefined;
     const rest = this.#ask(source, { start, end: apart === undefined ? end : last.start });
@@ -148,6 +150,8 @@ export class EarlyLayer {
 
 /** Content up to so many bytes goes to the cache with the TOC that it came with: an application on top of its runtime. */
 export const TINY_BYTES = 16 * 1024;
+/** Bytes that are on their way for less than a hundredth of a second, about. */
+const SMALL_BYTES = 128 * 1024;
 /** Bytes of a blob's end that come between two looks. */
 const LOOK_BYTES = 16 * 1024;
 /** Bytes of a range that are kept until its layer's tree is there, and of all ranges. */

@@ -1,4 +1,5 @@
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { getPriority } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { Scene } from './support/scene.js';
@@ -37,6 +38,21 @@ test.serial('killed alone, the holder takes the serving process along, and the r
   await served.start();
   t.is(await served.stop(), 0);
 });
+
+test.serial(
+  'what answers the kernel comes first with the processor, then the main thread, and what works for long after both',
+  async (t) => {
+    const { scene, served } = await open(t);
+    await served.start();
+    const { serving } = await scene.processes();
+    const own = getPriority(serving);
+    const all = (await readdir(`/proc/${serving}/task`)).map((task) => getPriority(Number(task)));
+    t.is(own, getPriority() - 5);
+    t.is(all.filter((nice) => nice < own).length, 1);
+    t.is(all.filter((nice) => nice === own).length, 1);
+    t.is(await served.stop(), 0);
+  },
+);
 
 test.serial('an end that is asked for twice, and while it starts, is in order', async (t) => {
   const { scene, served } = await open(t);

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ProgramsAhead } from '../ahead/programs.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import { Mounts } from '../mount/mounts.js';
+import { ThreadNice } from '../util/thread-nice.js';
 import { unmount } from '../util/unmount.js';
 import { checkGiven, GivenCredentials } from '../registry/auth/given.js';
 import { ServedLayers } from '../fuse/served.js';
@@ -26,6 +27,9 @@ const report = (message: ServeReport) => {
 
 /** How long a daemon that was started for a mount waits for it, in milliseconds. */
 const firstMountMs = 60_000;
+
+/** Behind the FUSE worker, and before containers and what works for long. */
+const MAIN_NICE = -5;
 
 /** The serving process: everything but the descriptor's keeping. Ends with status 0 only when it has taken all its mounts away. */
 async function serve({ config, resume, persistent }: ServeOrder): Promise<void> {
@@ -99,6 +103,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       fault(what, error);
     },
   });
+  // Clients and readers that miss wait for this thread, whose turns are short; the threads that work for long have begun.
+  if (persistent) new ThreadNice().set(MAIN_NICE);
   const control = await listenControl(layout.control, {
     mount: async (request, onProgress, signal) => {
       if (request.backend !== undefined && request.backend !== config.fuse.backend)

@@ -111,6 +111,25 @@ test('a layer that fails to open ends what was asked for', async (t) => {
   t.is(blob.aborted, 1);
 });
 
+test('layers that wait for each other ask once each, when the last beginning has come', async (t) => {
+  await using bench = await LayerBench.create();
+  const made = [await layerOf(5, 600, etc), await layerOf(5, 700, etc), await layerOf(1, 800)];
+  const open = made.map((one) => gate(one.blob, rest(one)));
+  bench.store.expect(
+    made.map(({ source }) => source),
+    { prefetch: true },
+  );
+  await until(() => made.every(({ blob }) => blob.asked.length > 1));
+  for (let i = 0; i < 100; i++) await turn();
+  const ranges = made.map(({ blob }) => blob.asked.slice(1));
+  for (const asked of ranges) t.is(new Set(asked.map(({ offset }) => offset)).size, asked.length, 'nothing twice');
+  for (const each of open) each();
+  for (const { source } of made) {
+    await using layer = await bench.store.open(source, { prefetch: true });
+    await layer.prefetch();
+  }
+});
+
 test('where what a runtime reads might come apart, what the other layers want is waited for, or all of the TOC', async (t) => {
   await using bench = await LayerBench.create();
   const expected = async (first: Made, second: Made) => {

@@ -79,7 +79,8 @@ export class EarlyRanges {
 
   #wake(): void {
     if (this.#waiting.size < this.#open.size) return;
-    for (const onKnown of [...this.#waiting.values()]) onKnown();
+    // Who is called asks, and so wakes the others.
+    for (const [layer, onKnown] of [...this.#waiting]) if (this.#waiting.has(layer)) onKnown();
   }
 
   #ask(source: LayerSource, { start, end }: Place): EarlyRange | undefined {

@@ -57,11 +57,9 @@ export class EarlyRanges {
     return [apart, rest].filter((range) => range !== undefined);
   }
 
-  /** Whether no layer but this is still to ask. */
+  /** Whether no layer is still to ask but this one and those that wait. */
   othersKnown(layer: EarlyLayer): boolean {
-    return (
-      this.#open.size - Number(this.#open.has(layer)) - this.#waiting.size + Number(this.#waiting.has(layer)) === 0
-    );
+    return [...this.#open].every((one) => one === layer || this.#waiting.has(one));
   }
 
   /** Calls back when no layer but those that wait is still to ask; until then, or until `end`, the layer waits. */
@@ -102,7 +100,7 @@ export class EarlyLayer {
   readonly #glance = new TocGlance();
   /** Bytes of the blob's end that were there at the last look. */
   #looked = 0;
-  #beginning: Toc | undefined;
+  #isGlanced = false;
   #ranges: readonly EarlyRange[] | undefined;
 
   constructor(
@@ -113,14 +111,14 @@ export class EarlyLayer {
 
   /** Hears of the blob's end as it comes. What it tells is not verified; nor is what is asked for by that, until there are chunks to hold it against. */
   readonly onEnd = ({ start, bytes }: BlobEnd, come: number): void => {
-    if (!this.wanted || this.#beginning !== undefined || this.#ranges !== undefined) return;
+    if (!this.wanted || this.#isGlanced || this.#ranges !== undefined) return;
     if (come - this.#looked < LOOK_BYTES && come < bytes.byteLength) return;
     if (start + bytes.byteLength !== this.source.descriptor.size) return;
     this.#looked = come;
     const found = this.#glance.look(bytes.subarray(0, come));
     if (found === undefined || firstWantedOf(found.json) === undefined) return;
-    this.#beginning = { json: found.json, contentEnd: start + found.at };
-    this.#ask(this.#beginning, this.all.othersKnown(this) || undefined);
+    this.#isGlanced = true;
+    this.#ask({ json: found.json, contentEnd: start + found.at }, this.all.othersKnown(this) || undefined);
   };
 
   /** The TOC is there and verified. */

@@ -22,11 +22,13 @@ function scene() {
     },
   };
   const alert = new Alert(held, loop);
-  /** So many answers, so many milliseconds apart. */
-  const answer = (count: number, apart: number) => {
+  /** So many requests, each so many milliseconds after the answer before it; an answer takes `taking`. */
+  const answer = (count: number, apart: number, taking = 0) => {
     const begin = clock.now();
     for (let i = 0; i < count; i++) {
-      clock.run(begin + i * apart);
+      clock.run(begin + i * (apart + taking));
+      alert.came();
+      clock.run(clock.now() + taking);
       alert.answered();
     }
   };
@@ -67,6 +69,16 @@ test('a series with pauses holds once, and looks in none of them', (t) => {
   t.is(seen.held, 1, 'again with the next series');
 });
 
+test('answers that wait for the disk make a series like others, until they take so long that waking is nothing', (t) => {
+  const quick = scene();
+  quick.answer(20, 0.07, 0.2);
+  t.is(quick.seen.held, 1);
+  t.true(quick.seen.turns > 19 * 20, 'between all of them');
+  const slow = scene();
+  slow.answer(20, 0.01, 5);
+  t.deepEqual(slow.seen, { turns: 0, held: 0, releases: 0 });
+});
+
 test('whoever closes lets go, and nothing begins again', (t) => {
   const { clock, seen, alert, answer } = scene();
   answer(10, 0.01);
@@ -86,8 +98,10 @@ test('without anything to hold it only looks', (t) => {
     clock.at(clock.now() + 0.001, turn);
   };
   const alert = new Alert(undefined, { now: () => clock.now(), again, later: () => t.fail() });
-  alert.answered();
-  alert.answered();
+  for (let i = 0; i < 2; i++) {
+    alert.came();
+    alert.answered();
+  }
   clock.run();
   t.true(turns > 1 && turns <= 31);
   alert.close();

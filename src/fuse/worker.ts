@@ -129,6 +129,7 @@ const alert = loop && new Alert(latency, loop);
 
 const device = watchDevice(setup.fd, request.bytes, {
   message: (length) => {
+    alert?.came();
     try {
       session.handle(request, length);
     } catch (error) {

@@ -42,7 +42,7 @@ test.serial('a container over lazy layers becomes an image that is pushed, and p
   const { scene, image } = await stage(t, 'background = false\n');
   const served = new ServedScene(t, scene);
   await served.start();
-  const { socket, ctr, ctrRemote } = await startContainerd(t, served.plugin);
+  const { socket, ctr, ctrRemote, push } = await startContainerd(t, served.plugin);
   const storage = join(scene.directory, 'registry');
   await mkdir(storage);
   const registry = await startDockerRegistry(t, storage);
@@ -91,7 +91,7 @@ test.serial('a container over lazy layers becomes an image that is pushed, and p
   const archive = join(scene.directory, 'committed.tar');
   await run('tar', ['-C', layout.directory, '-cf', archive, '.']);
   await ctr('images', 'import', '--no-unpack', '--base-name', `${registry.host}/committed`, archive);
-  await ctr('images', 'push', '--plain-http', committed);
+  await push(committed);
   await ctr('images', 'rm', '--sync', committed);
 
   await ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', committed);

@@ -7,6 +7,8 @@ export interface Containerd {
   readonly socket: string;
   readonly ctr: (...args: string[]) => Promise<string>;
   readonly ctrRemote: (...args: string[]) => Promise<string>;
+  /** `ctr images push` over plain HTTP, with whatever else it takes. */
+  readonly push: (...args: string[]) => Promise<void>;
 }
 
 export interface ContainerdOptions {
@@ -45,7 +47,23 @@ export async function startContainerd(
     if (daemon.child.exitCode !== null) throw new Error(`containerd ended: ${daemon.said()}`);
     return ctr('version');
   });
-  return { socket, ctr, ctrRemote: client('ctr-remote') };
+  const push = (...args: string[]) => pushAgain(() => ctr('images', 'push', '--plain-http', ...args));
+  return { socket, ctr, ctrRemote: client('ctr-remote'), push };
+}
+
+/**
+ * On a busy machine ctr now and then loses the stream by which it reads containerd's own content, before it has sent that (containerd issue
+ * 5734). What the registry has by then it does not send again.
+ */
+async function pushAgain(push: () => Promise<unknown>): Promise<void> {
+  for (let left = 2; ; left--)
+    try {
+      await push();
+      return;
+    } catch (error) {
+      if (left === 0 || !String(error).includes('failed to copy: rpc error: code = Internal desc = unexpected EOF'))
+        throw error;
+    }
 }
 
 /** CRI on a machine that is no node of a cluster: no network plugins, and nobody may be kept from being killed when memory is short. */

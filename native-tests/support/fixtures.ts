@@ -132,7 +132,7 @@ async function build(directory: string): Promise<void> {
       inRegistry(to),
     ];
     await containerd.ctrRemote('images', 'convert', ...image);
-    await containerd.ctr('images', 'push', '--plain-http', inRegistry(to));
+    await containerd.push(inRegistry(to));
     await pull(to);
   };
 

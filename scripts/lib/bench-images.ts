@@ -68,7 +68,7 @@ async function makeImages(cleanup: Teardown, directory: string, say: (text: stri
       inRegistry('plain', names),
       inRegistry('lazy', names),
     );
-    await containerd.ctr('images', 'push', '--plain-http', inRegistry('lazy', names));
+    await containerd.push(inRegistry('lazy', names));
   }
   for (const one of benchCases) {
     say(`optimizing ${one.image} for ${one.title}`);
@@ -76,7 +76,7 @@ async function makeImages(cleanup: Teardown, directory: string, say: (text: stri
     const to = inRegistry('optimized', one);
     const flags = ['--oci', `--period=${monitored}`, '--args', JSON.stringify(one.command)];
     await containerd.ctrRemote('images', 'optimize', ...flags, from, to);
-    await containerd.ctr('images', 'push', '--plain-http', to);
+    await containerd.push(to);
   }
 }
 

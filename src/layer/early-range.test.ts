@@ -188,6 +188,19 @@ test('it comes with the rest where that is short, where all layers want too much
   t.deepEqual(await waiting, [2]);
 });
 
+test('what is brought before the prefetch, and lies in its range, comes along', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(marked(2), { landmarkAfter: 2 });
+  await using layer = await bench.store.open(source, { prefetch: true });
+  const asked = [...blob.asked];
+  t.is(asked.length, 2, 'the end, and all that is wanted first');
+  const passwd = inodeAt(layer.tree, 'etc/passwd');
+  layer.bring([passwd]);
+  await layer.prefetch();
+  t.is(Buffer.from(await layer.read(passwd, 0, 100)).toString(), 'passwd');
+  t.deepEqual(blob.asked, asked);
+});
+
 test('a range that nobody wants is given up after a while', async (t) => {
   const blob = new FakeBlob(bytes);
   let freed = 0;

@@ -121,8 +121,17 @@ export class EarlyReader implements RandomAccessReader {
   }
 
   #fits(offset: number, length: number): boolean {
-    if (this.#early === undefined || offset + length > this.#early.end) return false;
-    return offset >= this.#early.start && offset <= this.#early.start + SKIPPED_BYTES;
+    return this.#covers(offset, length) && offset <= this.#early!.start + SKIPPED_BYTES;
+  }
+
+  #covers(offset: number, length: number): boolean {
+    return this.#early !== undefined && offset >= this.#early.start && offset + length <= this.#early.end;
+  }
+
+  /** Whether these bytes come with what the next stream of the range's beginning goes on with. */
+  comesAlong(offset: number, length: number): boolean {
+    if (this.#fits(offset, length)) return false;
+    return this.#covers(offset, length) || comesAlong(this.reader, offset, length);
   }
 
   stream(offset: number, length: number, options?: ReadOptions): AsyncIterable<Uint8Array> {
@@ -153,6 +162,11 @@ export class EarlyReader implements RandomAccessReader {
 /** Whether bytes of a blob are on their way by a request for their beginning that nobody has taken over yet. */
 export function hasBegun(reader: RandomAccessReader, offset: number, length: number): boolean {
   return reader instanceof EarlyReader && reader.goesOn(offset, length);
+}
+
+/** Whether bytes of a blob are on their way behind others, by a request that nobody has taken over yet. */
+export function comesAlong(reader: RandomAccessReader, offset: number, length: number): boolean {
+  return reader instanceof EarlyReader && reader.comesAlong(offset, length);
 }
 
 /** How long it is kept for a stream that wants it, in milliseconds. */

@@ -1,5 +1,5 @@
 import { LazylayerError } from '../errors.js';
-import { hasBegun } from './early-range.js';
+import { comesAlong, hasBegun } from './early-range.js';
 import { endOfMember, firstOfMember } from './chunk-writer.js';
 import { GAP_BYTES, JOIN_BYTES, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type RangeHost } from './range-fetch.js';
@@ -94,6 +94,12 @@ export class Ranges implements AsyncDisposable {
     return hasBegun(reader, target.tree.chunkOffset[first], target.tree.compressedBytes(first, end));
   }
 
+  /** Whether they come with what such a request is for. Whoever had it made takes that over; one for a part in its middle would end it. */
+  #comesAlong({ first, end }: ChunkSpan): boolean {
+    const { target, reader } = this.#host;
+    return comesAlong(reader, target.tree.chunkOffset[first], target.tree.compressedBytes(first, end));
+  }
+
   /** Asks for what is missing of spans before anybody waits for it: near ones by one request, which brings what `more` makes of its span. */
   bring(spans: readonly ChunkSpan[], gap = JOIN_BYTES, more = (span: ChunkSpan) => span): void {
     const { tree } = this.#host.target;
@@ -106,7 +112,7 @@ export class Ranges implements AsyncDisposable {
       else joined.push({ first: firstOfMember(tree, first), end });
     }
     for (const one of joined) {
-      if (this.#nextMissing(one.first, one.end) >= one.end) continue;
+      if (this.#nextMissing(one.first, one.end) >= one.end || this.#comesAlong(one)) continue;
       const span = more(one);
       this.start(span, span, PREFETCH, this.#host.scheduler.fileRange);
     }

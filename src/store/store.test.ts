@@ -4,6 +4,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { publishImage } from '../testing/published-image.js';
 import { base64, openStore, settled, storeLayers } from '../testing/store-fixture.js';
+import { until } from '../testing/until.js';
 
 test('a layer is shown by both its digests, with the others of its image, in 2 + N requests; info and blob are its own', async (t) => {
   const { root, registry, reference, digests, tocs, image } = await publishImage(t, storeLayers.slice(0, 2));
@@ -34,6 +35,24 @@ test('a layer is shown by both its digests, with the others of its image, in 2 +
     const blob = await store.read([name, digests[i], 'blob'], 3, descriptor.size - 3);
     t.true(Buffer.from(blob).equals(image.blobs.get(descriptor.digest)!.bytes.subarray(3)));
   }
+});
+
+test('what landmarks ask for comes once the image is looked up, and is not asked for again when its layers are used', async (t) => {
+  const size = 300_000;
+  const layer = (seed: number) => ({ files: ['a', 'b'].map((path) => ({ path, size, seed: seed++ })), prefetch: 1 });
+  const { root, registry, reference, digests } = await publishImage(t, [layer(1), layer(3)]);
+  const { store, served, layers, close } = await openStore(root, { prefetch: true });
+  t.teardown(close);
+  const name = base64(reference());
+  const present = () => layers(reference()).map(({ slot }) => served.totals(slot).presentBytes);
+  await store.resolve([name]);
+  for (const digest of digests) await store.resolve([name, digest]);
+  await until(() => present().length > 0 && present().every((bytes) => bytes === size));
+  const asked = registry.requests.length;
+  t.is(asked, 2 + 2 * digests.length, 'manifest and config; TOC and landmark of each layer');
+  for (const digest of digests) await store.use([name, digest]);
+  for (const digest of digests) await store.release([name, digest]);
+  t.is(registry.requests.length, asked);
 });
 
 test('what cannot be lazy, or is not there, is EIO with the reason told; names that are none are EINVAL', async (t) => {
@@ -122,7 +141,7 @@ test('a request that the kernel sends again is counted once; on another connecti
   await first.store.use(layer, { id: 4, again: false });
   await first.store.release(layer, { id: 6, again: false });
   await first.close();
-  const second = await openStore(root, {}, true);
+  const second = await openStore(root, { resumed: true });
   await second.store.use(layer, { id: 4, again: true });
   await second.store.release(layer, { id: 6, again: true });
   t.is(count(second), 1, 'counted by the process before');
@@ -133,7 +152,7 @@ test('a request that the kernel sends again is counted once; on another connecti
   await second.store.release(layer, { id: 12, again: false });
   await second.store.use(layer, { id: 14, again: false });
   await second.close();
-  const third = await openStore(root, {}, true);
+  const third = await openStore(root, { resumed: true });
   await third.store.release(layer, { id: 12, again: true });
   t.is(count(third), 1);
   await third.close();

@@ -24,9 +24,9 @@ export interface AdditionalLayerStoreOptions {
   readonly resumed: boolean;
   /** Brings what the images' programs need. */
   readonly programs?: ProgramsAhead;
-  /** Once a layer is used, fetch what its landmark asks for. */
+  /** Fetch what an image's landmarks ask for, from when it is looked up: whoever uses it does so a moment later. */
   readonly prefetch: boolean;
-  /** Then fetch the rest. */
+  /** Once a layer is used, fetch the rest. */
   readonly background: boolean;
   /** What came of a layer: shown, be it asked for or ahead of that, or left to the client, and why. */
   readonly onAnswer?: (answer: LayerAnswer) => void;
@@ -65,6 +65,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   readonly #references = new Map<string, Map<Digest, Promise<Shown>>>();
   /** What the mount shows of them. */
   readonly #visible = new Map<string, Map<Digest, Shown>>();
+  readonly #ending = new AbortController();
   #closed = false;
 
   constructor(options: AdditionalLayerStoreOptions) {
@@ -93,7 +94,9 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     const reference = referenceOf(name);
     if (digest === undefined) {
       try {
-        await this.#options.workspace.image(reference, { layers: {}, revalidate: false, signal });
+        const { workspace, prefetch } = this.#options;
+        const layers = { prefetch, onOpened: (layer: Layer) => this.#fetchMarked(layer) };
+        await workspace.image(reference, { layers, revalidate: false, signal });
       } catch (error) {
         throw unavailable(reference, error);
       }
@@ -268,6 +271,11 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     this.#leaveIfEvicted(reference);
   }
 
+  /** What its landmark asks for is wanted before the layer is used; failures are told where it is asked for again. */
+  #fetchMarked(layer: Layer): void {
+    if (this.#options.prefetch) layer.prefetch({ runtime: true, signal: this.#ending.signal }).catch(() => {});
+  }
+
   #fetchAhead(shown: Shown): void {
     if (shown.fetched || this.#closed) return;
     shown.fetched = true;
@@ -282,6 +290,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   /** Takes no new layers and ends fetching ahead. Those that are shown stay, for the files that are read from them. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
+    this.#ending.abort(new LazylayerError('ABORTED', 'the process is ending'));
     for (const layers of this.#visible.values())
       for (const { fetching } of layers.values())
         fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));

@@ -17,7 +17,14 @@ export const storeLayers: LayerSpec[] = [
 export const base64 = (text: string) => Buffer.from(text).toString('base64');
 
 /** A store over a root, with what the mount would show of it. */
-export async function openStore(root: string, pool: { max_entries?: number; hold_sec?: number } = {}, resumed = false) {
+export async function openStore(
+  root: string,
+  {
+    resumed = false,
+    prefetch = false,
+    ...pool
+  }: { max_entries?: number; hold_sec?: number; resumed?: boolean; prefetch?: boolean } = {},
+) {
   const defaults = configOver(root);
   const config = { ...defaults, pool: { ...defaults.pool, ...pool } };
   let evicted = (_: string): void => {};
@@ -30,7 +37,7 @@ export async function openStore(root: string, pool: { max_entries?: number; hold
     served,
     uses: join(root, 'store'),
     resumed,
-    prefetch: false,
+    prefetch,
     background: false,
     onAnswer: (answer) => answers.push(answer),
     onError: (_, error) => errors.push(error),

@@ -1,3 +1,4 @@
+import { bufferOf } from '../util/bytes.js';
 /** What a dynamically linked program or library says of the files it needs. */
 export interface Dynamic {
   /** PT_INTERP: the path of the dynamic loader; absent in libraries. */
@@ -113,7 +114,7 @@ export async function guessDynamic(beginning: Uint8Array): Promise<Dynamic | und
 
 /** The NUL-terminated strings that hold a word and that are wanted, each once. */
 function stringsWith(bytes: Uint8Array, word: string, wanted: (text: string) => boolean): string[] {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const buffer = bufferOf(bytes);
   const found = new Set<string>();
   let looks = 0;
   for (let at = buffer.indexOf(word); at >= 0 && ++looks <= MAX_LOOKS; at = buffer.indexOf(word, at + 1)) {
@@ -141,5 +142,5 @@ function stringAt(bytes: Uint8Array, at: number): string {
   if (at >= bytes.byteLength) return '';
   const end = bytes.indexOf(0, at);
   if (end < 0 || end - at > MAX_PATH) return '';
-  return Buffer.from(bytes.buffer, bytes.byteOffset + at, end - at).toString('latin1');
+  return bufferOf(bytes, at, end - at).toString('latin1');
 }

@@ -3,6 +3,7 @@ import type { MergedNode } from '../fs/merged.js';
 import type { BoundedTree } from './bounded-tree.js';
 import { directoriesOf, gccOfFile, installed, type Gcc } from './compilers.js';
 import type { Language, SourceFile } from './many.js';
+import { bufferOf } from '../util/bytes.js';
 
 /** One include directive of a C or C++ source (C11, 6.10.2). */
 export interface Include {
@@ -40,7 +41,7 @@ export const isCompiler = (name: string): boolean => Object.hasOwn(IS_CXX, name)
  */
 export function includesOf(source: Uint8Array): Include[] {
   const found: Include[] = [];
-  const bytes = Buffer.from(source.buffer, source.byteOffset, source.byteLength);
+  const bytes = bufferOf(source);
   let at = 0;
   /** Blanks and comments, which end lines only inside of themselves. */
   const skipBlanks = () => {

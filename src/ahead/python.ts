@@ -1,3 +1,4 @@
+import { bufferOf } from '../util/bytes.js';
 /** One import statement of a Python module (The Python Language Reference, 7.11). */
 export interface Import {
   /** Dots before the name: 0 for an absolute name, 1 for the module's own package, 2 for the one above. */
@@ -136,7 +137,7 @@ class Marshal {
   #depth = 0;
 
   constructor(bytes: Uint8Array, at: number, words: number) {
-    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#bytes = bufferOf(bytes);
     this.#at = at;
     this.#words = words;
   }
@@ -260,7 +261,7 @@ const NEVER_IMPORTED = ['test'];
  */
 export function libraryImports(bytes: Uint8Array): Import[] {
   const names = new Set<string>();
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const text = bufferOf(bytes);
   for (let at = 0; at < text.byteLength && names.size < MAX_NAMES;) {
     const zero = text.indexOf(0, at);
     const end = zero < 0 ? text.byteLength : zero;

@@ -37,7 +37,7 @@ const tables: { readonly [T in Table]: { readonly about: string; readonly keys: 
     about: 'What is asked of registries, and when.',
     keys: {
       prefetch:
-        "Fetch what is needed at a start before it is read: what an image marks so (its prefetch landmark) as soon as it is mounted; what a\ncontainer is going to run, by whoever makes it, by the image's config, or by the command lines of its processes; what programs need and\nopen: the loader, libraries, interpreters, modules and headers; and some files that are looked up and not read at once.",
+        "Fetch what is needed at a start before it is read: what an image marks so (its prefetch landmark) as soon as it is asked for; what a\ncontainer is going to run, by whoever makes it, by the image's config, or by the command lines of its processes; what programs need and\nopen: the loader, libraries, interpreters, modules and headers; and some files that are looked up and not read at once.",
       background:
         'Fetch everything else of a mounted image while nothing more urgent is under way. Flag --no-background-fetch.',
       background_quiet_sec:

@@ -1,4 +1,5 @@
 import { FormatError } from '../errors.js';
+import { bufferOf } from '../util/bytes.js';
 
 /** `sha256:<64 lower-case hex digits>` (OCI image-spec, descriptor.md, "Digests"). Other algorithms are refused by name. */
 export type Digest = string & { readonly __digest: unique symbol };
@@ -22,5 +23,5 @@ export function hexOf(digest: Digest): string {
 
 /** The digest whose 32 raw bytes start at `offset`. */
 export function digestFromBytes(bytes: Uint8Array, offset = 0): Digest {
-  return `sha256:${Buffer.from(bytes.buffer, bytes.byteOffset + offset, 32).toString('hex')}` as Digest;
+  return `sha256:${bufferOf(bytes, offset, 32).toString('hex')}` as Digest;
 }

@@ -1,4 +1,5 @@
 import { FormatError } from '../errors.js';
+import { bufferOf } from '../util/bytes.js';
 
 /*
  * The footer is an empty gzip member whose extra field leads to the TOC:
@@ -43,7 +44,7 @@ export function parseFooter(tail: Uint8Array, blobSize: number): Footer | undefi
   for (const kind of ['estargz', 'stargz', 'external'] as const) {
     const length = FOOTER_BYTES[kind];
     if (tail.byteLength < length) continue;
-    const found = Buffer.from(tail.buffer, tail.byteOffset + tail.byteLength - length, length);
+    const found = bufferOf(tail, tail.byteLength - length);
     const end = blobSize - length;
     if (kind === 'external') {
       if (matches(found, encodeFooter(kind))) return { kind, tocOffset: end };

@@ -3,6 +3,7 @@ import { JsonCursor } from './json.js';
 import { inflateBeginning } from './member.js';
 import { TOC_NAME } from './open.js';
 import { parseRecord } from './record.js';
+import { bufferOf } from '../util/bytes.js';
 
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACKET = 0x5d;
@@ -26,7 +27,7 @@ const OFFSET = /"offset":\s?(\d+)[,\s}]/g;
 
 /** The digests of the first files and chunks that a TOC names, up to `count`; fewer of what is no TOC. */
 export function digestsFrom(json: Uint8Array, count: number): Uint8Array[] {
-  const beginning = Buffer.from(json.buffer, json.byteOffset, Math.min(json.byteLength, BEGINNING_BYTES));
+  const beginning = bufferOf(json, 0, Math.min(json.byteLength, BEGINNING_BYTES));
   const found = new Set<string>();
   for (const [, hex] of beginning.toString('latin1').matchAll(DIGEST)) if (found.add(hex).size === count) break;
   return [...found].map((hex) => Buffer.from(hex, 'hex'));
@@ -37,7 +38,7 @@ export function digestsFrom(json: Uint8Array, count: number): Uint8Array[] {
  * another way, or is in the TOC twice, is not found, or found in a wrong place. Undefined where nothing is found.
  */
 export function placeOf(json: Uint8Array, name: string): Place | undefined {
-  const bytes = Buffer.from(json.buffer, json.byteOffset, json.byteLength);
+  const bytes = bufferOf(json);
   const at = bytes.indexOf(`"${name}"`);
   if (at < 0) return undefined;
   try {
@@ -57,7 +58,7 @@ export function placeOf(json: Uint8Array, name: string): Place | undefined {
 
 /** Where the last file or chunk lies of those that the beginning of a TOC's JSON names; -1 where that cannot be told. A guess, too. */
 export function lastOffset(beginning: Uint8Array): number {
-  const end = Buffer.from(beginning.buffer, beginning.byteOffset, beginning.byteLength).subarray(-LAST_BYTES);
+  const end = bufferOf(beginning).subarray(-LAST_BYTES);
   return Number([...end.toString('latin1').matchAll(OFFSET)].at(-1)?.[1] ?? -1);
 }
 
@@ -79,7 +80,7 @@ export class TocGlance {
 
   /** Where the TOC's member begins in `come`, and the JSON that is in what is there of it; undefined where there is none yet. `come` is what it was the last time, and more. */
   look(come: Uint8Array): { readonly at: number; readonly json: Uint8Array } | undefined {
-    const bytes = Buffer.from(come.buffer, come.byteOffset, come.byteLength);
+    const bytes = bufferOf(come);
     while (!this.#found) {
       const at = bytes.indexOf(MEMBER, this.#from);
       this.#from = at < 0 ? Math.max(this.#from, bytes.byteLength - MEMBER.byteLength + 1) : at;

@@ -9,6 +9,7 @@ import { parseTarHeader, TAR_BLOCK } from '../tar/header.js';
 import type { Tree } from '../toc/tree.js';
 import { FOOTER_BYTES, parseFooter, type FooterKind } from './footer.js';
 import { treeFromToc, type TocOptions } from './toc.js';
+import { gather } from '../util/bytes.js';
 
 export const TOC_NAME = 'stargz.index.json';
 
@@ -75,12 +76,7 @@ const MOST_SUFFIX_BYTES = 512 * 1024;
 async function readEnd(reader: RandomAccessReader, options: OpenOptions): Promise<BlobEnd> {
   const length = suffixBytes(reader.size, options.aboveBase);
   const end = { start: reader.size - length, bytes: Buffer.allocUnsafeSlow(length) };
-  let come = 0;
-  for await (const piece of reader.stream(end.start, length, options)) {
-    end.bytes.set(piece, come);
-    come += piece.byteLength;
-    options.onEnd?.(end, come);
-  }
+  await gather(reader.stream(end.start, length, options), end.bytes, (come) => options.onEnd?.(end, come));
   return end;
 }
 

@@ -6,6 +6,7 @@ import { showName } from '../toc/names.js';
 import type { Tree } from '../toc/tree.js';
 import { JsonCursor } from './json.js';
 import { parseRecord, type TocRecord } from './record.js';
+import { bufferOf } from '../util/bytes.js';
 
 export interface TocOptions {
   /** Take chunks that claim no digest, as `NO_DIGEST`: only for a layer that is not verified at all. */
@@ -33,7 +34,7 @@ export class TocParser implements Iterable<TocEntry> {
   #ahead: TocRecord | undefined;
 
   constructor(json: Uint8Array, options?: TocOptions) {
-    this.#json = new JsonCursor(Buffer.from(json.buffer, json.byteOffset, json.byteLength), 'TOC');
+    this.#json = new JsonCursor(bufferOf(json), 'TOC');
     this.#allowMissing = options?.allowMissingDigests === true;
     this.#json.expect(OPEN_BRACE);
     this.#members(true);

@@ -9,6 +9,7 @@ import { encodeFooter, type FooterKind } from './footer.js';
 import { TOC_NAME } from './open.js';
 import { formatRfc3339 } from './time.js';
 import { TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION } from './annotations.js';
+import { bufferOf } from '../util/bytes.js';
 
 export const DEFAULT_CHUNK_BYTES = 4 * 1024 * 1024;
 
@@ -155,7 +156,7 @@ export class EstargzWriter {
     this.#diff.update(bytes);
     this.#uncompressed += bytes.byteLength;
     this.#memberBytes += bytes.byteLength;
-    this.#member.push(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    this.#member.push(bufferOf(bytes));
   }
 
   async #flush(): Promise<void> {

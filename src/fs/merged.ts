@@ -1,5 +1,6 @@
 import { LazylayerError } from '../errors.js';
 import { decodeDevice, NONE, ROOT, type Tree } from '../toc/tree.js';
+import { bufferOf } from '../util/bytes.js';
 
 /** A directory's or file's place in one layer; layers count from the lowest, 0. */
 export interface LayerInode {
@@ -232,8 +233,7 @@ function step(trail: MergedNode[], name: Buffer): boolean {
 
 /** The names of a path. One that ends with a slash means a directory, so it gets a `.` there. */
 function componentsOf(path: string | Uint8Array): Buffer[] {
-  const bytes =
-    typeof path === 'string' ? Buffer.from(path) : Buffer.from(path.buffer, path.byteOffset, path.byteLength);
+  const bytes = typeof path === 'string' ? Buffer.from(path) : bufferOf(path);
   const names: Buffer[] = [];
   for (let start = 0; start <= bytes.length;) {
     const slash = bytes.indexOf(SLASH, start);

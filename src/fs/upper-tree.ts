@@ -3,6 +3,7 @@ import { hash } from 'node:crypto';
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../toc/tree.js';
 import { DEFERRED, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, DirectoryEntry, NodeOperations } from './nodes.js';
+import { bufferOf } from '../util/bytes.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOTDIR, ESTALE } = constants.errno;
 
@@ -158,7 +159,7 @@ export class UpperTree implements NodeOperations {
     const node = this.#nodes.get(directory);
     if (node === undefined) return -ESTALE;
     if (node.type !== S_IFDIR) return -ENOTDIR;
-    const name = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('latin1');
+    const name = bufferOf(bytes, start, end - start).toString('latin1');
     return node.byName.get(name)?.node ?? (node.resolves ? DEFERRED : -ENOENT);
   }
 

@@ -8,10 +8,14 @@ import { leaveOnAbort } from '../util/singleflight.js';
 const WAIT_MS = 30_000;
 
 interface Coming {
-  end?: Promise<BlobEnd | undefined>;
+  readonly end: Promise<BlobEnd | undefined>;
   readonly abort: AbortController;
   readonly timer: NodeJS.Timeout;
-  /** What is there of it. */
+  readonly watch: Watch;
+}
+
+/** What is there of an end, and who hears of it. */
+interface Watch {
   part?: { readonly end: BlobEnd; readonly come: number };
   onEnd?: NonNullable<EndOptions['onEnd']>;
 }
@@ -27,21 +31,22 @@ export class TocsAhead {
   ask(digest: Digest, read: (options: EndOptions) => Promise<BlobEnd>): void {
     if (this.#coming.has(digest)) return;
     const abort = new AbortController();
-    const coming: Coming = { abort, timer: setTimeout(() => this.drop(digest), WAIT_MS).unref() };
-    this.#coming.set(digest, coming);
+    const watch: Watch = {};
     const onEnd = (end: BlobEnd, come: number) => {
-      coming.part = { end, come };
-      coming.onEnd?.(end, come);
+      watch.part = { end, come };
+      watch.onEnd?.(end, come);
     };
-    coming.end = read({ signal: abort.signal, onEnd }).catch(() => undefined);
+    const end = read({ signal: abort.signal, onEnd }).catch(() => undefined);
+    const timer = setTimeout(() => this.drop(digest), WAIT_MS).unref();
+    this.#coming.set(digest, { end, abort, timer, watch });
   }
 
   /** Tells of what has come of an end, and of what comes, before it is taken. */
   watch(digest: Digest, onEnd: NonNullable<EndOptions['onEnd']>): void {
-    const coming = this.#coming.get(digest);
-    if (coming === undefined) return;
-    coming.onEnd = onEnd;
-    if (coming.part !== undefined) onEnd(coming.part.end, coming.part.come);
+    const watch = this.#coming.get(digest)?.watch;
+    if (watch === undefined) return;
+    watch.onEnd = onEnd;
+    if (watch.part !== undefined) onEnd(watch.part.end, watch.part.come);
   }
 
   /** What was asked for ahead, which is used up by that: given when it has come, or did not. */
@@ -55,7 +60,7 @@ export class TocsAhead {
       if (signal?.aborted === true) left();
       signal?.addEventListener('abort', left, { once: true });
       try {
-        return await leaveOnAbort(coming.end!, signal);
+        return await leaveOnAbort(coming.end, signal);
       } finally {
         signal?.removeEventListener('abort', left);
       }

@@ -5,6 +5,7 @@ import { hexOf, isDigest, type Digest } from '../digest/digest.js';
 import { createPureDigester } from '../digest/digester.js';
 import { verifyBytes } from '../digest/verify.js';
 import { codeOf, FormatError, VerificationError } from '../errors.js';
+import { bufferOf } from '../util/bytes.js';
 
 /** What a reference stands for: the platform's manifest, as the registry sent it. */
 export interface PoolManifest {
@@ -75,7 +76,7 @@ function verifyPart(bytes: Uint8Array, expected: { digest: Digest; size: number 
 
 function parseJson(bytes: Uint8Array, what: string): unknown {
   try {
-    return JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8')) as unknown;
+    return JSON.parse(bufferOf(bytes).toString('utf8')) as unknown;
   } catch (cause) {
     throw new FormatError(what, { expected: 'JSON', found: (cause as Error).message }, { cause });
   }

@@ -9,6 +9,7 @@ import { RegistryError } from './errors.js';
 import type { Answer } from './exchange.js';
 import { externalEndpoints, type Endpoint } from './hosts.js';
 import type { GetOptions, Location, Target, Transport } from './transport.js';
+import { gather } from '../util/bytes.js';
 
 type Name = Pick<Reference, 'host' | 'repository'>;
 
@@ -41,11 +42,7 @@ export class BlobReader implements RandomAccessReader {
   async read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array> {
     checkRange(this.size, offset, length);
     const bytes = Buffer.allocUnsafeSlow(length);
-    let at = 0;
-    for await (const piece of this.stream(offset, length, options)) {
-      bytes.set(piece, at);
-      at += piece.byteLength;
-    }
+    await gather(this.stream(offset, length, options), bytes);
     return bytes;
   }
 
@@ -191,15 +188,12 @@ export async function readBlobEnd(
       ),
     );
   const bytes = Buffer.allocUnsafeSlow(size - start);
-  let at = 0;
-  for await (const piece of answer) {
-    if (piece.byteLength > bytes.byteLength - at) throw bad(answer, `expected ${bytes.byteLength} bytes, found more`);
-    bytes.set(piece, at);
-    at += piece.byteLength;
-    onEnd?.({ start, bytes }, at);
-  }
-  if (at < bytes.byteLength) throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${at}`, true);
-  return { start, bytes };
+  const end = { start, bytes };
+  const come = await gather(answer, bytes, onEnd && ((come) => onEnd(end, come)));
+  if (come > bytes.byteLength) throw bad(answer, `expected ${bytes.byteLength} bytes, found more`);
+  if (come < bytes.byteLength)
+    throw bad(answer, `expected ${bytes.byteLength} bytes, found the end after ${come}`, true);
+  return end;
 }
 
 function targetOf({ host, repository }: Name, digest: Digest, external: readonly Endpoint[] = []): Target {

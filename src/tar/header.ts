@@ -1,4 +1,5 @@
 import { FormatError } from '../errors.js';
+import { bufferOf } from '../util/bytes.js';
 
 export const TAR_BLOCK = 512;
 
@@ -39,7 +40,7 @@ export function parseTarHeader(bytes: Uint8Array, at: number, offset: number): T
       expected: `a header of ${TAR_BLOCK} bytes`,
       found: `${bytes.byteLength - at} bytes`,
     });
-  const block = Buffer.from(bytes.buffer, bytes.byteOffset + at, TAR_BLOCK);
+  const block = bufferOf(bytes, at, TAR_BLOCK);
   let sum = 0;
   let signed = 0;
   for (let i = 0; i < TAR_BLOCK; i++) {

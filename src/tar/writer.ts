@@ -1,5 +1,6 @@
 import type { TocEntry } from '../toc/entry.js';
 import { paddedBytes, TAR_BLOCK } from './header.js';
+import { bufferOf } from '../util/bytes.js';
 
 const typeFlags = { reg: '0', hardlink: '1', symlink: '2', char: '3', block: '4', dir: '5', fifo: '6' } as const;
 
@@ -31,8 +32,7 @@ export function encodeTarHeader(entry: TarAttributes): Buffer {
     pax('mtime', paxTime(mtime, entry.mtimeNsec));
     mtime = 0;
   }
-  for (const { name: key, value } of entry.xattrs)
-    pax(`SCHILY.xattr.${Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString('latin1')}`, value);
+  for (const { name: key, value } of entry.xattrs) pax(`SCHILY.xattr.${bufferOf(key).toString('latin1')}`, value);
   const own = block({ ...entry, name, linkName: link, uid, gid, size, mtime }, typeFlags[entry.type]);
   if (records.length === 0) return own;
   const extended = Buffer.concat(records);

@@ -1,4 +1,5 @@
 import type { Xattr } from './entry.js';
+import { bufferOf } from '../util/bytes.js';
 
 /** One set of extended attributes, held once however many inodes have it. */
 export interface XattrSet {
@@ -8,8 +9,7 @@ export interface XattrSet {
   word: number;
 }
 
-const latin1 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
+const latin1 = (bytes: Uint8Array): string => bufferOf(bytes).toString('latin1');
 
 /** What overlayfs reads as its own instructions (redirects, opaque marks): a layer may not give them, only its whiteouts may. */
 const isOverlayOwn = (name: string): boolean => name.startsWith('trusted.overlay.') || name.startsWith('user.overlay.');

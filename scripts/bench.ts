@@ -177,7 +177,7 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
   const engineOf = { containerd: ContainerdEngine, podman: PodmanEngine }[engineName];
   const engine: Engine = new BesideRegistry(new engineOf(lazylayer), registry);
   const title = `${of.title}, ${engineName}`;
-  const options: StartOptions = { command: of.command, ready: { kind: 'exit' }, signal };
+  const options: StartOptions = { command: of.command, ready: { kind: 'output' }, signal };
   const candidates = only.map((column) => candidateOf(of, column, proxy.port));
   const found = await benchStart({
     ...options,

@@ -2,13 +2,12 @@ import { formatHaltPolling, formatMachine } from '../../src/bench/report.js';
 import { fsParts } from '../../src/bench/fs/fs.js';
 import { seconds } from '../../src/bench/start/chart.js';
 import { phases } from '../../src/bench/start/engine.js';
-import { medianPhases, medianTotal } from '../../src/bench/start/report.js';
-import { median, summarize } from '../../src/bench/statistics.js';
+import { megabytes, startFigures } from '../../src/bench/start/report.js';
+import { median } from '../../src/bench/statistics.js';
 import { benchCases, wantedBytes, type BenchCase } from './bench-cases.js';
 import { engines, type EngineName, type FileFigures, type Results, type StartFigures } from './bench-results.js';
 
 const row = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
-const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const verdict = (value: number, wanted: number) => (value <= wanted ? 'met' : '**missed**');
 
 export const chartOf = ({ engine, name }: Pick<StartFigures, 'engine' | 'name'>) =>
@@ -37,7 +36,7 @@ export function benchmarksPage(results: Results): string {
     '',
     '## Cold starts',
     '',
-    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). The registry, Debian's docker-registry, stands for another machine: it has the image in its memory when a run begins, which drops the page cache of the machine that starts the container. Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests and bytes are those up to the last output; "its own" are the requests that lazylayer sent, of which the wanted number is: the others are those by which the engine itself asks for manifest and config, lazily or not.`,
+    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). The registry, Debian's docker-registry, stands for another machine: it has the image in its memory when a run begins, which drops the page cache of the machine that starts the container. Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests are those that began before the last output, bytes what came by them until the container had ended; "its own" are the requests that lazylayer sent, of which the wanted number is: the others are those by which the engine itself asks for manifest and config, lazily or not.`,
     '',
     ...engines.flatMap((engine) => startsOf(engine, inOrder(starts.filter((figures) => figures.engine === engine)))),
     'The commands:',
@@ -88,30 +87,26 @@ function startsOf(engine: EngineName, cases: readonly Case[]): string[] {
 }
 
 function rowsOf(of: BenchCase, { engine, columns }: StartFigures): string[] {
-  const first = medianTotal(columns[0]);
   // What is wanted is so of containerd.
   const { lazy, optimized } = (engine === 'containerd' ? of.wanted : {}) as Partial<BenchCase['wanted']>;
   const wanted = [undefined, lazy, optimized];
   const requests = [undefined, of.wantedRequests?.lazy, of.wantedRequests?.optimized];
-  return columns.map((column, i) => {
-    const { name, runs } = column;
-    const total = summarize(runs.map(({ totalMs }) => totalMs));
-    const memory = runs.map((run) => run.memory).filter((bytes) => bytes !== undefined);
+  return startFigures(columns, (run) => run.requests).map(({ phases: lengths, total, ratio, ...figures }, i) => {
+    const { name, runs } = columns[i];
     const own = i === 0 ? undefined : median(runs.map((run) => run.ownRequests));
-    const ratio = total.median / first;
     return row([
       i === 0 ? `${of.title} (${runs.length} times)` : '',
       name,
-      ...Object.values(medianPhases(column)).map(seconds),
+      ...phases.map((phase) => seconds(lengths[phase])),
       ...[total.median, total.min, total.max].map(seconds),
       ratio.toFixed(3),
       wanted[i] === undefined ? '' : `≤ ${wanted[i]}`,
       wanted[i] === undefined ? '' : verdict(ratio, wanted[i]),
-      String(median(runs.map((run) => run.requests))),
+      String(figures.requests),
       own === undefined ? '' : String(own),
       own === undefined || requests[i] === undefined ? '' : `≤ ${requests[i]}: ${verdict(own, requests[i])}`,
-      megabytes(median(runs.map((run) => run.bytes))),
-      memory.length === 0 ? '' : megabytes(median(memory)),
+      megabytes(figures.bytes),
+      figures.memory === undefined ? '' : megabytes(figures.memory),
     ]);
   });
 }

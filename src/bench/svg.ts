@@ -41,6 +41,16 @@ export function axisStep(most: number): number {
   return power * ([1, 2, 5].find((factor) => most / (power * factor) <= 6) ?? 10);
 }
 
+/** As much of a text as has room in so many pixels: of its middle something is left out, since references differ at both ends. */
+export function fit(text: string, pixels: number, fontPixels: number): string {
+  const most = Math.floor(pixels / (fontPixels * WIDEST));
+  if (text.length <= most) return text;
+  const end = Math.floor((most - 1) / 2);
+  return `${text.slice(0, most - 1 - end)}…${text.slice(text.length - end)}`;
+}
+/** Of a letter, in heights: more than most letters of a text without serifs have. */
+const WIDEST = 0.58;
+
 /** Horizontal bars of stacked parts, as a whole SVG document (SVG 1.1). */
 export function stackedBars(bars: readonly Bar[], { title, subtitle, parts, format }: ChartOptions): string {
   const most = Math.max(...bars.map(({ values }) => values.reduce((sum, value) => sum + value, 0)), Number.MIN_VALUE);
@@ -61,7 +71,7 @@ export function stackedBars(bars: readonly Bar[], { title, subtitle, parts, form
   }
   for (const [row, { label, values, note }] of bars.entries()) {
     const y = top + row * rowHeight + (rowHeight - barHeight) / 2;
-    lines.push(text(left - 12, y + barHeight / 2 + 4, label, 'class="label" text-anchor="end"'));
+    lines.push(text(left - 12, y + barHeight / 2 + 4, fit(label, left - 20, 13), 'class="label" text-anchor="end"'));
     let before = 0;
     for (const [i, value] of values.entries()) {
       const { name, colour } = parts[i];
@@ -80,8 +90,8 @@ export function stackedBars(bars: readonly Bar[], { title, subtitle, parts, form
     '<style>text{font-family:system-ui,sans-serif;fill:#24292f}.head{font-size:17px;font-weight:600}.label{font-size:13px}',
     '.axis,.sub{font-size:12px;fill:#57606a}.note{font-size:12px;font-weight:600}.grid{stroke:#d8dee4}</style>',
     `<rect width="${width}" height="${height}" rx="6" fill="#ffffff"/>`,
-    text(20, 28, title, 'class="head"'),
-    text(20, 48, subtitle, 'class="sub"'),
+    text(20, 28, fit(title, width - 40, 17), 'class="head"'),
+    text(20, 48, fit(subtitle, width - 40, 12), 'class="sub"'),
     ...lines,
     '</svg>',
     '',

@@ -1,18 +1,19 @@
 import { writeFile } from 'node:fs/promises';
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Candidate, Way } from '../bench/start/engine.js';
+import type { CandidateRuns } from '../bench/start/start.js';
 import { LazylayerError } from '../errors.js';
 import { examples, type Cli } from './context.js';
 import {
+  addReadyOptions,
   checkCommand,
   checkRoot,
+  checkWritable,
   engineOf,
   engineOption,
   networkOption,
   plainHttpOption,
-  readyLineOption,
   readyOf,
-  readyPortOption,
   wholeNumber,
   type StartFlags,
 } from './start-flags.js';
@@ -36,7 +37,7 @@ function parseOther(text: string, others: readonly Other[]): Other[] {
 }
 
 export function addBenchStart(bench: Command, cli: Cli): void {
-  bench
+  const start = bench
     .command('start <image> [command...]')
     .summary('measure a cold start')
     .description(
@@ -46,10 +47,13 @@ export function addBenchStart(bench: Command, cli: Cli): void {
     .addOption(networkOption())
     .option('--optimized <image>', 'a column more: lazylayer on this image')
     .option('--full <image>', 'the image that is pulled whole (default: the same)')
-    .option('--snapshotter <name=socket>', 'a column more: another snapshotter; ",COMMAND" pulls', parseOther, [])
-    .addOption(engineOption('containerd'))
-    .addOption(readyLineOption())
-    .addOption(readyPortOption())
+    .addOption(
+      new Option('--snapshotter <name=socket>', 'a column more: another snapshotter; ",COMMAND" pulls')
+        .argParser(parseOther)
+        .default([], 'none'),
+    )
+    .addOption(engineOption('containerd'));
+  addReadyOptions(start)
     .addOption(plainHttpOption())
     .option('--json', 'everything as an object, with each request of each run')
     .option('--svg <file>', 'write a chart')
@@ -68,7 +72,8 @@ export function addBenchStart(bench: Command, cli: Cli): void {
       const { parseNetwork, formatNetwork, unshaped } = await import('../bench/network.js');
       const network = flags.network === undefined ? unshaped : parseNetwork(flags.network);
       checkRoot();
-      const { proxyBefore, throughProxy } = await import('../bench/start/registry.js');
+      await checkWritable(flags.svg, flags.html);
+      const { proxyBefore, throughProxy, toldByName } = await import('../bench/start/registry.js');
       const { benchStart } = await import('../bench/start/start.js');
       const engine = await engineOf(flags.engine, command);
       const candidates = candidatesOf(image, flags);
@@ -77,6 +82,26 @@ export function addBenchStart(bench: Command, cli: Cli): void {
         network,
         flags.plainHttp === true,
       );
+      const { describeMachine } = await import('../bench/report.js');
+      const tell = async (found: readonly CandidateRuns[]) => {
+        for (const { name, runs } of found)
+          for (const note of new Set(runs.flatMap((run) => run.notes))) cli.terminal.warn(`${name}: ${note}`);
+        const report = {
+          title: image,
+          command: words,
+          network: flags.network === undefined ? undefined : formatNetwork(network),
+          engine: flags.engine,
+          date: new Date().toISOString(),
+          machine: describeMachine(),
+          columns: found.map((column, i) => ({ ...column, image: candidates[i].image })),
+        };
+        if (flags.json) await cli.terminal.json(report);
+        else await cli.terminal.write((await import('./bench-table.js')).formatStart(report.columns));
+        if (flags.svg !== undefined)
+          await writeFile(flags.svg, (await import('../bench/start/chart.js')).startChart(report));
+        if (flags.html !== undefined)
+          await writeFile(flags.html, (await import('../bench/start/html.js')).startPage(report));
+      };
       const columns = await benchStart({
         engine,
         proxy,
@@ -86,25 +111,14 @@ export function addBenchStart(bench: Command, cli: Cli): void {
         ready,
         signal: cli.interrupts.signal,
         onRun: (run, { name }) => cli.terminal.say(`run ${run} of ${flags.runs}: ${name}`),
+        onFailure: async (rounds) => {
+          cli.terminal.warn(`only ${rounds[0].runs.length} of ${flags.runs} runs of each column came to an end`);
+          await tell(rounds);
+        },
+      }).catch((error: unknown) => {
+        throw toldByName(error, image, proxy);
       });
-      for (const { name, runs } of columns)
-        for (const note of new Set(runs.flatMap((run) => run.notes))) cli.terminal.warn(`${name}: ${note}`);
-      const { describeMachine } = await import('../bench/report.js');
-      const report = {
-        title: image,
-        command: words,
-        network: flags.network === undefined ? undefined : formatNetwork(network),
-        engine: flags.engine,
-        date: new Date().toISOString(),
-        machine: describeMachine(),
-        columns: columns.map((column, i) => ({ ...column, image: candidates[i].image })),
-      };
-      if (flags.svg !== undefined)
-        await writeFile(flags.svg, (await import('../bench/start/chart.js')).startChart(report));
-      if (flags.html !== undefined)
-        await writeFile(flags.html, (await import('../bench/start/html.js')).startPage(report));
-      if (flags.json) await cli.terminal.json(report);
-      else await cli.terminal.write((await import('./bench-table.js')).formatStart(report.columns));
+      await tell(columns);
     });
 }
 

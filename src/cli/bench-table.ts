@@ -1,7 +1,8 @@
 import { fsParts, type FsFigure, type FsRuns } from '../bench/fs/fs.js';
 import { phases } from '../bench/start/engine.js';
+import { startFigures } from '../bench/start/report.js';
 import type { CandidateRuns } from '../bench/start/start.js';
-import { median, summarize } from '../bench/statistics.js';
+import { median } from '../bench/statistics.js';
 import { humanBytes, table } from './text.js';
 
 const milliseconds = (ms: number) => `${Math.round(ms)} ms`;
@@ -21,21 +22,16 @@ export function formatStart(candidates: readonly CandidateRuns[]): string {
     { title: 'CONNECTIONS', right },
     { title: 'MEMORY', right },
   ];
-  const first = median(candidates[0].runs.map((run) => run.totalMs));
-  const rows = candidates.map(({ name, runs }) => {
-    const total = summarize(runs.map((run) => run.totalMs));
-    const memory = runs.map((run) => run.memory).filter((bytes) => bytes !== undefined);
-    return [
-      name,
-      ...phases.map((phase) => milliseconds(median(runs.map((run) => run.phases[phase])))),
-      ...[total.median, total.min, total.max].map(milliseconds),
-      (total.median / first).toFixed(3),
-      String(median(runs.map((run) => run.requests.length))),
-      humanBytes(median(runs.map((run) => run.bytes))),
-      String(median(runs.map((run) => run.connections))),
-      memory.length === 0 ? '-' : humanBytes(median(memory)),
-    ];
-  });
+  const rows = startFigures(candidates, (run) => run.requests.length).map((of, i) => [
+    candidates[i].name,
+    ...phases.map((phase) => milliseconds(of.phases[phase])),
+    ...[of.total.median, of.total.min, of.total.max].map(milliseconds),
+    of.ratio.toFixed(3),
+    String(of.requests),
+    humanBytes(of.bytes),
+    String(of.connections),
+    of.memory === undefined ? '-' : humanBytes(of.memory),
+  ]);
   return table(columns, rows);
 }
 

@@ -1,3 +1,5 @@
+import { access, constants, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Engine, Ready } from '../bench/start/engine.js';
@@ -11,6 +13,7 @@ export type EngineName = (typeof engines)[number];
 export interface StartFlags {
   readonly engine: EngineName;
   readonly network?: string;
+  readonly readyOutput?: true;
   readonly readyLine?: RegExp;
   readonly readyPort?: number;
   readonly plainHttp?: true;
@@ -20,10 +23,12 @@ export const engineOption = (byDefault: EngineName) =>
   new Option('--engine <name>', 'what runs it').choices(engines).default(byDefault);
 export const networkOption = () =>
   new Option('--network <rtt,rate>', 'imitate a network before the registry, such as 40ms,200mbit');
-export const readyLineOption = () =>
-  new Option('--ready-line <regex>', 'ready with a line of its output (default: when it ends)').argParser(parsePattern);
-export const readyPortOption = () =>
-  new Option('--ready-port <port>', 'ready when this TCP port answers').argParser(wholeNumber(1, 65_535));
+/** What says that the workload is ready; by default its end does. */
+export const addReadyOptions = (command: Command): Command =>
+  command
+    .option('--ready-output', 'ready with the last of its output (default: when it ends)')
+    .option('--ready-line <regex>', 'ready with a line of its output', parsePattern)
+    .option('--ready-port <port>', 'ready when this TCP port answers', wholeNumber(1, 65_535));
 export const plainHttpOption = () =>
   new Option('--plain-http', 'the registry speaks plain HTTP, though it is not on localhost');
 
@@ -48,6 +53,20 @@ export function checkRoot(): void {
     throw new LazylayerError('PERMISSION_DENIED', 'only root can start containers and mount images');
 }
 
+/**
+ * Before what takes long: where each of these files would be written, it can be.
+ * @throws what opening such a file would
+ */
+export async function checkWritable(...paths: (string | undefined)[]): Promise<void> {
+  for (const path of paths) {
+    if (path === undefined) continue;
+    const found = await stat(path).catch(() => undefined);
+    if (found?.isDirectory() === true)
+      throw new LazylayerError('INVALID_ARGUMENT', `${path}: expected a file to write, found a directory`);
+    await access(found === undefined ? dirname(path) : path, constants.W_OK);
+  }
+}
+
 export function checkCommand({ engine }: StartFlags, command: readonly string[]): void {
   if (engine === 'mount' && command.length === 0)
     throw new LazylayerError('INVALID_ARGUMENT', 'the engine "mount" needs a command: add it behind --');
@@ -62,9 +81,13 @@ export async function engineOf(name: EngineName, command: Command): Promise<Engi
   return new (await import('../bench/start/mount.js')).MountEngine(lazylayer);
 }
 
-export function readyOf({ readyLine, readyPort }: StartFlags): Ready {
-  if (readyLine !== undefined && readyPort !== undefined)
-    throw new LazylayerError('INVALID_ARGUMENT', '--ready-line and --ready-port: expected one of them, found both');
+export function readyOf({ readyOutput, readyLine, readyPort }: StartFlags): Ready {
+  const given = Object.entries({ output: readyOutput, line: readyLine, port: readyPort }).filter(([, value]) => value);
+  if (given.length > 1) {
+    const names = given.map(([name]) => `--ready-${name}`).join(' and ');
+    throw new LazylayerError('INVALID_ARGUMENT', `${names}: expected one of them, found ${given.length}`);
+  }
+  if (readyOutput === true) return { kind: 'output' };
   if (readyLine !== undefined) return { kind: 'line', pattern: readyLine };
   if (readyPort !== undefined) return { kind: 'port', port: readyPort };
   return { kind: 'exit' };

@@ -4,15 +4,15 @@ import { parseDuration } from '../bench/duration.js';
 import type { TraceReport } from '../bench/trace/report.js';
 import { examples, type Cli } from './context.js';
 import {
+  addReadyOptions,
   checkCommand,
   checkRoot,
+  checkWritable,
   engineOf,
   engineOption,
   networkOption,
   plainHttpOption,
-  readyLineOption,
   readyOf,
-  readyPortOption,
   type StartFlags,
 } from './start-flags.js';
 
@@ -29,7 +29,7 @@ function parseStall(text: string): number {
 }
 
 export function addTrace(program: Command, cli: Cli): void {
-  program
+  const trace = program
     .command('trace <image> [command...]')
     .summary('see what a cold start reads and waits for')
     .description(
@@ -38,9 +38,8 @@ export function addTrace(program: Command, cli: Cli): void {
     .option('--html <file>', 'write a page with the timeline')
     .option('--stall <time>', 'reads that take this long are stalls', parseStall, 20)
     .addOption(networkOption())
-    .addOption(engineOption('mount'))
-    .addOption(readyLineOption())
-    .addOption(readyPortOption())
+    .addOption(engineOption('mount'));
+  addReadyOptions(trace)
     .addOption(plainHttpOption())
     .option('--json', 'everything as an object, with each read and each request')
     .addHelpText(
@@ -59,7 +58,8 @@ export function addTrace(program: Command, cli: Cli): void {
       const network = flags.network === undefined ? undefined : parseNetwork(flags.network);
       const reference = formatReference(parseReference(image));
       checkRoot();
-      const { proxyBefore, throughProxy } = await import('../bench/start/registry.js');
+      await checkWritable(flags.html);
+      const { proxyBefore, throughProxy, toldByName } = await import('../bench/start/registry.js');
       const { traceStart } = await import('../bench/trace/trace.js');
       const { traceReport } = await import('../bench/trace/report.js');
       const { describeMachine } = await import('../bench/report.js');
@@ -73,7 +73,9 @@ export function addTrace(program: Command, cli: Cli): void {
         engine,
         { name: 'lazylayer', image: asked, way: { kind: 'lazy' } },
         { command: words, ready, signal: cli.interrupts.signal },
-      );
+      ).catch((error: unknown) => {
+        throw proxy === undefined ? error : toldByName(error, image, proxy);
+      });
       for (const note of notes) cli.terminal.warn(note);
       const report: TraceReport = traceReport(trace, moments, flags.stall, {
         image,
@@ -84,9 +86,9 @@ export function addTrace(program: Command, cli: Cli): void {
         machine: describeMachine(),
         notes,
       });
-      if (flags.html !== undefined)
-        await writeFile(flags.html, (await import('../bench/trace/page.js')).tracePage(report));
       if (flags.json) await cli.terminal.json(report);
       else await cli.terminal.write((await import('./trace-table.js')).formatTrace(report));
+      if (flags.html !== undefined)
+        await writeFile(flags.html, (await import('../bench/trace/page.js')).tracePage(report));
     });
 }

@@ -1,6 +1,6 @@
 import { stackedBars } from '../svg.js';
 import { phases, type Phase } from './engine.js';
-import { medianPhases, medianTotal, type StartReport, type TimedColumn } from './report.js';
+import { medianTotal, middleRun, type StartReport, type TimedColumn } from './report.js';
 
 export const phaseColours: Readonly<Record<Phase, string>> = {
   pull: '#0969da',
@@ -13,12 +13,12 @@ export const seconds = (ms: number): string => `${(ms / 1000).toFixed(ms < 10_00
 
 type Charted = Pick<StartReport, 'title' | 'network' | 'engine'> & { readonly columns: readonly TimedColumn[] };
 
-/** The medians of the phases, stacked, a bar for each column of the report. */
+/** The phases of the run in the middle, stacked, a bar for each column of the report. */
 export function startChart(report: Charted): string {
   const first = medianTotal(report.columns[0]);
   const bars = report.columns.map((column) => {
     const total = medianTotal(column);
-    const values = Object.values(medianPhases(column));
+    const values = Object.values(middleRun(column.runs).phases);
     return { label: column.name, values, note: `${seconds(total)} (${(total / first).toFixed(3)})` };
   });
   const network = report.network === undefined ? '' : `, network ${report.network}`;

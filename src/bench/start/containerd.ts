@@ -87,7 +87,8 @@ class ContainerdPlace implements Place {
     // Told by containerd itself, and read only now: nothing is in the way of the start.
     const create = await events.until('/containers/create', signal, this.#container);
     const started = await events.until('/tasks/start', signal, this.#container);
-    const moments = { begin, pull, create: create.time, run: started.time, ready: readyAt };
+    const exit = ready.kind === 'exit' ? await events.until('/tasks/exit', signal, this.#container) : undefined;
+    const moments = { begin, pull, create: create.time, run: started.time, ready: exit?.time ?? readyAt };
     return { moments, output: workload.output };
   }
 

@@ -1,6 +1,7 @@
-/** What says that a workload is ready: a line of its output, a TCP port on this host, or its end. */
+/** What says that a workload is ready: its end, the last of its output once it has ended, a line of its output, or a TCP port on this host. */
 export type Ready =
   | { readonly kind: 'exit' }
+  | { readonly kind: 'output' }
   | { readonly kind: 'line'; readonly pattern: RegExp }
   | { readonly kind: 'port'; readonly port: number };
 

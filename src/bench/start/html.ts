@@ -1,10 +1,9 @@
 import { formatMachine } from '../report.js';
-import { summarize } from '../statistics.js';
 import { escapeXml } from '../svg.js';
 import { phaseColours, seconds, startChart } from './chart.js';
 import { phases } from './engine.js';
-import { medianPhases, medianTotal, middleRun, type StartReport } from './report.js';
-import type { CandidateRuns, RunRequest, StartRun } from './start.js';
+import { megabytes, middleRun, startFigures, type StartReport } from './report.js';
+import type { CandidateRuns, RunRequest } from './start.js';
 
 const style = `
 body{font:15px/1.5 system-ui,sans-serif;color:#24292f;background:#f6f8fa;margin:0;padding:2rem}
@@ -18,8 +17,6 @@ th:first-child,td:first-child{text-align:left}th{color:#57606a;font-weight:600;f
 svg{max-width:100%;height:auto;display:block}
 .fall text{font:10px ui-monospace,monospace;fill:#57606a}.fall line{stroke:#d8dee4}
 `;
-
-const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** A page for people, complete in itself: chart, figures, and what was asked of the registry when. */
 export function startPage(report: StartReport): string {
@@ -39,24 +36,17 @@ export function startPage(report: StartReport): string {
 }
 
 function figures(columns: readonly CandidateRuns[]): string {
-  const first = medianTotal(columns[0]);
   const heads = ['', ...phases, 'total', 'from', 'to', 'ratio', 'requests', 'bytes', 'connections', 'memory'];
-  const rows = columns.map((column) => {
-    const { runs } = column;
-    const total = summarize(runs.map(({ totalMs }) => totalMs));
-    const middle = (of: (run: StartRun) => number) => summarize(runs.map(of)).median;
-    const memory = runs.every((run) => run.memory !== undefined) ? megabytes(middle((run) => run.memory!)) : '-';
-    return [
-      column.name,
-      ...Object.values(medianPhases(column)).map(seconds),
-      ...[total.median, total.min, total.max].map(seconds),
-      (total.median / first).toFixed(3),
-      String(middle((run) => run.requests.length)),
-      megabytes(middle((run) => run.bytes)),
-      String(middle((run) => run.connections)),
-      memory,
-    ];
-  });
+  const rows = startFigures(columns, (run) => run.requests.length).map((of, i) => [
+    columns[i].name,
+    ...phases.map((phase) => seconds(of.phases[phase])),
+    ...[of.total.median, of.total.min, of.total.max].map(seconds),
+    of.ratio.toFixed(3),
+    String(of.requests),
+    megabytes(of.bytes),
+    String(of.connections),
+    of.memory === undefined ? '-' : megabytes(of.memory),
+  ]);
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((cell) => `<${tag}>${escapeXml(cell)}</${tag}>`).join('')}</tr>`;
   return `<table>${row(heads, 'th')}${rows.map((cells) => row(cells, 'td')).join('')}</table>`;

@@ -5,22 +5,30 @@ import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
 import { Teardown } from '../../util/teardown.js';
 import { dropCaches } from '../caches.js';
-import type { Candidate, Engine, Place } from './engine.js';
+import type { Candidate, Engine, Place, StartOptions } from './engine.js';
+import { checkUnready } from './workload.js';
 
-/** Works in a new place of an engine, with nothing local and nothing in the page cache. Leaves nothing behind. */
+/**
+ * Starts the workload in a new place of an engine, with nothing local and nothing in the page cache, and leaves nothing behind. `work` is
+ * given that place, and what its reader has to know beside what the place tells in the end.
+ * @throws FAILED_PRECONDITION where it would seem to be ready before it runs
+ */
 export async function inNewPlace<V>(
   engine: Engine,
   candidate: Candidate,
-  signal: AbortSignal,
-  work: (place: Place) => Promise<V>,
+  { ready, signal }: StartOptions,
+  work: (place: Place, notes: readonly string[]) => Promise<V>,
 ): Promise<V> {
+  await checkUnready(ready);
   await using cleanup = new Teardown();
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-bench-'));
   cleanup.teardown(() => remove(directory));
   const own = join(directory, 'run');
   await mkdir(own);
-  await dropCaches();
-  return await work(cleanup.use(await engine.open(candidate, own, signal)));
+  const notes = (await dropCaches())
+    ? []
+    : ['the page cache could not be dropped: what is in it is not read from disk'];
+  return await work(cleanup.use(await engine.open(candidate, own, signal)), notes);
 }
 
 /** What is mounted below goes first, whoever left it. */

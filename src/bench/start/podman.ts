@@ -76,11 +76,12 @@ class PodmanPlace implements Place {
     const times = await this.#storage.run([
       'inspect',
       '--format',
-      '{{json .Created}} {{json .State.StartedAt}}',
+      '{{json .Created}} {{json .State.StartedAt}} {{json .State.FinishedAt}}',
       container,
     ]);
-    const [create, run] = times.split(' ').map((time) => Date.parse(JSON.parse(time) as string));
-    return { moments: { begin, pull, create, run, ready: readyAt }, output: workload.output };
+    const [create, run, exit] = times.split(' ').map((time) => Date.parse(JSON.parse(time) as string));
+    const moments = { begin, pull, create, run, ready: ready.kind === 'exit' ? exit : readyAt };
+    return { moments, output: workload.output };
   }
 
   async stop(): Promise<void> {

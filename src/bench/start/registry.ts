@@ -1,7 +1,10 @@
-import { LazylayerError } from '../../errors.js';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { codeOf, describeError, LazylayerError } from '../../errors.js';
 import { formatReference, parseReference } from '../../image/reference.js';
 import type { Network } from '../network.js';
 import { ProxyHandle } from '../proxy.js';
+import type { ProxyTarget } from '../shaping-proxy.js';
 
 const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/.test(host);
 
@@ -29,7 +32,28 @@ export async function proxyBefore(
     );
   const { hostname, port } = new URL(`http://${host}`);
   const target = { host: hostname.replace(/^\[|\]$/g, ''), port: port === '' ? 80 : Number(port) };
+  await checkReachable(host, target);
   return ProxyHandle.start(target, network);
+}
+
+/** A proxy takes connections whether its target does or not, and clients would tell of the proxy. */
+async function checkReachable(host: string, target: ProxyTarget): Promise<void> {
+  const socket = connect(target);
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(REACHED_MS) });
+  } catch (error) {
+    throw new LazylayerError('UNAVAILABLE', `registry ${host} takes no connections (is it running?)`, { cause: error });
+  } finally {
+    socket.destroy();
+  }
+}
+const REACHED_MS = 10_000;
+
+/** What failed, with the name of the image's registry in place of the proxy's. */
+export function toldByName(error: unknown, image: string, { port }: ProxyHandle): unknown {
+  const text = describeError(error);
+  const own = text.replaceAll(`127.0.0.1:${port}`, parseReference(image).host);
+  return own === text ? error : new LazylayerError(codeOf(error), own);
 }
 
 /** The same image, asked for through the proxy. */

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { elementsOf } from '../../testing/xml.js';
 import { describeMachine } from '../report.js';
-import { axisStep, escapeXml } from '../svg.js';
+import { axisStep, escapeXml, fit } from '../svg.js';
 import { startChart } from './chart.js';
 import { parseEvents } from './containerd-events.js';
 import { startPage } from './html.js';
@@ -69,6 +69,19 @@ test('the middle run is the median, and of an even number the quicker one', (t) 
 
 test('an axis has few steps, of round numbers', (t) => {
   t.deepEqual([1, 6, 7, 950, 12_000, 0.02].map(axisStep), [0.2, 1, 2, 200, 2000, 0.005]);
+});
+
+test('what is too long for its place loses its middle, and says so', (t) => {
+  const title = `registry.example/a@sha256:${'0'.repeat(60)}abcd: from nothing to ready`;
+  t.is(fit(title, 820, 17).length, 83);
+  t.regex(fit(title, 820, 17), /^registry\.example\/a@sha256:0+…0+abcd: from nothing to ready$/);
+  t.is(fit('lazylayer, optimized', 170, 13), 'lazylayer, optimized');
+  const chart = startChart({
+    ...report,
+    title,
+    columns: [{ name: 'a-snapshotter-of-a-very-long-name', runs: [run(1)] }],
+  });
+  t.true(chart.includes('a-snapsho') && chart.includes('…') && chart.includes(`<title>${title}`));
 });
 
 test('what XML cannot hold is replaced', (t) => {

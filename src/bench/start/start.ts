@@ -24,10 +24,11 @@ export interface StartRun {
   /** Milliseconds of each phase. */
   readonly phases: Readonly<Record<Phase, number>>;
   readonly totalMs: number;
+  /** To the registry, that these requests went by. */
   readonly connections: number;
-  /** Of the answers' bodies; of a registry with TLS, all that TCP carried. */
+  /** Of these requests' bodies, as much as came until the workload had ended or was about to be ended. */
   readonly bytes: number;
-  /** Those that began before it was ready. None are seen of a registry with TLS. */
+  /** Those that began before it was ready. */
   readonly requests: readonly RunRequest[];
   /** Peak of lazylayer's resident memory, in bytes. */
   readonly memory: number | undefined;
@@ -49,38 +50,51 @@ export interface BenchStartOptions extends StartOptions {
   readonly runs: number;
   /** Told before each run. */
   readonly onRun?: (run: number, candidate: Candidate) => void;
+  /** Told of the whole rounds of runs, of which there is at least one, before what failed is thrown. */
+  readonly onFailure?: (rounds: readonly CandidateRuns[]) => Promise<void>;
 }
 
-/** Starts the workload cold, `runs` times for each candidate. Candidates take turns, so that what drifts hits all alike. */
+/**
+ * Starts the workload cold, `runs` times for each candidate. Candidates take turns, so that what drifts hits all alike. Where a run fails, those
+ * who want it are told of the rounds before it (`onFailure`), since they may have taken an hour.
+ */
 export async function benchStart(options: BenchStartOptions): Promise<CandidateRuns[]> {
   const { engine, candidates, runs, signal } = options;
   engine.check(candidates);
   const results = candidates.map(({ name, image }) => ({ name, image, runs: [] as StartRun[] }));
-  for (let run = 1; run <= runs; run++)
-    for (const [i, candidate] of candidates.entries()) {
-      signal.throwIfAborted();
-      options.onRun?.(run, candidate);
-      results[i].runs.push(await startOnce(options, candidate));
+  for (let run = 1; run <= runs; run++) {
+    const round: StartRun[] = [];
+    try {
+      for (const candidate of candidates) {
+        signal.throwIfAborted();
+        options.onRun?.(run, candidate);
+        round.push(await startOnce(options, candidate));
+      }
+    } catch (error) {
+      if (run > 1) await options.onFailure?.(results);
+      throw error;
     }
+    round.forEach((one, i) => results[i].runs.push(one));
+  }
   return results;
 }
 
 async function startOnce(options: BenchStartOptions, candidate: Candidate): Promise<StartRun> {
-  const { engine, proxy, signal } = options;
-  return inNewPlace(engine, candidate, signal, async (place) => {
+  const { engine, proxy } = options;
+  return inNewPlace(engine, candidate, options, async (place, before) => {
     await proxy.reset();
     const started = await place.start(options);
     const traffic = await proxy.traffic();
     const memory = await place.peakMemory();
-    const notes = place.notes();
+    const notes = [...before, ...place.notes()];
     await place.stop();
     const { begin, ready } = started.moments;
     const requests = traffic.requests.filter(({ start }) => start <= ready);
     return {
       phases: phasesOf(started.moments),
       totalMs: ready - begin,
-      connections: traffic.connections,
-      bytes: requests.length > 0 ? requests.reduce((sum, { bytes }) => sum + bytes, 0) : traffic.bytesDown,
+      connections: new Set(requests.map(({ connection }) => connection)).size,
+      bytes: requests.reduce((sum, { bytes }) => sum + bytes, 0),
       requests: requests.map(({ start, firstByte, end, ...request }) => ({
         ...request,
         startMs: start - begin,

@@ -1,5 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { connect } from 'node:net';
+import type { Readable } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LazylayerError } from '../../errors.js';
 import { realClock } from '../clock.js';
@@ -11,19 +13,15 @@ const askEveryMs = 2;
 /** The program in whose foreground the workload runs: its output is the workload's. */
 export class Workload {
   readonly #child: ChildProcess;
-  #output = '';
-  #errors = '';
-  #lastOutput = 0;
+  readonly #output: Kept;
+  readonly #errors: Kept;
   readonly #ended: Promise<string | number | null>;
   #over = false;
 
   constructor(file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
     this.#child = spawn(file, args, { env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
-    this.#child.stdout!.on('data', (bytes: Buffer) => {
-      this.#lastOutput = realClock.now();
-      this.#output = (this.#output + bytes.toString()).slice(-kept);
-    });
-    this.#child.stderr!.on('data', (bytes: Buffer) => (this.#errors = (this.#errors + bytes.toString()).slice(-kept)));
+    this.#output = new Kept(this.#child.stdout!);
+    this.#errors = new Kept(this.#child.stderr!);
     this.#ended = new Promise((resolve, reject) => {
       this.#child.once('error', reject);
       this.#child.once('close', (code, signal) => resolve(code ?? signal));
@@ -35,7 +33,7 @@ export class Workload {
   }
 
   get output(): string {
-    return this.#output;
+    return this.#output.text;
   }
 
   get over(): boolean {
@@ -43,21 +41,22 @@ export class Workload {
   }
 
   /**
-   * When it was ready. One that is ready when it has ended was so with the last of its output, if it wrote any: what its surroundings
-   * take to notice the end is not counted.
+   * When it was ready. For `exit` that is when its program ended, which an engine may know better; for `output` with the last that it wrote to
+   * either stream, or with its end where it wrote nothing.
    * @throws INTERNAL where it fails, or ends without having been ready
    */
   async ready(ready: Ready, signal: AbortSignal): Promise<number> {
-    if (ready.kind === 'exit') {
+    if (ready.kind === 'exit' || ready.kind === 'output') {
       const status = await Promise.race([this.#ended, aborted(signal)]);
       if (status !== 0) throw this.#failed(status);
-      return this.#lastOutput === 0 ? realClock.now() : this.#lastOutput;
+      const last = Math.max(this.#output.lastAt, this.#errors.lastAt);
+      return ready.kind === 'exit' || last === 0 ? realClock.now() : last;
     }
-    const there = ready.kind === 'line' ? this.#line(ready.pattern, signal) : this.#port(ready.port, signal);
+    const there = ready.kind === 'line' ? this.#line(ready.pattern) : this.#port(ready.port, signal);
     const early = this.#ended.then((status) => {
       throw this.#failed(status);
     });
-    return Promise.race([there, early]);
+    return Promise.race([there, early, aborted(signal)]);
   }
 
   /** Resolves when it has ended. */
@@ -66,38 +65,76 @@ export class Workload {
     await this.#ended.catch(() => {});
   }
 
-  async #line(pattern: RegExp, signal: AbortSignal): Promise<number> {
-    const found = () => `${this.#output}\n${this.#errors}`.split('\n').some((line) => pattern.test(line));
-    const stopped = aborted(signal);
-    while (!found()) {
-      const more = [this.#child.stdout!, this.#child.stderr!].map(
-        (stream) => new Promise((resolve) => stream.once('data', resolve)),
-      );
-      await Promise.race([...more, this.#ended.catch(() => {}), stopped]);
-      if (this.#over && !found()) return new Promise(() => {}); // the end is told by who waits for it
-    }
-    return realClock.now();
+  #line(pattern: RegExp): Promise<number> {
+    return new Promise((resolve) => {
+      for (const stream of [this.#output, this.#errors])
+        stream.onLines = (lines) => {
+          if (lines.some((line) => pattern.test(line))) resolve(stream.lastAt);
+        };
+    });
   }
 
   async #port(port: number, signal: AbortSignal): Promise<number> {
     while (!this.#over) {
       signal.throwIfAborted();
-      const answered = await new Promise<boolean>((resolve) => {
-        const socket = connect(port, '127.0.0.1', () => resolve(true));
-        socket.on('error', () => resolve(false));
-        socket.on('close', () => resolve(false));
-        setTimeout(() => socket.destroy(), 1000).unref();
-      });
-      if (answered) return realClock.now();
+      if (await answers(port)) return realClock.now();
       await sleep(askEveryMs);
     }
-    return new Promise(() => {});
+    return new Promise(() => {}); // the end is told by who waits for it
   }
 
   #failed(status: string | number | null): LazylayerError {
-    const said = (this.#errors.trim() || this.#output.trim()).slice(-2000);
+    const said = (this.#errors.text.trim() || this.output.trim()).slice(-2000);
     return new LazylayerError('INTERNAL', `the workload ended with ${status}${said === '' ? '' : `: ${said}`}`);
   }
+}
+
+/** What came of a stream: the end of it, when the last of it came (0: nothing did), and who hears of its lines. */
+class Kept {
+  text = '';
+  lastAt = 0;
+  /** Hears of lines as they come; the last one may not be whole yet, and is then told of again. */
+  onLines: (lines: readonly string[]) => void = () => {};
+  readonly #decoder = new StringDecoder('utf8');
+  #line = '';
+
+  constructor(stream: Readable) {
+    stream.on('data', (bytes: Buffer) => {
+      this.lastAt = realClock.now();
+      const text = this.#decoder.write(bytes);
+      this.text = (this.text + text).slice(-kept);
+      const lines = (this.#line + text).split('\n');
+      this.#line = lines.at(-1)!.slice(-kept);
+      this.onLines(lines);
+    });
+  }
+}
+
+/**
+ * What answers before a workload runs would pass for it.
+ * @throws FAILED_PRECONDITION where a port that is to tell of readiness answers already
+ */
+export async function checkUnready(ready: Ready): Promise<void> {
+  if (ready.kind !== 'port' || !(await answers(ready.port))) return;
+  throw new LazylayerError(
+    'FAILED_PRECONDITION',
+    `port ${ready.port}: expected nobody who listens on 127.0.0.1 before the workload runs, found somebody: end that, or use another port`,
+  );
+}
+
+/** Whether somebody takes connections to a TCP port of this host. */
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => {
+      resolve(true);
+      socket.destroy();
+    });
+    socket.on('error', () => resolve(false));
+    socket.setTimeout(1000, () => {
+      resolve(false);
+      socket.destroy();
+    });
+  });
 }
 
 function aborted(signal: AbortSignal): Promise<never> {

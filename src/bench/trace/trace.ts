@@ -15,13 +15,13 @@ export interface TracedStart {
 /** Starts the workload cold, once, and has the daemon remember what was read and asked for until it is ready. */
 export async function traceStart(engine: Engine, candidate: Candidate, options: StartOptions): Promise<TracedStart> {
   engine.check([candidate]);
-  return inNewPlace(engine, candidate, options.signal, async (place) => {
+  return inNewPlace(engine, candidate, options, async (place, before) => {
     if (place.root === undefined)
       throw new LazylayerError('INVALID_ARGUMENT', `${candidate.name}: there is no daemon of lazylayer to trace`);
     await using recording = await new DaemonClient(place.root).trace();
     const { moments, output } = await place.start(options);
     const trace = await recording.finish();
-    const notes = place.notes();
+    const notes = [...before, ...place.notes()];
     await place.stop();
     return { moments, trace, output, notes };
   });

@@ -27,7 +27,7 @@ test('a line is found among many, in pieces, on either stream, and by the time w
   process.on('warning', hear);
   const many = 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo $i; sleep 0.01; done';
   for (const last of ['printf "b\\303"; sleep 0.05; printf "\\244r\\n"', 'printf "bär" >&2']) {
-    const workload = start(`${many}; ${last}; sleep 5`);
+    const workload = start(`${many}; ${last}; exec sleep 5`);
     const at = await workload.ready({ kind: 'line', pattern: /^bär$/ }, never);
     t.true(Math.abs(Date.now() - at) < 1000);
     await workload.end('SIGKILL');
@@ -41,7 +41,7 @@ test('who ends without the line, fails, or is told to stop, is no ready one', as
   await t.throwsAsync(start('echo other').ready(line, never), { code: 'INTERNAL', message: /ended with 0: other/ });
   await t.throwsAsync(start('echo why >&2; exit 3').ready({ kind: 'exit' }, never), { message: /ended with 3: why/ });
   const stop = new AbortController();
-  const waiting = start('sleep 5');
+  const waiting = start('exec sleep 5');
   const ready = t.throwsAsync(waiting.ready(line, stop.signal), { message: 'enough' });
   stop.abort(new Error('enough'));
   await ready;

@@ -64,9 +64,10 @@ function table(heads: readonly Cell[], rows: readonly (readonly Cell[])[]): stri
 
 function summary({ totals, phases: lengths, dropped }: TraceReport): string {
   const { ratio } = totals;
+  const coming = totals.requestsUnderWay > 0 ? `, ${number(totals.requestsUnderWay)} of them still under way,` : '';
   const lines = [
     `${phases.map((phase) => `${phase} ${formatMilliseconds(lengths[phase])}`).join(', ')}. For ${formatMilliseconds(totals.waitedMs)} of it a read waited for bytes that were not in the cache.`,
-    `${number(totals.requests)} requests brought ${number(totals.fetchedBytes)} bytes. Of files, ${number(totals.readBytes)} bytes were read, for which ${number(totals.neededBytes)} compressed bytes were needed${ratio === undefined ? '' : `: ${ratio.toFixed(2)} times of that was fetched`}.`,
+    `${number(totals.requests)} requests${coming} brought ${number(totals.fetchedBytes)} bytes. Of files, ${number(totals.readBytes)} bytes were read, for which ${number(totals.neededBytes)} compressed bytes were needed${ratio === undefined ? '' : `: ${ratio.toFixed(2)} times of that was fetched`}.`,
     'What the page cache gave is not seen; what the kernel read ahead counts as read.',
     ...(dropped > 0 ? [`Left out, for there was no room: the ${number(dropped)} oldest reads and requests.`] : []),
   ];
@@ -102,7 +103,7 @@ function stalls(report: TraceReport): string {
   const rows = shown.map((read) => [
     formatMilliseconds(read.endMs - read.startMs),
     formatMilliseconds(read.startMs),
-    read.source,
+    read.underWay ? `${read.source}, under way` : read.source,
     number(read.offset),
     number(read.length),
     { name: report.files[read.file].path },

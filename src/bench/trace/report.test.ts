@@ -106,15 +106,14 @@ test('a report adds up: totals, files by time waited, stalls, times from the beg
 });
 
 test('of a start that read nothing there is no ratio, and a page all the same', (t) => {
-  const nothing = traceReport(
-    { ...trace, reads: [], requests: [], layers: [], files: [], dropped: 0 },
-    moments,
-    20,
-    facts,
-  );
+  const nothing = traceReport({ ...trace, reads: [], requests: [], layers: [], files: [], dropped: 0 }, moments, 20, {
+    ...facts,
+    command: [],
+  });
   t.is(nothing.totals.ratio, undefined);
   t.is(nothing.totals.waitedMs, 0);
   t.notThrows(() => elementsOf(bodyOf(tracePage(nothing))));
+  t.true(tracePage(nothing).includes("<p>the image's command through mount"));
   t.regex(formatTrace(nothing), /^ready after 1000 ms/);
 });
 
@@ -129,6 +128,7 @@ test('the page is whole in itself and well formed, whatever files are called; a 
   t.is(elements.filter((name) => name === 'g').length, 4 + 5 + 6);
   t.is(page.split('class="stall"').length - 1, 4);
   t.is(page.split('still under way after').length - 1, 2);
+  t.true(page.includes('<p><code>sh -c &#39;echo ]]&gt;&#39;</code> through mount'));
   t.true(page.includes('3 oldest reads and requests') && page.includes('&lt;a note&gt;'));
 });
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { TraceReport } from '../src/bench/trace/report.js';
 import { DaemonClient } from '../src/daemon/client.js';
+import type { Digest } from '../src/digest/digest.js';
 import { buildImage } from '../src/testing/image.js';
 import { startTestRegistry, type TestRegistry } from '../src/testing/registry.js';
 import { elementsOf } from '../src/testing/xml.js';
@@ -15,12 +16,13 @@ const name = '<script>alert("&")</script>';
 const content = randomBytes(3_000_000);
 const small = randomBytes(50_000);
 
-async function registryOf(t: ExecutionContext): Promise<TestRegistry> {
+/** `large` is the layer of the large file. */
+async function registryOf(t: ExecutionContext): Promise<{ registry: TestRegistry; large: Digest }> {
   const registry = await startTestRegistry();
   t.teardown(() => registry.stop());
   const image = await buildImage({
     layers: [
-      await hostPrograms('/usr/bin/cat'),
+      await hostPrograms('/usr/bin/cat', '/usr/bin/sh', '/usr/bin/sleep'),
       [{ path: `data/${name}`, content }],
       [{ path: 'data/small', content: small }],
     ],
@@ -29,7 +31,7 @@ async function registryOf(t: ExecutionContext): Promise<TestRegistry> {
   });
   for (const blob of image.blobs.values()) registry.putBlob(blob.bytes);
   registry.putManifest('img', '1', image.manifest.bytes, image.manifest.descriptor.mediaType);
-  return registry;
+  return { registry, large: image.layers[1].descriptor.digest };
 }
 
 /** What is told of requests is what the registry saw; gives the bytes of those for which somebody waited. */
@@ -63,7 +65,7 @@ test.serial(
   'trace: reads and requests add up, a delay shows as a stall, and any name is safe in the page',
   async (t) => {
     t.timeout(300_000);
-    const registry = await registryOf(t);
+    const { registry } = await registryOf(t);
     const scene = await Scene.open(t, background);
     const page = join(scene.directory, 'a.html');
     const flags = ['--json', '--html', page, '--network', '60ms', '--stall', '50ms'];
@@ -101,7 +103,7 @@ test.serial(
   "trace: through containerd, the image's own command, as a table; beside the machine's daemon",
   async (t) => {
     t.timeout(300_000);
-    const registry = await registryOf(t);
+    const { registry } = await registryOf(t);
     // What that one has, nobody else can: the directory is not there, the port is the registry's.
     const taken = `[store]\nmount_point = "/nowhere"\n[metrics]\naddress = "${registry.host}"\n`;
     const scene = await Scene.open(t, `log_level = "error"\n${background}${taken}`);
@@ -113,10 +115,32 @@ test.serial(
   },
 );
 
+test.serial(
+  'trace: a read and an answer that are still under way when it is ready, with what came so far',
+  async (t) => {
+    t.timeout(300_000);
+    const { registry, large } = await registryOf(t);
+    registry.faults.add({ path: large, action: { kind: 'slow', bytesPerMs: 200 } });
+    const scene = await Scene.open(t, background);
+    const flags = ['--json', '--stall', '0ms', '--ready-line', 'begun'];
+    const script = `cat '/data/${name}' >/dev/null & sleep 1; echo begun; wait`;
+    const args = [...flags, `${registry.host}/img:1`, '--', 'sh', '-c', script];
+    const { files, reads, requests, stalls, totals, totalMs } = JSON.parse(await traced(t, scene, args)) as TraceReport;
+    const held = reads.filter((read) => read.underWay === true);
+    t.true(held.length > 0);
+    for (const read of held) t.true(files[read.file].path === `/data/${name}` && read.endMs === totalMs);
+    t.is(stalls.filter((read) => read.underWay === true).length, held.length);
+    const coming = requests.filter((request) => request.underWay === true);
+    t.true(coming.length > 0 && totals.requestsUnderWay === coming.length);
+    for (const { blob, bytes, endMs } of coming) t.true(blob === large && bytes < content.length && endMs === totalMs);
+    t.true(Math.max(...reads.map(({ startMs }) => startMs)) <= totalMs);
+  },
+);
+
 for (const backend of ['kernel', 'fuse-native'])
   test.serial(`a trace of a mount by hand: from the network, then from the cache (${backend})`, async (t) => {
     t.timeout(300_000);
-    const registry = await registryOf(t);
+    const { registry } = await registryOf(t);
     const scene = await Scene.open(t);
     const target = await scene.mountPoint();
     await writeFile(scene.config, `${background}[fuse]\nbackend = "${backend}"\n`);

@@ -15,7 +15,7 @@ import type { Candidate, Engine, Lazylayer, StartOptions } from '../src/bench/st
 import { startPage } from '../src/bench/start/html.js';
 import { PodmanEngine } from '../src/bench/start/podman.js';
 import type { StartReport } from '../src/bench/start/report.js';
-import { benchStart, type CandidateRuns } from '../src/bench/start/start.js';
+import { benchStart, type StartRun } from '../src/bench/start/start.js';
 import { tracePage } from '../src/bench/trace/page.js';
 import { traceReport, type TraceReport } from '../src/bench/trace/report.js';
 import { traceStart } from '../src/bench/trace/trace.js';
@@ -187,7 +187,7 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
     runs,
     onRun: (i, { name }) => say(`${title}, run ${i} of ${runs}: ${name}`),
   });
-  checkRuns(title, of, found, say);
+  for (const { name, runs } of found) checkRuns(`${title}, ${name}`, of, runs, say);
   const facts = {
     command: of.command,
     network: values.network,
@@ -205,7 +205,8 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
   if (engineName === 'containerd')
     for (const candidate of candidates.filter(({ way }) => way.kind === 'lazy')) {
       say(`${title}, traced: ${candidate.name}`);
-      const { trace, moments, notes } = await traceStart(engine, candidate, options);
+      const { trace, moments, output, notes } = await traceStart(engine, candidate, options);
+      checkRuns(`${title}, ${candidate.name}, traced`, of, [{ output, notes }], say);
       const told = traceReport(trace, moments, stallMs, { ...facts, image: candidate.image, notes });
       traced.set(candidate.name, told);
       process.stdout.write(`${title}, ${candidate.name}\n${formatTrace(told)}\n`);
@@ -224,12 +225,16 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
 }
 
 /** A start that did not say what it must counts as none. */
-function checkRuns(title: string, of: BenchCase, found: readonly CandidateRuns[], say: (text: string) => void): void {
-  for (const { name, runs } of found)
-    for (const { output, notes } of runs) {
-      if (!output.split('\n').includes(of.says)) throw new Error(`${title}, ${name}: it said ${output}`);
-      for (const note of notes) say(`${title}, ${name}: ${note}`);
-    }
+function checkRuns(
+  title: string,
+  of: BenchCase,
+  runs: readonly Pick<StartRun, 'output' | 'notes'>[],
+  say: (text: string) => void,
+): void {
+  for (const { output, notes } of runs) {
+    if (!output.split('\n').includes(of.says)) throw new Error(`${title}: it said ${output}`);
+    for (const note of notes) say(`${title}: ${note}`);
+  }
 }
 
 /** Puts figures among those of the page, after each case: what was measured is kept, whatever comes then. */

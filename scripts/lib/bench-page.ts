@@ -1,4 +1,4 @@
-import { formatHaltPolling, formatMachine } from '../../src/bench/report.js';
+import { formatHaltPolling, formatMachine, quoteCommand } from '../../src/bench/report.js';
 import { fsParts } from '../../src/bench/fs/fs.js';
 import { seconds } from '../../src/bench/start/chart.js';
 import { phases } from '../../src/bench/start/engine.js';
@@ -41,7 +41,7 @@ export function benchmarksPage(results: Results): string {
     ...engines.flatMap((engine) => startsOf(engine, inOrder(starts.filter((figures) => figures.engine === engine)))),
     'The commands:',
     '',
-    ...benchCases.map(({ title, command }) => `- ${title}: \`${command.join(' ')}\``),
+    ...benchCases.map(({ title, command }) => `- ${title}: \`${quoteCommand(command)}\``),
     '',
     ...bytesOf(inOrder(starts.filter(({ engine }) => engine === 'containerd'))),
     ...(files === undefined ? [] : filesOf(files)),

@@ -25,6 +25,11 @@ export function describeMachine(): Machine {
   };
 }
 
+/** A command as it would be typed into a shell. */
+export function quoteCommand(words: readonly string[]): string {
+  return words.map((word) => (/^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
+}
+
 /** A line of text for people. */
 export function formatMachine({ processor, processors, memoryBytes, haltPollNs, kernel, node }: Machine): string {
   const memory = `${Math.round(memoryBytes / 2 ** 30)} GiB of memory`;

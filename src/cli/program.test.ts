@@ -53,6 +53,10 @@ for (const words of [...verbs.map((verb) => [verb]), ...pairs])
     for (const line of out.split('\n')) t.true(line.length <= 120, line);
   });
 
+test.serial('a time is shown in help as it could be given', async (t) => {
+  t.regex((await run(['trace', '--help'])).out, /--stall <time> .*\(default: 20ms\)/);
+});
+
 test.serial('the help of the whole names every verb', async (t) => {
   const { out } = await run(['--help']);
   for (const verb of [...verbs, 'bench', 'cache', 'config']) t.regex(out, new RegExp(`^  ${verb} `, 'm'));

@@ -19,10 +19,10 @@ export function formatTrace(report: TraceReport): string {
   ];
   const rows = stalls
     .slice(0, shownStalls)
-    .map(({ startMs, endMs, source, offset, length, file }) => [
+    .map(({ startMs, endMs, underWay, source, offset, length, file }) => [
       formatMilliseconds(endMs - startMs),
       formatMilliseconds(startMs),
-      source,
+      underWay ? `${source}, under way` : source,
       String(offset),
       String(length),
       printable(files[file].path),
@@ -30,11 +30,12 @@ export function formatTrace(report: TraceReport): string {
   const { ratio } = totals;
   const lengths = phases.map((phase) => `${phase} ${formatMilliseconds(report.phases[phase])}`).join(', ');
   const read = sources.map((source) => `${humanBytes(totals.bySource[source].bytes)} ${source}`).join(', ');
+  const coming = totals.requestsUnderWay > 0 ? `, ${totals.requestsUnderWay} still under way` : '';
   const lines = [
     `ready after ${formatMilliseconds(report.totalMs)}: ${lengths}`,
     `${plural(stalls.length, 'stall')} of ${formatMilliseconds(stallMs)} and more; a read waited for ${formatMilliseconds(totals.waitedMs)} in all`,
     `read: ${humanBytes(totals.readBytes)} by ${plural(totals.reads, 'read')} of ${plural(files.length, 'file')} (${read})`,
-    `fetched: ${humanBytes(totals.fetchedBytes)} by ${plural(totals.requests, 'request')}; what was read is ${humanBytes(totals.neededBytes)} compressed${ratio === undefined ? '' : ` (${ratio.toFixed(2)} times)`}`,
+    `fetched: ${humanBytes(totals.fetchedBytes)} by ${plural(totals.requests, 'request')}${coming}; what was read is ${humanBytes(totals.neededBytes)} compressed${ratio === undefined ? '' : ` (${ratio.toFixed(2)} times)`}`,
     ...(dropped > 0 ? [`left out, for there was no room: the ${dropped} oldest reads and requests`] : []),
   ];
   return `${rows.length > 0 ? `${table(columns, rows)}\n` : ''}${lines.join('\n')}\n`;

@@ -1,5 +1,5 @@
 import { writeFile } from 'node:fs/promises';
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { parseDuration } from '../bench/duration.js';
 import type { TraceReport } from '../bench/trace/report.js';
 import { examples, type Cli } from './context.js';
@@ -36,7 +36,9 @@ export function addTrace(program: Command, cli: Cli): void {
       'Starts a workload once, with nothing of the image local, and tells what it read when, whether that came from the cache, from what was prefetched or from the network, and what it waited for. What the page cache gives is not seen.',
     )
     .option('--html <file>', 'write a page with the timeline')
-    .option('--stall <time>', 'reads that take this long are stalls', parseStall, 20)
+    .addOption(
+      new Option('--stall <time>', 'reads that take this long are stalls').argParser(parseStall).default(20, '20ms'),
+    )
     .addOption(networkOption())
     .addOption(engineOption('mount'));
   addReadyOptions(trace)

@@ -163,20 +163,22 @@ const trace: Trace = {
 };
 
 test('a trace lasts until it is finished, and arrives whole', async (t) => {
-  let over = false;
+  const ends: unknown[] = [];
   const { listen, client } = await daemon(t, {
-    trace: async (until, onBegin) => {
+    trace: async (ended, onBegin) => {
       onBegin(trace.begin);
-      await until;
-      over = true;
+      ends.push(await ended);
       return trace;
     },
   });
   const server = await listen();
   await using recording = await client.trace();
   await sleep(20);
-  t.false(over);
+  t.deepEqual(ends, []);
   t.deepEqual(await recording.finish(), trace);
+  await using other = await client.trace();
+  t.deepEqual(await other.finish(1500.5), trace);
+  t.deepEqual(ends, [undefined, 1500.5]);
   server.close();
   await once(server, 'close');
 });
@@ -185,10 +187,10 @@ test('a trace that nobody waits for any more ends; one that is refused says why'
   const heard: unknown[] = [];
   let busy = false;
   const { listen, client, end } = await daemon(t, {
-    trace: async (until, onBegin) => {
+    trace: async (ended, onBegin) => {
       if (busy) throw new LazylayerError('BUSY', 'it is being traced');
       onBegin(0);
-      await until.catch((error: unknown) => heard.push(error));
+      await ended.catch((error: unknown) => heard.push(error));
       return trace;
     },
   });

@@ -5,7 +5,7 @@ import type { CacheUsage } from '../cache/chunk-cache.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 import type { MountAnswer, WireError } from './protocol.js';
-import type { Trace, TraceLine } from './trace-events.js';
+import type { Trace, TraceEnd, TraceLine } from './trace-events.js';
 
 /** What the control socket offers; the daemon implements it. */
 export interface ControlHandler {
@@ -15,8 +15,8 @@ export interface ControlHandler {
   list(): Promise<MountInfo[]>;
   /** Resolves when nothing of ours is mounted at the target any more. */
   gone(target: string, signal: AbortSignal): Promise<void>;
-  /** Remembers what is read and asked for until `until` resolves, and gives it; see `Tracer`. */
-  trace(until: Promise<unknown>, onBegin: (time: number) => void): Promise<Trace>;
+  /** Remembers what is read and asked for until `ended` resolves, to the moment that counts as the end, and gives it; see `Tracer`. */
+  trace(ended: Promise<number | undefined>, onBegin: (time: number) => void): Promise<Trace>;
   /** Logins by reference, for requests to registries. */
   giveCredentials(given: unknown): void;
   cacheUsage(): Promise<CacheUsage>;
@@ -101,10 +101,10 @@ async function trace(request: IncomingMessage, response: ServerResponse, handler
     if (!response.write(`${JSON.stringify(line)}\n`)) await once(response, 'drain', { signal: gone });
   };
   try {
-    const until = once(request.resume(), 'end', { signal: gone });
-    until.catch(() => {}); // looked at once it traces
+    const ended = readJson(request).then((body) => (body as TraceEnd).until);
+    ended.catch(() => {}); // looked at once it traces
     const begin = (begun: number) => response.write(`${JSON.stringify({ begun } satisfies TraceLine)}\n`);
-    const found = await handler.trace(until, begin);
+    const found = await handler.trace(ended, begin);
     for (const layer of found.layers) await say({ layer });
     for (const file of found.files) await say({ file });
     for (const read of found.reads) await say({ read });

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { request as sendRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { LazylayerError } from '../errors.js';
 import { fromWire } from './control.js';
-import type { ReadEvent, RequestEvent, Trace, TracedFile, TracedLayer, TraceLine } from './trace-events.js';
+import type { ReadEvent, RequestEvent, Trace, TracedFile, TracedLayer, TraceEnd, TraceLine } from './trace-events.js';
 
 /** A trace that a daemon keeps for us: it ends when this is disposed, or with our process. */
 export class Recording implements AsyncDisposable {
@@ -26,9 +26,9 @@ export class Recording implements AsyncDisposable {
     throw first !== undefined && 'error' in first ? fromWire(first.error) : lost();
   }
 
-  /** Ends it. @throws UNAVAILABLE where the daemon ended meanwhile */
-  async finish(): Promise<Trace> {
-    this.request.end();
+  /** Ends it: a trace of what was before `until`, or before now. @throws UNAVAILABLE where the daemon ended meanwhile */
+  async finish(until?: number): Promise<Trace> {
+    this.request.end(JSON.stringify({ until } satisfies TraceEnd));
     const layers: TracedLayer[] = [];
     const files: TracedFile[] = [];
     const reads: ReadEvent[] = [];

@@ -49,6 +49,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       if (event === 'request') tracer.request(fields as RequestRecord);
       log.debug(fields, event);
     },
+    onRequestProgress: (request, bytes) => tracer.progress(request, bytes),
     onError: fault,
     onEvict: ({ reference }) => store?.evicted(reference),
   });
@@ -120,7 +121,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     },
     list: async () => mounts.list(),
     gone: (target, signal) => mounts.gone(target, signal),
-    trace: (until, onBegin) => tracer.record(served, until, onBegin),
+    trace: (ended, onBegin) => tracer.record(served, ended, onBegin),
     giveCredentials: (logins) => given.give(checkGiven(logins)),
     cacheUsage: () => workspace.cacheUsage(),
     cachePrune: (options) => workspace.cache.prune(options),

@@ -3,7 +3,8 @@ import type { ReadSource } from '../layer/chunk-fetcher.js';
 import type { WireError } from './protocol.js';
 
 /*
- * All times are milliseconds since 1970, with fractions; sizes and offsets are bytes.
+ * All times are milliseconds since 1970, with fractions; sizes and offsets are bytes. What had not ended at the end of the trace is
+ * `underWay`: it is told as it was then, and its end is that of the trace.
  */
 
 /** A READ of the kernel: what programs read, and what the kernel reads ahead for them. What the page cache gives is not seen. */
@@ -17,9 +18,10 @@ export interface ReadEvent {
   readonly source: ReadSource;
   /** It was answered with an error. */
   readonly failed?: true;
+  readonly underWay?: true;
 }
 
-/** A request to a registry, or to where that sent us, whose answer has ended. */
+/** A request to a registry, or to where that sent us. */
 export interface RequestEvent {
   /** Redacted. */
   readonly url: string;
@@ -32,7 +34,8 @@ export interface RequestEvent {
   /** When the head of the answer was there. */
   readonly firstByte?: number;
   readonly end: number;
-  /** Of the answer's body. */
+  readonly underWay?: true;
+  /** Of the answer's body: those that had come. */
   readonly bytes: number;
 }
 
@@ -42,7 +45,7 @@ export interface TracedLayer {
   readonly digest: string;
   /** Of the blob. */
   readonly bytes: number;
-  /** Compressed bytes of all chunks that were read of. */
+  /** Compressed bytes of all chunks that were read of, without reads that failed. */
   readonly readBytes: number;
 }
 
@@ -55,6 +58,7 @@ export interface TracedFile {
   readonly bytes: number;
 }
 
+/** What was read and asked for from `begin` to `end`; what began later is left out. */
 export interface Trace {
   readonly begin: number;
   readonly end: number;
@@ -63,9 +67,16 @@ export interface Trace {
   readonly files: readonly TracedFile[];
   /** By when they ended. */
   readonly reads: readonly ReadEvent[];
+  /** By when they began. */
   readonly requests: readonly RequestEvent[];
   /** Reads and requests that there was no room for: the oldest. */
   readonly dropped: number;
+}
+
+/** The body of the request for a trace (JSON), whose end ends it. */
+export interface TraceEnd {
+  /** The trace is of what was before this moment, which has passed. Default: now. */
+  readonly until?: number;
 }
 
 /**

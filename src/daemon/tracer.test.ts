@@ -1,9 +1,11 @@
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import type { ReadRing } from '../fuse/read-ring.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { Layer } from '../layer/layer.js';
 import { digestOf } from '../digest/digester.js';
 import { inodeAt, treeOf } from '../testing/image-tree.js';
+import { wallClock } from '../util/wall-clock.js';
 import { Tracer } from './tracer.js';
 
 /** One layer in slot 3, of chunks of 4096 bytes that are not compressed. */
@@ -24,25 +26,43 @@ function fixture() {
   return { served, rings, layer, a: inodeAt(tree, 'usr/a'), b: inodeAt(tree, 'usr/b') };
 }
 
-const request = { method: 'GET', url: 'http://localhost/v2/a/blobs/b', bytes: 7, ms: 30, headMs: 10, complete: true };
+const { digest } = fixture().layer;
+const request = {
+  method: 'GET',
+  url: 'http://localhost/v2/a/blobs/b',
+  blob: digest,
+  range: 'bytes=0-6',
+  reason: 'demand' as const,
+  status: 206,
+  start: 0,
+  bytes: 7,
+  headMs: 10,
+};
+/** What is told of it besides its times. */
+const told = { url: request.url, blob: digest, range: request.range, reason: request.reason, bytes: 7 };
+const atOnce = Promise.resolve(undefined);
 
 test('reads of both threads, requests, and the names of what was read', async (t) => {
   const { served, rings, layer, a, b } = fixture();
   const tracer = new Tracer();
   t.is(tracer.read(3, a, 0, 1), undefined);
-  tracer.request(request);
+  tracer.request({ ...request, ms: 30, complete: true });
   let finish = () => {};
   let begun = 0;
-  const tracing = tracer.record(served, new Promise<void>((resolve) => (finish = resolve)), (time) => {
-    begun = time;
-    rings[0]!.put(3, b, 0, 4096, time + 1, time + 2);
-    const read = tracer.read(3, a, 8000, 1000)!;
-    read.source = 'network';
-    read.end(false);
-    tracer.read(9, 1, 0, 10)!.end(true);
-    tracer.request({ ...request, blob: layer.digest, range: 'bytes=0-6', reason: 'demand', status: 206 });
-    finish();
-  });
+  const tracing = tracer.record(
+    served,
+    new Promise<undefined>((resolve) => (finish = () => resolve(undefined))),
+    (time) => {
+      begun = time;
+      rings[0]!.put(3, b, 0, 4096, time + 1, time + 2);
+      const read = tracer.read(3, a, 8000, 1000)!;
+      read.source = 'network';
+      read.end(false);
+      tracer.read(9, 1, 0, 10)!.end(true);
+      tracer.request({ ...request, start: time, ms: 0, headMs: 0, complete: true });
+      finish();
+    },
+  );
   const { begin, end, layers, files, reads, requests, dropped } = await tracing;
   t.is(begin, begun);
   t.true(end >= begin);
@@ -65,31 +85,79 @@ test('reads of both threads, requests, and the names of what was read', async (t
     { slot: 3, inode: a, path: '/usr/a', bytes: 10_000 },
     { slot: 3, inode: b, path: '/usr/b', bytes: 4096 },
   ]);
-  t.is(requests.length, 1);
-  const [{ start, firstByte, end: ended, ...rest }] = requests;
-  t.true(Math.abs(ended - start - 30) < 1e-3 && Math.abs(firstByte! - start - 10) < 1e-3);
-  t.deepEqual(rest, {
-    url: request.url,
-    blob: layer.digest,
-    range: 'bytes=0-6',
-    reason: 'demand',
-    status: 206,
-    bytes: 7,
-  });
+  t.deepEqual(requests, [{ ...told, status: 206, start: begun, firstByte: begun, end: begun }]);
   t.is(tracer.read(3, a, 0, 1), undefined);
+});
+
+test('what is under way at the end is told as it was then, and what began later is not', async (t) => {
+  const { served, rings, layer, a, b } = fixture();
+  const tracer = new Tracer();
+  const later = () => sleep(3).then(wallClock);
+  let begun = 0;
+  let finish = (_: number) => {};
+  const tracing = tracer.record(served, new Promise<number>((resolve) => (finish = resolve)), (time) => (begun = time));
+  await turn();
+  const held = tracer.read(3, a, 0, 4096)!;
+  held.source = 'network';
+  const slow = tracer.read(3, a, 4096, 4096)!;
+  const failing = tracer.read(3, b, 0, 4096)!;
+  failing.end(true);
+  const asked = { ...request, start: begun + 1, bytes: 0, headMs: undefined, status: undefined };
+  const coming = { ...request, start: begun + 2, headMs: 0 };
+  tracer.progress(asked, 0);
+  tracer.progress(coming, 0);
+  tracer.progress(coming, 5);
+  const until = await later();
+  await later();
+  tracer.progress(coming, 1);
+  tracer.progress(coming, 1);
+  const ended = Object.assign(coming, { ms: wallClock() - coming.start, complete: true });
+  tracer.request(ended);
+  tracer.progress({ ...request, start: wallClock() }, 0);
+  slow.end(true);
+  tracer.read(3, b, 0, 4096)!.end(false);
+  const now = wallClock();
+  rings[0]!.put(3, b, 0, 4096, now, now);
+  finish(until);
+  const { end, reads, requests, layers } = await tracing;
+  t.is(end, until);
+  t.deepEqual(
+    requests.map(({ start: _, ...rest }) => rest),
+    [
+      { ...told, bytes: 0, end, underWay: true },
+      { ...told, bytes: 5, end, underWay: true, status: 206, firstByte: begun + 2 },
+    ],
+  );
+  t.deepEqual(
+    reads.map(({ inode, offset, source, end: at, underWay, failed }) => [
+      inode,
+      offset,
+      source,
+      at === end,
+      underWay,
+      failed,
+    ]),
+    [
+      [b, 0, 'cache', false, undefined, true],
+      [a, 4096, 'cache', true, true, undefined],
+      [a, 0, 'network', true, true, undefined],
+    ],
+  );
+  t.is(layers[0].readBytes, 2 * 4096, 'what failed, and what was read later, was not needed');
+  t.is(layers[0].digest, layer.digest);
 });
 
 test('there is one trace at a time, and what is wrong with one does not stay', async (t) => {
   const { served, rings } = fixture();
   const tracer = new Tracer();
   let fail = (_: Error) => {};
-  const first = tracer.record(served, new Promise((_, reject) => (fail = reject)), () => {});
+  const first = tracer.record(served, new Promise<never>((_, reject) => (fail = reject)), () => {});
   await t.throwsAsync(
-    tracer.record(served, Promise.resolve(), () => {}),
+    tracer.record(served, atOnce, () => {}),
     { code: 'BUSY' },
   );
   fail(new Error('hung up'));
   await t.throwsAsync(first, { message: 'hung up' });
   t.is(rings.at(-1), undefined);
-  t.deepEqual((await tracer.record(served, Promise.resolve(), () => {})).reads, []);
+  t.deepEqual((await tracer.record(served, atOnce, () => {})).reads, []);
 });

@@ -1,86 +1,81 @@
 import { LazylayerError } from '../errors.js';
 import { ReadRing } from '../fuse/read-ring.js';
 import type { ServedLayers } from '../fuse/served.js';
-import type { ReadSource } from '../layer/chunk-fetcher.js';
 import type { Layer } from '../layer/layer.js';
-import type { RequestRecord } from '../registry/exchange.js';
+import type { RequestProgress, RequestRecord } from '../registry/exchange.js';
 import { pathsOf } from '../toc/paths.js';
-import { Ring } from '../util/ring.js';
 import { wallClock } from '../util/wall-clock.js';
-import type { ReadEvent, RequestEvent, Trace, TracedFile, TracedLayer } from './trace-events.js';
+import type { ReadEvent, Trace, TracedFile, TracedLayer } from './trace-events.js';
+import { readsAt, TracedReads, type TracedRead } from './traced-reads.js';
+import { TracedRequests } from './traced-requests.js';
 
-/** Reads that the cache answered, other reads, and requests, each: some 20 MB when all are there. */
+/** Reads that the cache answered, other reads, requests, and pieces of answers, each: some 25 MB when all are there. */
 const CAPACITY = 64 * 1024;
-
-/** A read under way. */
-export interface TracedRead {
-  source: ReadSource;
-  readonly end: (failed: boolean) => void;
-}
 
 interface Running {
   readonly begin: number;
   readonly answered: ReadRing;
-  readonly reads: Ring<ReadEvent>;
-  readonly requests: Ring<RequestEvent>;
+  readonly reads: TracedReads;
+  readonly requests: TracedRequests;
 }
 
 /** Remembers, while somebody wants to know, what was read and what was asked of registries: the newest of it. */
 export class Tracer {
   #running: Running | undefined;
 
-  /** Hears of every request. */
-  request({ url, blob, range, reason, status, bytes, ms, headMs }: RequestRecord): void {
-    if (this.#running === undefined) return;
-    const end = wallClock();
-    const firstByte = headMs === undefined ? undefined : end - ms + headMs;
-    this.#running.requests.put({ url, blob, range, reason, status, start: end - ms, firstByte, end, bytes });
+  /** Hears of every request when it begins, and of each piece of its body. */
+  progress(request: RequestProgress, bytes: number): void {
+    this.#running?.requests.progress(request, bytes);
+  }
+
+  /** Hears of every request that has ended. */
+  request(request: RequestRecord): void {
+    this.#running?.requests.end(request);
   }
 
   /** Hears of every read that the FUSE worker did not answer; undefined where nobody wants to know. */
   read(slot: number, inode: number, offset: number, length: number): TracedRead | undefined {
-    const running = this.#running;
-    if (running === undefined) return undefined;
-    const start = wallClock();
-    const read: TracedRead = {
-      source: 'cache',
-      end: (failed) => {
-        const event = { slot, inode, offset, length, start, end: wallClock(), source: read.source };
-        running.reads.put(failed ? { ...event, failed } : event);
-      },
-    };
-    return read;
+    return this.#running?.reads.begin({ slot, inode, offset, length });
   }
 
   /**
-   * Traces until `until` resolves, and then gives what there was. `onBegin` is called once it is on.
-   * @throws BUSY where a trace is under way; what `until` throws
+   * Traces until `ended` resolves, and then gives what there was up to the moment that it resolved to, or up to now. `onBegin` is called
+   * once it is on.
+   * @throws BUSY where a trace is under way; what `ended` throws
    */
-  async record(served: ServedLayers, until: Promise<unknown>, onBegin: (time: number) => void): Promise<Trace> {
+  async record(
+    served: ServedLayers,
+    ended: Promise<number | undefined>,
+    onBegin: (time: number) => void,
+  ): Promise<Trace> {
     if (this.#running !== undefined)
       throw new LazylayerError('BUSY', 'this daemon is being traced already: wait until that has ended');
     const running: Running = {
       begin: wallClock(),
       answered: ReadRing.allocate(CAPACITY),
-      reads: new Ring(CAPACITY),
-      requests: new Ring(CAPACITY),
+      reads: new TracedReads(CAPACITY),
+      requests: new TracedRequests(CAPACITY),
     };
     this.#running = running;
+    let end: number;
+    let requests: Trace['requests'];
+    let seen: ReadEvent[];
     try {
       await served.trace(running.answered);
       onBegin(running.begin);
-      await until;
+      end = (await ended) ?? wallClock();
+      // Before another turn of the event loop, after which what is under way has gone on.
+      requests = running.requests.at(end);
+      seen = running.reads.all();
     } finally {
       this.#running = undefined;
       await served.trace(undefined);
     }
-    const end = wallClock();
-    const { answered, requests } = running;
-    const reads = [...running.reads];
-    for (const { size: length, ...read } of answered) reads.push({ ...read, length, source: 'cache' });
-    reads.sort((a, b) => a.end - b.end);
-    const dropped = answered.dropped + running.reads.dropped + requests.dropped;
-    return { begin: running.begin, end, ...(await namesOf(served, reads)), reads, requests: [...requests], dropped };
+    const { begin, answered } = running;
+    for (const { size: length, ...read } of answered) seen.push({ ...read, length, source: 'cache' });
+    const reads = readsAt(end, seen).sort((a, b) => a.end - b.end);
+    const dropped = answered.dropped + running.reads.dropped + running.requests.dropped;
+    return { begin, end, ...(await namesOf(served, reads)), reads, requests, dropped };
   }
 }
 
@@ -105,10 +100,11 @@ async function namesOf(served: ServedLayers, reads: readonly ReadEvent[]): Promi
   return { layers, files };
 }
 
-/** Of the members that hold what was read, each once. */
+/** Of the members that hold what was read or was to be read, each once. */
 function compressedBytes({ tree }: Layer, reads: readonly ReadEvent[]): number {
   const members = new Map<number, number>();
-  for (const { inode, offset, length } of reads) {
+  for (const { inode, offset, length, failed } of reads) {
+    if (failed) continue;
     const { first, end } = tree.chunksOf(inode, offset, length);
     for (let chunk = first; chunk < end; chunk++)
       members.set(tree.chunkOffset[chunk], tree.chunkEnd(chunk) - tree.chunkOffset[chunk]);

@@ -15,12 +15,12 @@ import type { Credential, CredentialSource } from './auth/credentials.js';
 import { BlobReader, readBlobEnd } from './blob-reader.js';
 import { Dispatchers, type Timeouts } from './dispatchers.js';
 import { fetchManifestDocument, verifyDocument, type FetchedManifest } from './documents.js';
-import { Exchanger, type RequestRecord } from './exchange.js';
+import { Exchanger, type ExchangeHooks } from './exchange.js';
 import { HostResolver } from './host-resolver.js';
 import type { HostsConfig } from './hosts.js';
 import { Transport, type RetryOptions } from './transport.js';
 
-export interface RegistryOptions {
+export interface RegistryOptions extends ExchangeHooks {
   /** Per host, as config.toml gives it; goes before certs.d. */
   readonly hosts?: HostsConfig;
   /** Directories laid out like containerd's certs.d, the first that knows a host wins. Read again when they change. */
@@ -31,8 +31,6 @@ export interface RegistryOptions {
   readonly retry?: Partial<RetryOptions>;
   /** Asked before the credential files. */
   readonly credentials?: (host: string, repository: string) => Promise<Credential | undefined>;
-  /** Called once for each request, when its body has ended. */
-  readonly onRequest?: (record: RequestRecord) => void;
   /** Where proxies, credential files and helpers are looked up. Default: the process's. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
@@ -70,7 +68,7 @@ export class Registry implements AsyncDisposable {
   constructor(options: RegistryOptions = {}) {
     const timeouts = { ...defaultTimeouts, ...options.timeouts };
     this.#dispatchers = new Dispatchers(timeouts, options.env);
-    this.#exchanger = new Exchanger(this.#dispatchers, timeouts, options.onRequest);
+    this.#exchanger = new Exchanger(this.#dispatchers, timeouts, options);
     const hosts = new HostResolver(options);
     const credentials = chainCredentials(
       hookCredentials(options.credentials),

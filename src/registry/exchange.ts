@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Dispatcher } from 'undici';
 import type { Digest } from '../digest/digest.js';
 import type { ReadReason } from '../io/reader.js';
+import { wallClock } from '../util/wall-clock.js';
 import type { ConnectionProfile, Dispatchers, Timeouts } from './dispatchers.js';
 import type { RegistryError } from './errors.js';
 import { networkError, statusError } from './errors.js';
@@ -14,21 +15,27 @@ export interface RequestPurpose {
   readonly reason?: ReadReason;
 }
 
-/** What became of one request, told when its body has ended. */
-export interface RequestRecord extends Partial<RequestPurpose> {
+/** What is known so far of one request: its own object, from its beginning on. */
+export interface RequestProgress extends Partial<RequestPurpose> {
   readonly method: string;
   /** Redacted. */
   readonly url: string;
   /** As it was asked for: `bytes=0-99`. */
   readonly range?: string;
+  /** When it was sent, in milliseconds since 1970. */
+  readonly start: number;
   /** Absent when no answer came. */
   readonly status?: number;
   /** Body bytes that arrived. */
   readonly bytes: number;
+  /** To the head of the answer, in milliseconds. Absent when none came. */
+  readonly headMs?: number;
+}
+
+/** What became of one request, told when its body has ended: the same object, with the end. */
+export interface RequestRecord extends RequestProgress {
   /** From the request to the end of the body, in milliseconds. */
   readonly ms: number;
-  /** To the head of the answer. Absent when none came. */
-  readonly headMs?: number;
   /** Whether the whole answer came: false for failures and for transfers that were left early. */
   readonly complete: boolean;
 }
@@ -43,10 +50,19 @@ export interface OutgoingRequest {
   readonly purpose?: RequestPurpose;
 }
 
+export interface ExchangeHooks {
+  /** Called once for each request, when its body has ended. */
+  readonly onRequest?: (record: RequestRecord) => void;
+  /** Called when a request begins, with 0, and with the number of bytes in each piece of its body. */
+  readonly onRequestProgress?: (progress: RequestProgress, bytes: number) => void;
+}
+
 export interface Counters {
   requests: number;
   bytes: number;
 }
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
 
 const userAgent = 'lazylayer';
 /** Body bytes that may wait for a slow consumer before the socket is paused. */
@@ -61,7 +77,7 @@ export class Exchanger {
   constructor(
     private readonly dispatchers: Dispatchers,
     private readonly timeouts: Timeouts,
-    private readonly onRequest?: (record: RequestRecord) => void,
+    private readonly hooks: ExchangeHooks = {},
   ) {}
 
   /** The answer, whatever its status. Its body must be read to the end, left, or discarded. @throws RegistryError */
@@ -72,24 +88,26 @@ export class Exchanger {
     if (this.#recycling !== undefined) await this.#recycling;
     signal?.throwIfAborted();
     this.counters.requests++;
-    const started = performance.now();
-    let headMs: number | undefined;
-    const settle = (bytes: number, complete: boolean, status?: number) => {
+    const progress: Writable<RequestProgress> = {
+      method,
+      url: redactUrl(url),
+      ...purpose,
+      ...(headers.range !== undefined && { range: headers.range }),
+      start: wallClock(),
+      bytes: 0,
+    };
+    this.hooks.onRequestProgress?.(progress, 0);
+    const received = (bytes: number) => {
+      progress.bytes += bytes;
+      this.hooks.onRequestProgress?.(progress, bytes);
+    };
+    const settle = (complete: boolean) => {
       const recycling: Promise<void> = nextTurn().then(() => {
         if (this.#recycling === recycling) this.#recycling = undefined;
       });
       this.#recycling = recycling;
-      this.onRequest?.({
-        method,
-        url: redactUrl(url),
-        ...purpose,
-        ...(headers.range !== undefined && { range: headers.range }),
-        ...(status !== undefined && { status }),
-        bytes,
-        ms: performance.now() - started,
-        ...(headMs !== undefined && { headMs }),
-        complete,
-      });
+      this.counters.bytes += progress.bytes;
+      this.hooks.onRequest?.(Object.assign(progress, { ms: wallClock() - progress.start, complete }));
     };
     try {
       const data = await this.dispatchers.for(url, request.connection).request({
@@ -103,10 +121,11 @@ export class Exchanger {
         bodyTimeout: this.timeouts.bodyMs,
         highWaterMark: bodyBuffer,
       });
-      headMs = performance.now() - started;
-      return new Answer(request, data, this.counters, settle);
+      progress.status = data.statusCode;
+      progress.headMs = wallClock() - progress.start;
+      return new Answer(request, data, received, settle);
     } catch (error) {
-      settle(0, false);
+      settle(false);
       signal?.throwIfAborted();
       throw networkError({ method, url }, error);
     }
@@ -123,8 +142,8 @@ export class Answer {
   constructor(
     readonly request: OutgoingRequest,
     data: Dispatcher.ResponseData,
-    private readonly counters: Counters,
-    private readonly settle: (bytes: number, complete: boolean, status: number) => void,
+    private readonly received: (bytes: number) => void,
+    private readonly settle: (complete: boolean) => void,
   ) {
     this.status = data.statusCode;
     this.#headers = data.headers;
@@ -140,11 +159,10 @@ export class Answer {
 
   /** The pieces of the body as the socket gives them, not copied. Leaving the loop ends the transfer. @throws RegistryError */
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
-    let bytes = 0;
     let complete = false;
     try {
       for await (const piece of this.#body as AsyncIterable<Uint8Array>) {
-        bytes += piece.byteLength;
+        this.received(piece.byteLength);
         yield piece;
       }
       complete = true;
@@ -152,7 +170,7 @@ export class Answer {
       this.request.signal?.throwIfAborted();
       throw networkError({ ...this.request, status: this.status }, error);
     } finally {
-      this.#end(bytes, complete);
+      this.#end(complete);
     }
   }
 
@@ -171,7 +189,7 @@ export class Answer {
   /** Gives the connection back, reading what little is left of the body. */
   async discard(): Promise<void> {
     await this.#body.dump({ limit: errorBodyLimit }).catch(() => {});
-    this.#end(0, true);
+    this.#end(true);
   }
 
   /** Reads the body of an answer that is no success and makes the error of it. */
@@ -181,10 +199,9 @@ export class Answer {
     return statusError(this.request, this.status, { body, retryAfterMs: wait, hint });
   }
 
-  #end(bytes: number, complete: boolean): void {
+  #end(complete: boolean): void {
     if (this.#settled) return;
     this.#settled = true;
-    this.counters.bytes += bytes;
-    this.settle(bytes, complete, this.status);
+    this.settle(complete);
   }
 }

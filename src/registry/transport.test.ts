@@ -8,6 +8,7 @@ import { temporaryDirectory } from '../testing/temporary.js';
 import { until } from '../testing/until.js';
 import { Registry, type RegistryOptions } from './client.js';
 import { RegistryError } from './errors.js';
+import type { RequestProgress, RequestRecord } from './exchange.js';
 import { retryAfterMs } from './retry-after.js';
 
 const retry = { attempts: 3, baseMs: 1, maxMs: 2 };
@@ -270,6 +271,31 @@ test('what onRequest is told: every request once, with its bytes', async (t) => 
     ['GET', `${server.storageUrl}/${reader.descriptor.digest}?X-Signature=redacted`, 206, 4, true],
   ]);
   t.deepEqual((records[2] as unknown[]).slice(2), [undefined, 0, false]);
+});
+
+test('what onRequestProgress is told: the beginning and each piece, of an object that knows what came so far', async (t) => {
+  const told: unknown[] = [];
+  const begun = new Set<RequestProgress>();
+  const onRequestProgress = (progress: RequestProgress, bytes: number) => {
+    begun.add(progress);
+    told.push([bytes, progress.bytes, progress.status]);
+  };
+  const ended: RequestRecord[] = [];
+  const onRequest = (record: RequestRecord) => ended.push(record);
+  const { server, reader } = await setUp(t, {}, { onRequestProgress, onRequest });
+  server.faults.add({ action: { kind: 'stall', after: 3 } });
+  const leaving = new AbortController();
+  const reading = reader.read(0, 4, { signal: leaving.signal });
+  await until(() => told.length === 2);
+  t.deepEqual(told, [
+    [0, 0, undefined],
+    [3, 3, 206],
+  ]);
+  t.deepEqual(ended, []);
+  leaving.abort(new Error('left'));
+  await t.throwsAsync(reading, { message: 'left' });
+  t.deepEqual(new Set(ended), begun);
+  t.false(ended[0].complete);
 });
 
 test('a redirect within the registry is followed with what was sent, and not kept', async (t) => {

@@ -30,6 +30,7 @@ export interface WorkspaceHooks {
   /** Logins that go before those of the credential files. */
   readonly credentials?: RegistryOptions['credentials'];
   readonly onEvent?: (event: string, fields: object) => void;
+  readonly onRequestProgress?: RegistryOptions['onRequestProgress'];
   readonly onError?: (what: string, error: unknown) => void;
   /** A reference's manifest and config are no longer kept. */
   readonly onEvict?: (name: PoolName) => void;
@@ -124,6 +125,7 @@ export class Workspace implements AsyncDisposable {
         maxRetryAfterMs: fetch.max_retry_after_sec * 1000,
       },
       onRequest: hooks.onEvent && ((record) => hooks.onEvent!('request', record)),
+      onRequestProgress: hooks.onRequestProgress,
     });
     const cacheOptions = {
       limitBytes: config.cache.max_bytes,

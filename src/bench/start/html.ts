@@ -1,4 +1,4 @@
-import { formatMachine } from '../report.js';
+import { formatMachine, quoteCommand } from '../report.js';
 import { escapeXml } from '../svg.js';
 import { phaseColours, seconds, startChart } from './chart.js';
 import { phases } from './engine.js';
@@ -25,7 +25,7 @@ export function startPage(report: StartReport): string {
     '<!doctype html>',
     `<html lang="en"><head><meta charset="utf-8"><title>${escapeXml(title)}</title><style>${style}</style></head><body><main>`,
     `<h1>${escapeXml(title)}</h1>`,
-    `<p><code>${escapeXml(command.join(' '))}</code> through ${escapeXml(engine)}, ${escapeXml(network ?? 'loopback as it is')}, ${escapeXml(date)}</p>`,
+    `<p>${command.length === 0 ? "the image's command" : `<code>${escapeXml(quoteCommand(command))}</code>`} through ${escapeXml(engine)}, ${escapeXml(network ?? 'loopback as it is')}, ${escapeXml(date)}</p>`,
     `<p>${escapeXml(formatMachine(machine))}</p>`,
     `<section>${startChart(report)}</section>`,
     `<section><h2>Medians of ${columns[0].runs.length}</h2>${figures(columns)}</section>`,

@@ -1,5 +1,5 @@
 import { formatMilliseconds } from '../duration.js';
-import { formatMachine } from '../report.js';
+import { formatMachine, quoteCommand } from '../report.js';
 import { phaseColours, seconds } from '../start/chart.js';
 import { phases } from '../start/engine.js';
 import { escapeXml } from '../svg.js';
@@ -34,11 +34,12 @@ const number = (value: number): string => value.toLocaleString('en-US');
 export function tracePage(report: TraceReport): string {
   const { image, command, network, engine, date, machine, notes, stallMs } = report;
   const title = `${image}: what its start waited for`;
+  const started = command.length === 0 ? "the image's command" : `<code>${escapeXml(quoteCommand(command))}</code>`;
   return [
     '<!doctype html>',
     `<html lang="en"><head><meta charset="utf-8"><title>${escapeXml(title)}</title><style>${style}</style></head><body><main>`,
     `<h1>${escapeXml(image)}</h1>`,
-    `<p><code>${escapeXml(command.join(' '))}</code> through ${escapeXml(engine)}, ${escapeXml(network === undefined ? 'the network as it is' : `a network of ${network}`)}, ${escapeXml(date)}</p>`,
+    `<p>${started} through ${escapeXml(engine)}, ${escapeXml(network === undefined ? 'the network as it is' : `a network of ${network}`)}, ${escapeXml(date)}</p>`,
     `<p>${escapeXml(formatMachine(machine))}</p>`,
     ...notes.map((note) => `<p>${escapeXml(note)}</p>`),
     `<section><h2>Ready after ${seconds(report.totalMs)}</h2>${summary(report)}</section>`,
@@ -64,9 +65,10 @@ function table(heads: readonly Cell[], rows: readonly (readonly Cell[])[]): stri
 
 function summary({ totals, phases: lengths, dropped }: TraceReport): string {
   const { ratio } = totals;
+  const coming = totals.requestsUnderWay > 0 ? `, ${number(totals.requestsUnderWay)} of them still under way,` : '';
   const lines = [
     `${phases.map((phase) => `${phase} ${formatMilliseconds(lengths[phase])}`).join(', ')}. For ${formatMilliseconds(totals.waitedMs)} of it a read waited for bytes that were not in the cache.`,
-    `${number(totals.requests)} requests brought ${number(totals.fetchedBytes)} bytes. Of files, ${number(totals.readBytes)} bytes were read, for which ${number(totals.neededBytes)} compressed bytes were needed${ratio === undefined ? '' : `: ${ratio.toFixed(2)} times of that was fetched`}.`,
+    `${number(totals.requests)} requests${coming} brought ${number(totals.fetchedBytes)} bytes. Of files, ${number(totals.readBytes)} bytes were read, for which ${number(totals.neededBytes)} compressed bytes were needed${ratio === undefined ? '' : `: ${ratio.toFixed(2)} times of that was fetched`}.`,
     'What the page cache gave is not seen; what the kernel read ahead counts as read.',
     ...(dropped > 0 ? [`Left out, for there was no room: the ${number(dropped)} oldest reads and requests.`] : []),
   ];
@@ -102,7 +104,7 @@ function stalls(report: TraceReport): string {
   const rows = shown.map((read) => [
     formatMilliseconds(read.endMs - read.startMs),
     formatMilliseconds(read.startMs),
-    read.source,
+    read.underWay ? `${read.source}, under way` : read.source,
     number(read.offset),
     number(read.length),
     { name: report.files[read.file].path },

@@ -28,7 +28,7 @@ const request = (start: number, firstByte: number, end: number, bytes: number) =
 
 const trace: Trace = {
   begin: begin - 50,
-  end: begin + 1100,
+  end: begin + 1000,
   layers: [{ slot: 1, digest: `sha256:${'a'.repeat(64)}`, bytes: 100_000, readBytes: 6000 }],
   files: [
     { slot: 1, inode: 2, path: '/bin/<script>alert("&")</script>\u001b[2J', bytes: 9000 },
@@ -39,15 +39,15 @@ const trace: Trace = {
     read(2, 720, 760, 'shared'),
     read(3, 800, 819, 'prefetch'),
     read(2, 900, 900.1, 'cache', 808),
-    { ...read(90, 950, 1200, 'network'), failed: true },
-    read(3, 1001, 1002, 'network'),
+    { ...read(90, 910, 950, 'network'), failed: true },
+    { ...read(3, 950, 1000, 'network'), underWay: true },
   ],
   requests: [
     { ...request(10, 20, 30, 500), status: 200 },
     { ...request(100, 120, 140, 2000), reason: 'toc', range: 'bytes=0-1999', status: 206, blob: 'sha256:b' },
     { ...request(701, 720, 739, 9000), reason: 'demand', status: 206 },
-    { ...request(702, 730, 735, 500), reason: 'prefetch', firstByte: undefined },
-    { ...request(1050, 1060, 1070, 7), reason: 'background' },
+    { ...request(702, 730, 735, 0), reason: 'prefetch', firstByte: undefined },
+    { ...request(720, 760, 1000, 500), reason: 'prefetch', status: 206, underWay: true },
   ],
   dropped: 3,
 };
@@ -66,30 +66,37 @@ test('a report adds up: totals, files by time waited, stalls, times from the beg
   const { totals, files, stalls, reads, requests, layers } = report;
   t.deepEqual(report.phases, { pull: 600, create: 10, run: 40, ready: 350 });
   t.is(report.totalMs, 1000);
-  t.is(reads.length, 5, 'what began after it was ready is left out');
-  t.is(requests.length, 4);
-  t.is(totals.readBytes, 4 * 4096 + 808);
+  t.is(reads.length, 6);
+  t.is(requests.length, 5);
+  t.is(totals.requestsUnderWay, 1);
+  t.is(totals.readBytes, 4 * 4096 + 808, 'without what failed');
   t.is(totals.fetchedBytes, 12_000);
   t.is(totals.neededBytes, 6000);
   t.is(totals.ratio, 2);
-  t.is(Math.round(totals.waitedMs), 60 + 19 + 250);
-  t.deepEqual(totals.bySource.network, { reads: 2, bytes: 8192 });
+  t.is(Math.round(totals.waitedMs), 60 + 19 + 90);
+  t.deepEqual(totals.bySource.network, { reads: 3, bytes: 8192 });
   t.deepEqual(totals.byReason.other, { requests: 1, bytes: 500 });
   t.deepEqual(totals.byReason.background, { requests: 0, bytes: 0 });
   t.deepEqual(
     files.map(({ path, layer, reads, stalls, waitedMs }) => [path, layer, reads, stalls, Math.round(waitedMs)]),
     [
-      ['inode 90', 1, 1, 1, 250],
+      ['/lib/b', 0, 2, 1, 69],
       [trace.files[0].path, 0, 3, 2, 60],
-      ['/lib/b', 0, 1, 0, 19],
+      ['inode 90', 1, 1, 1, 40],
     ],
   );
   t.deepEqual(
-    stalls.map(({ file, startMs, endMs, failed }) => [file, Math.round(startMs), Math.round(endMs), failed]),
+    stalls.map(({ file, startMs, endMs, failed, underWay }) => [
+      file,
+      Math.round(startMs),
+      Math.round(endMs),
+      failed ?? underWay,
+    ]),
     [
-      [0, 950, 1200, true],
+      [0, 950, 1000, true],
       [1, 700, 740, undefined],
       [1, 720, 760, undefined],
+      [2, 910, 950, true],
     ],
   );
   t.deepEqual(
@@ -99,15 +106,14 @@ test('a report adds up: totals, files by time waited, stalls, times from the beg
 });
 
 test('of a start that read nothing there is no ratio, and a page all the same', (t) => {
-  const nothing = traceReport(
-    { ...trace, reads: [], requests: [], layers: [], files: [], dropped: 0 },
-    moments,
-    20,
-    facts,
-  );
+  const nothing = traceReport({ ...trace, reads: [], requests: [], layers: [], files: [], dropped: 0 }, moments, 20, {
+    ...facts,
+    command: [],
+  });
   t.is(nothing.totals.ratio, undefined);
   t.is(nothing.totals.waitedMs, 0);
   t.notThrows(() => elementsOf(bodyOf(tracePage(nothing))));
+  t.true(tracePage(nothing).includes("<p>the image's command through mount"));
   t.regex(formatTrace(nothing), /^ready after 1000 ms/);
 });
 
@@ -119,8 +125,10 @@ test('the page is whole in itself and well formed, whatever files are called; a 
   t.notRegex(page, /<script|src=|href=|url\(|@import/);
   t.true(page.includes('/bin/&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;?[2J'));
   // Of phases, requests and reads.
-  t.is(elements.filter((name) => name === 'g').length, 4 + 4 + 5);
-  t.is(page.split('class="stall"').length - 1, 3);
+  t.is(elements.filter((name) => name === 'g').length, 4 + 5 + 6);
+  t.is(page.split('class="stall"').length - 1, 4);
+  t.is(page.split('still under way after').length - 1, 2);
+  t.true(page.includes('<p><code>sh -c &#39;echo ]]&gt;&#39;</code> through mount'));
   t.true(page.includes('3 oldest reads and requests') && page.includes('&lt;a note&gt;'));
 });
 
@@ -136,9 +144,12 @@ test('thousands of cached reads are few marks, and many files few lanes', (t) =>
 
 test('the table names the longest stalls, and nothing that moves the cursor', (t) => {
   const text = formatTrace(report);
-  t.regex(text, /^ *STALLED +AT +FROM +OFFSET +BYTES +FILE\n +250 ms +950 ms +network +0 +4096 +inode 90\n/);
+  t.regex(text, /^ *STALLED +AT +FROM +OFFSET +BYTES +FILE\n +50 ms +950 ms +network, under way +0 +4096 +\/lib\/b\n/);
   t.true(text.includes('?[2J') && !text.includes('\u001b'));
-  t.regex(text, /fetched: 11.7 KiB by 4 requests; what was read is 5.9 KiB compressed \(2.00 times\)/);
+  t.regex(
+    text,
+    /fetched: 11.7 KiB by 5 requests, 1 still under way; what was read is 5.9 KiB compressed \(2.00 times\)/,
+  );
 });
 
 test('time that spans share is counted once', (t) => {

@@ -11,7 +11,12 @@ export interface Span {
   readonly endMs: number;
 }
 
-export interface ReportedRead extends Span {
+/** What was read or asked for. What was still under way when the start was ready ends there. */
+export interface ReportedEvent extends Span {
+  readonly underWay?: true;
+}
+
+export interface ReportedRead extends ReportedEvent {
   /** Index in `files`. */
   readonly file: number;
   readonly offset: number;
@@ -20,7 +25,8 @@ export interface ReportedRead extends Span {
   readonly failed?: true;
 }
 
-export interface ReportedRequest extends Span, Omit<RequestEvent, 'start' | 'firstByte' | 'end' | 'reason'> {
+export interface ReportedRequest
+  extends ReportedEvent, Omit<RequestEvent, 'start' | 'firstByte' | 'end' | 'underWay' | 'reason'> {
   readonly firstByteMs: number | undefined;
   /** `other`: for manifest, config or login. */
   readonly reason: ReadReason | 'other';
@@ -34,6 +40,7 @@ export interface ReportedFile {
   /** Of the whole file. */
   readonly bytes: number | undefined;
   readonly reads: number;
+  /** Without reads that failed. */
   readonly readBytes: number;
   /** How long a read of it was under way. */
   readonly waitedMs: number;
@@ -46,12 +53,16 @@ export interface ReportedLayer {
   readonly bytes: number | undefined;
 }
 
+/** All of them up to when the start was ready: of answers that were under way the bytes that had come, of reads all that they were for. */
 export interface TraceTotals {
   readonly requests: number;
+  /** Of the requests, those whose answers had not ended. */
+  readonly requestsUnderWay: number;
   readonly fetchedBytes: number;
   readonly reads: number;
+  /** Without reads that failed; likewise in `bySource`. */
   readonly readBytes: number;
-  /** What had to be fetched of layers at least for what was read: the compressed bytes of its chunks. */
+  /** What had to be fetched of layers at least for what `readBytes` counts: the compressed bytes of its chunks. */
   readonly neededBytes: number;
   /** Fetched by needed bytes; undefined where nothing was read. */
   readonly ratio: number | undefined;
@@ -94,16 +105,15 @@ export type TraceFacts = Pick<TraceReport, 'image' | 'command' | 'network' | 'en
 export const sources = ['network', 'shared', 'prefetch', 'cache'] as const satisfies readonly ReadSource[];
 export const reasons = ['toc', 'demand', 'prefetch', 'background', 'whole', 'other'] as const;
 
-/** Puts together what a start was like from what its daemon remembered. What began after it was ready is left out. */
+/** Puts together what a start was like from what its daemon remembered until it was ready. */
 export function traceReport(trace: Trace, moments: Moments, stallMs: number, facts: TraceFacts): TraceReport {
   const { begin, ready } = moments;
-  const within = <E extends { readonly start: number; readonly end: number }>(events: readonly E[]) =>
-    events.filter(({ start, end }) => start <= ready && end >= begin).sort((a, b) => a.start - b.start);
-  const spanOf = ({ start, end }: { readonly start: number; readonly end: number }): Span => ({
+  const spanOf = ({ start, end, underWay }: Pick<RequestEvent, 'start' | 'end' | 'underWay'>): ReportedEvent => ({
     startMs: start - begin,
     endMs: end - begin,
+    ...(underWay && { underWay }),
   });
-  const seen = within(trace.reads);
+  const seen = [...trace.reads].sort((a, b) => a.start - b.start);
   const layers = new Map<number, ReportedLayer>();
   const files = new Map<string, { file: Pick<ReportedFile, 'path' | 'bytes'>; slot: number; reads: number[] }>();
   const named = new Map(trace.files.map((file) => [`${file.slot}:${file.inode}`, file]));
@@ -120,8 +130,12 @@ export function traceReport(trace: Trace, moments: Moments, stallMs: number, fac
   const ranked = [...files.values()]
     .map(({ file, slot, reads }) => {
       const own = reads.map((i) => seen[i]);
-      const readBytes = own.reduce((sum, { length }) => sum + length, 0);
-      const numbers = { reads: own.length, readBytes, waitedMs: unionMs(own), stalls: own.filter(stalled).length };
+      const numbers = {
+        reads: own.length,
+        readBytes: lengthOf(own),
+        waitedMs: unionMs(own),
+        stalls: own.filter(stalled).length,
+      };
       return { file: { ...file, layer: slots.indexOf(slot), ...numbers }, reads };
     })
     .sort((a, b) => b.file.waitedMs - a.file.waitedMs);
@@ -130,9 +144,9 @@ export function traceReport(trace: Trace, moments: Moments, stallMs: number, fac
     const { offset, length, source, failed } = event;
     return { file: fileOfRead.get(i)!, offset, length, source, ...spanOf(event), ...(failed && { failed }) };
   });
-  const requests = within(trace.requests).map(({ reason, firstByte, start, end, ...request }): ReportedRequest => ({
+  const requests = trace.requests.map(({ reason, firstByte, start, end, underWay, ...request }): ReportedRequest => ({
     ...request,
-    ...spanOf({ start, end }),
+    ...spanOf({ start, end, underWay }),
     firstByteMs: firstByte === undefined ? undefined : firstByte - begin,
     reason: reason ?? 'other',
   }));
@@ -157,6 +171,12 @@ function fileOf(named: Trace['files'][number] | undefined, inode: number) {
   return { path: named?.path ?? `inode ${inode}`, bytes: named?.bytes };
 }
 
+const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0);
+
+/** Of what failed, nothing was read. */
+const lengthOf = (reads: readonly Pick<ReportedRead, 'length' | 'failed'>[]) =>
+  sum(reads.map(({ length, failed }) => (failed ? 0 : length)));
+
 /** How long at least one of them was under way. */
 export function unionMs(spans: readonly { readonly start: number; readonly end: number }[]): number {
   let sum = 0;
@@ -175,9 +195,7 @@ function totalsOf(
   requests: readonly ReportedRequest[],
   waitedMs: number,
 ): TraceTotals {
-  const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0);
   const bytesOf = (some: readonly ReportedRequest[]) => sum(some.map(({ bytes }) => bytes));
-  const lengthOf = (some: readonly ReportedRead[]) => sum(some.map(({ length }) => length));
   const neededBytes = sum(trace.layers.map(({ readBytes }) => readBytes));
   const fetchedBytes = bytesOf(requests);
   const bySource = sources.map((source) => {
@@ -190,6 +208,7 @@ function totalsOf(
   });
   return {
     requests: requests.length,
+    requestsUnderWay: requests.filter(({ underWay }) => underWay).length,
     fetchedBytes,
     reads: reads.length,
     readBytes: lengthOf(reads),

@@ -123,11 +123,12 @@ function requestLanes(report: TraceReport): Lane[] {
   }));
 }
 
-function describeRequest({ url, range, blob, reason, status, bytes, startMs, firstByteMs, endMs }: ReportedRequest) {
+function describeRequest(request: ReportedRequest) {
+  const { url, range, blob, reason, status, bytes, startMs, firstByteMs, endMs, underWay } = request;
   const first = firstByteMs === undefined ? 'no answer' : `first byte after ${Math.round(firstByteMs - startMs)} ms`;
   return (
     `${reason} ${range ?? ''}\n${blob ?? ''}\n${url}\n${status ?? ''}, ${bytes} bytes\n` +
-    `at ${Math.round(startMs)} ms, ${first}, end after ${Math.round(endMs - startMs)} ms`
+    `at ${Math.round(startMs)} ms, ${first}, ${underWay ? 'still under way' : 'end'} after ${Math.round(endMs - startMs)} ms`
   );
 }
 
@@ -191,10 +192,10 @@ function nameOf(reads: readonly ReportedRead[], { files }: TraceReport): string 
 }
 
 function describeRead({ files }: TraceReport, read: ReportedRead): string {
-  const { file, offset, length, source, startMs, endMs, failed } = read;
+  const { file, offset, length, source, startMs, endMs, failed, underWay } = read;
   const took = endMs - startMs;
   return (
     `${files[file].path}\n${length} bytes at ${offset}, ${source}${failed ? ', failed' : ''}\n` +
-    `at ${Math.round(startMs)} ms, took ${took < 10 ? took.toFixed(1) : Math.round(took)} ms`
+    `at ${Math.round(startMs)} ms, ${underWay ? 'still under way after' : 'took'} ${took < 10 ? took.toFixed(1) : Math.round(took)} ms`
   );
 }

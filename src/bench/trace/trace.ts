@@ -7,6 +7,7 @@ import { inNewPlace } from '../start/place.js';
 /** One cold start, and what its daemon remembered of it. */
 export interface TracedStart {
   readonly moments: Moments;
+  /** Up to when it was ready. */
   readonly trace: Trace;
   readonly output: string;
   readonly notes: readonly string[];
@@ -20,7 +21,7 @@ export async function traceStart(engine: Engine, candidate: Candidate, options: 
       throw new LazylayerError('INVALID_ARGUMENT', `${candidate.name}: there is no daemon of lazylayer to trace`);
     await using recording = await new DaemonClient(place.root).trace();
     const { moments, output } = await place.start(options);
-    const trace = await recording.finish();
+    const trace = await recording.finish(moments.ready);
     const notes = [...before, ...place.notes()];
     await place.stop();
     return { moments, trace, output, notes };

@@ -1,17 +1,17 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import type { FsRuns } from '../src/bench/fs/fs.js';
+import { fsParts, type FsRuns } from '../src/bench/fs/fs.js';
 import { processesWith } from '../src/bench/processes.js';
 import type { StartReport } from '../src/bench/start/report.js';
 import { listMounts } from '../src/util/mountinfo.js';
 import { startDockerRegistry } from './support/docker-registry.js';
 import { fixtureImages } from './support/fixtures.js';
 import { program } from './support/scene.js';
-import { eventually, outcomeOf, Teardown } from './support/tools.js';
+import { eventually, outcomeOf, requirePrograms, Teardown } from './support/tools.js';
 
 const shared = new Teardown();
 let host = '';
@@ -192,6 +192,54 @@ test.serial('bench fs: two trees side by side', async (t) => {
     found.map(({ directory }) => directory),
     trees,
   );
-  for (const { figures } of found) t.is(figures.filter(({ state }) => state === 'cold').length, 6);
-  t.regex(await bench(directory, 'fs', '-n', '1', ...trees), /^PART +docs +P50\/P99 +scripts +P50\/P99 +RATIO\n/);
+  for (const { figures } of found)
+    t.deepEqual(
+      figures.map(({ part, state }) => `${part} ${state}`),
+      Object.keys(fsParts).flatMap((part) => [`${part} cold`, `${part} warm`]),
+    );
+  t.regex(
+    await bench(directory, 'fs', '-n', '1', ...trees),
+    /^PART +docs +FROM +TO +P50\/P99 +scripts +FROM +TO +P50\/P99 +RATIO\nfind +warm /,
+  );
+});
+
+test.serial('bench fs: as a user without rights', async (t) => {
+  requirePrograms('setpriv');
+  const directory = await scratch(t);
+  await chmod(directory, 0o755);
+  const tree = join(directory, 'tree');
+  for (const name of ['open', 'closed [x]', 'listed']) {
+    await mkdir(join(tree, name), { recursive: true });
+    await writeFile(join(tree, name, 'file'), 'x');
+  }
+  await writeFile(join(tree, 'open', 'secret'), 'x', { mode: 0o600 });
+  await chmod(join(tree, 'closed [x]'), 0o700);
+  await chmod(join(tree, 'listed'), 0o744);
+  const asNobody = async (...args: string[]) => {
+    const drop = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath, program];
+    const { status, stdout, stderr } = await outcomeOf('setpriv', [...drop, 'bench', 'fs', '-n', '1', ...args]);
+    return { status, stdout: stdout.toString(), stderr };
+  };
+
+  const measured = await asNobody('--json', tree);
+  t.is(measured.status, 0, measured.stderr);
+  const { trees } = JSON.parse(measured.stdout) as { trees: FsRuns[] };
+  t.deepEqual([trees[0].entries, trees[0].leftOut], [3, 3], 'the tree, what is open and its file');
+  t.regex(measured.stderr, /cold figures take --drop-caches, and root\n/);
+  t.true(measured.stderr.includes(`${tree}: 3 files and directories left out that this user may not read`));
+
+  const closed = await asNobody(join(tree, 'closed [x]'));
+  t.is(closed.status, 1);
+  t.regex(closed.stderr, /EACCES: permission denied, .*closed \[x\]/);
+
+  const cold = await asNobody('--drop-caches', tree);
+  t.is(cold.status, 1);
+  t.regex(
+    cold.stderr,
+    /^lazylayer: the page cache cannot be dropped: \/proc\/sys\/vm\/drop_caches: EACCES; that takes root/,
+  );
+
+  const none = await asNobody(join(tree, 'none'));
+  t.is(none.status, 2);
+  t.regex(none.stderr, /none: expected a directory, found nothing/);
 });

@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import { Scene } from '../../native-tests/support/scene.js';
 import { run } from '../../native-tests/support/tools.js';
 import { dropCaches } from '../../src/bench/caches.js';
+import { readWhole } from '../../src/bench/fs/whole.js';
+import { runPipeline } from '../../src/bench/processes.js';
 import { serveImage, type BenchPart } from './bench-part.js';
 import { convertTar, type ConvertedLayer } from './convert.js';
 import { memoryOf, milliseconds, type Verdict } from './measure.js';
@@ -11,7 +13,7 @@ const home = '/var/tmp/lazylayer-fixtures';
 /** Compilers and an interpreter: about 500 MB in many files of every size. */
 const packages = 'python3,gcc,g++,git,perl';
 const memoryLimit = 200e6;
-const readAll = 'tar -C "$0" --xattrs --one-file-system -cf - . | cat >/dev/null';
+const timeoutMs = 300_000;
 
 /** A Debian tree, made once on a machine. */
 async function debianTar(say: (text: string) => void): Promise<string> {
@@ -55,7 +57,7 @@ export async function benchImage(part: BenchPart): Promise<Verdict[]> {
     await dropCaches(3);
     const pull = await milliseconds(async () => {
       for (const url of blobs)
-        await run('sh', ['-c', 'curl -sSf "$0" | gunzip -q | sha256sum', url], { timeout: 300_000 });
+        await runPipeline('curl -sSf "$0" | gunzip -q | sha256sum', [url], { signal: AbortSignal.timeout(timeoutMs) });
     });
     measurements.add('whole image, never read before', 'curl | gunzip | sha256sum', 'ms', pull);
     for (const backend of ['kernel', 'fuse-native']) await readThroughMount(part, `${host}/bench:1`, backend);
@@ -87,7 +89,7 @@ async function readThroughMount(part: BenchPart, reference: string, backend: str
   // Mounting is part of it: the download has no such step.
   const ms = await milliseconds(async () => {
     await scene.mount(reference, target);
-    await run('sh', ['-c', readAll, target], { timeout: 300_000 });
+    await readWhole(target, ['--xattrs'], { signal: AbortSignal.timeout(timeoutMs) });
   });
   measurements.add('whole image, never read before', backend, 'ms', ms);
   const [{ pid }] = await scene.ps();

@@ -1,9 +1,12 @@
 import { join } from 'node:path';
 import { mkdir } from 'node:fs/promises';
-import { startContainerd } from '../../native-tests/support/containerd.js';
+import { startContainerd, type Containerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
+import { readWhole } from '../../src/bench/fs/whole.js';
+import type { CacheUsage } from '../../src/cache/chunk-cache.js';
+import { runCommand } from '../../src/util/command.js';
 import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
@@ -47,18 +50,17 @@ export interface OverlayRuns {
 }
 
 /**
- * An image unpacked by containerd into overlayfs first, then the same over lazy layers whose every chunk is cached: mounted by hand, and,
- * if wanted, by Podman.
+ * An image unpacked by containerd into overlayfs first, then the same over lazy layers whose every chunk is cached: mounted by containerd,
+ * and, if wanted, by Podman.
  */
 export async function benchOverlay(options: OverlayOptions): Promise<OverlayRuns> {
   const { cleanup, runs, signal, say } = options;
-  const scene = await Scene.open(cleanup);
-  const local = await mountLocal(options, scene);
-  const target = await mountByHand(options, scene);
-  const byPodman = options.podman ? [await mountByPodman(options, scene)] : [];
+  const { directory } = await Scene.open(cleanup);
+  const containerd = await mountByContainerd(options, directory);
+  const byPodman = options.podman ? [await mountByPodman(options, directory)] : [];
   const measure = (how: string) =>
     benchFs({
-      directories: [local, target, ...byPodman],
+      directories: [...containerd, ...byPodman],
       runs,
       dropCaches: true,
       signal,
@@ -70,36 +72,68 @@ export async function benchOverlay(options: OverlayOptions): Promise<OverlayRuns
   return { asIs, polling: await measure(`, guest halt polling ${HALT_POLL_NS / 1000} µs`) };
 }
 
-async function mountLocal({ cleanup, image, say }: OverlayOptions, scene: Scene): Promise<string> {
+/** Both ways by one containerd: the image unpacked on local disk, and over lazy layers. */
+async function mountByContainerd(options: OverlayOptions, directory: string): Promise<[local: string, lazy: string]> {
+  const { cleanup, image, lazylayer, signal, say } = options;
+  const address = join(directory, 'snapshots', 'lazylayer.sock');
+  let daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
+  cleanup.teardown(() => daemon[Symbol.asyncDispose]());
+  const plugin = ['[proxy_plugins.lazylayer]', 'type = "snapshot"', `address = "${address}"`];
+  const { ctr, ctrRemote } = await startContainerd(cleanup, plugin);
   say(`files: unpacking ${image}`);
-  const containerd = await startContainerd(cleanup);
-  const local = join(scene.directory, 'overlayfs');
-  await mkdir(local);
-  await containerd.ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', image);
-  await containerd.ctr('images', 'mount', '--snapshotter', 'overlayfs', image, local);
-  cleanup.teardown(async () => void (await run('umount', [local])));
-  return local;
-}
-
-async function mountByHand({ cleanup, image, say }: OverlayOptions, scene: Scene): Promise<string> {
-  const target = await scene.mountPoint('lazylayer');
-  say(`files: fetching all of ${image}`);
-  await scene.mount(image, target);
-  const whole = async () => {
-    const [info] = await scene.ps();
-    return info.presentBytes === info.contentBytes ? true : undefined;
-  };
-  await eventually('everything is cached', whole, 600_000);
+  await ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', image);
+  const local = await SnapshotView.make(ctr, 'overlayfs', directory);
+  await local.mount();
+  cleanup.teardown(() => local.umount());
+  say(`files: fetching all of ${image} for containerd`);
+  await ctrRemote('images', 'rpull', '--plain-http', '--snapshotter', 'lazylayer', image);
+  const lazy = await SnapshotView.make(ctr, 'lazylayer', directory);
+  await lazy.mount();
+  await fetchAll(options, daemon, lazy.target);
+  await lazy.umount();
+  await daemon[Symbol.asyncDispose]();
   // A daemon that has fetched is not the daemon of a second start.
-  await scene.umount(target);
-  await scene.daemonGone();
-  await scene.mount(image, target, '--no-background-fetch');
-  cleanup.teardown(() => scene.umount(target));
-  return target;
+  daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
+  await lazy.mount();
+  cleanup.teardown(() => lazy.umount());
+  return [local.target, lazy.target];
 }
 
-async function mountByPodman({ cleanup, image, lazylayer, signal, say }: OverlayOptions, scene: Scene) {
-  const directory = join(scene.directory, 'podman');
+/** The one image of a snapshotter, as containerd would mount it read-only: `ctr images mount` knows overlayfs alone. */
+class SnapshotView {
+  private constructor(
+    private readonly snapshots: (...args: string[]) => Promise<string>,
+    readonly target: string,
+  ) {}
+
+  /** The target is below the directory, named like the snapshotter. */
+  static async make(ctr: Containerd['ctr'], snapshotter: string, directory: string): Promise<SnapshotView> {
+    const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', snapshotter, ...args);
+    const rows = (await snapshots('ls')).split('\n').slice(1);
+    const layers = rows.map((row) => row.split(/\s+/));
+    const [top] = layers.find(([key]) => layers.every(([, parent]) => parent !== key))!;
+    const target = join(directory, 'mounted', snapshotter);
+    await mkdir(target, { recursive: true });
+    await snapshots('view', 'measured', top);
+    return new SnapshotView(snapshots, target);
+  }
+
+  async mount(): Promise<void> {
+    // containerd takes a while to find a snapshotter that was started anew.
+    const command = await eventually('the snapshotter tells of its mounts', () =>
+      this.snapshots('mounts', this.target, 'measured'),
+    );
+    await run('sh', ['-ec', command]);
+  }
+
+  async umount(): Promise<void> {
+    await run('umount', [this.target]);
+  }
+}
+
+async function mountByPodman(options: OverlayOptions, place: string): Promise<string> {
+  const { cleanup, image, lazylayer, signal, say } = options;
+  const directory = join(place, 'podman');
   const layers = join(directory, 'layers');
   await mkdir(layers, { recursive: true });
   const start = () => LazyDaemon.start(lazylayer, directory, { store: layers }, signal);
@@ -110,8 +144,7 @@ async function mountByPodman({ cleanup, image, lazylayer, signal, say }: Overlay
   const umount = async () => void (await storage.run(['image', 'umount', image]));
   say(`files: fetching all of ${image} for Podman`);
   await storage.run(['pull', '--quiet', image], signal);
-  const all = ['-c', 'tar -C "$0" --one-file-system -cf - . | cat >/dev/null', await mount()];
-  await run('sh', all, { timeout: 600_000 });
+  await fetchAll(options, daemon, await mount());
   await umount();
   await daemon[Symbol.asyncDispose]();
   daemon = await start();
@@ -119,7 +152,26 @@ async function mountByPodman({ cleanup, image, lazylayer, signal, say }: Overlay
   return mount();
 }
 
-const mounters = ['lazylayer mount', 'Podman'];
+/**
+ * Resolves when every layer is lazy and has every chunk in the cache: what is read is fetched at once, what upper layers hide by the background
+ * fetch, of which the next daemon has nothing left to do.
+ */
+async function fetchAll({ lazylayer, signal }: OverlayOptions, daemon: LazyDaemon, tree: string): Promise<void> {
+  await readWhole(tree, [], { signal });
+  const refused = daemon.refused();
+  if (refused.length > 0) throw new Error(`files: ${refused.join('; ')}`);
+  const [file, ...args] = lazylayer.command;
+  const usage = [...args, 'cache', 'du', '--json', '--root', daemon.root];
+  const whole = async () => {
+    const { layers } = JSON.parse(await runCommand(file, usage, { signal })) as CacheUsage;
+    return layers.length > 0 && layers.every(({ chunks, presentChunks }) => presentChunks === chunks)
+      ? true
+      : undefined;
+  };
+  await eventually('every chunk is cached', whole, 300_000);
+}
+
+const mounters = ['containerd', 'Podman'];
 
 /** Medians of what was measured with the page cache dropped. */
 export function overlayRatios([local, ...lazies]: readonly FsRuns[]): OverlayRatio[] {

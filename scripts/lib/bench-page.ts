@@ -143,7 +143,7 @@ function filesOf({ runs, machine, ratios, polling, verdicts }: FileFigures): str
   return [
     '## Files',
     '',
-    `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by \`lazylayer mount\` and by Podman over \`lazylayer store\`, against overlayfs on local disk.`,
+    `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by containerd's \`ctr\` over \`lazylayer serve\` and by Podman over \`lazylayer store\`, against overlayfs on local disk.`,
     '',
     ...(polling === undefined
       ? ratioTable(ratios)

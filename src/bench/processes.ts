@@ -4,9 +4,11 @@ import { readdir, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LazylayerError } from '../errors.js';
+import { runCommand, type CommandOptions } from '../util/command.js';
 
 /** Which Debian package brings a program. */
 const packages: Readonly<Record<string, string>> = {
+  bash: 'bash',
   chroot: 'coreutils',
   conmon: 'conmon',
   containerd: 'containerd',
@@ -52,6 +54,15 @@ export async function readPrograms(...programs: readonly string[]): Promise<void
     const path = findProgram(program);
     if (path !== undefined) await readFile(path);
   }
+}
+
+/**
+ * Runs a pipeline to its end; `args` are its `$0`, `$1`, …. Each of its programs counts, which takes bash: to a POSIX shell, one that
+ * breaks off at its first error is a fast success.
+ * @throws as `runCommand`
+ */
+export async function runPipeline(script: string, args: readonly string[], options?: CommandOptions): Promise<string> {
+  return runCommand('bash', ['-o', 'pipefail', '-c', script, ...args], options);
 }
 
 /** Of a daemon's output, the end is kept. */

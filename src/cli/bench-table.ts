@@ -35,7 +35,10 @@ export function formatStart(candidates: readonly CandidateRuns[]): string {
   return table(columns, rows);
 }
 
-/** Medians of each tree, a row for each part and state, with the ratio to the first tree. */
+/**
+ * Medians of each tree, a row for each part and state, with the least and the most of the runs and the ratio to the first tree. `-` is
+ * what there is none of.
+ */
 export function formatFs(trees: readonly FsRuns[]): string {
   const right = true;
   const columns = [
@@ -43,6 +46,8 @@ export function formatFs(trees: readonly FsRuns[]): string {
     { title: '' },
     ...trees.flatMap(({ directory }, i) => [
       { title: directory, right },
+      { title: 'FROM', right },
+      { title: 'TO', right },
       { title: 'P50/P99', right },
       ...(i > 0 ? [{ title: 'RATIO', right }] : []),
     ]),
@@ -55,12 +60,13 @@ export function formatFs(trees: readonly FsRuns[]): string {
     const summaries = trees.map(({ figures }) => {
       const these = figures.filter((figure) => figure.part === part && figure.state === state);
       const of = (value: (figure: FsFigure) => number | undefined) => median(these.map((f) => value(f) ?? NaN));
-      return { ms: of((f) => f.ms), p50: of((f) => f.p50), p99: of((f) => f.p99) };
+      return { ...summarize(these.map(({ ms }) => ms)), p50: of((f) => f.p50), p99: of((f) => f.p99) };
     });
-    const cells = summaries.flatMap(({ ms, p50, p99 }, i) => [
-      `${ms.toFixed(1)} ms`,
-      Number.isNaN(p50) ? '' : `${p50.toFixed(1)}/${p99.toFixed(1)} µs`,
-      ...(i > 0 ? [(ms / summaries[0].ms).toFixed(2)] : []),
+    const first = summaries[0].median;
+    const cells = summaries.flatMap(({ p50, p99, ...ms }, i) => [
+      ...[ms.median, ms.min, ms.max].map((one) => `${one.toFixed(1)} ms`),
+      Number.isNaN(p50) ? '-' : `${p50.toFixed(1)}/${p99.toFixed(1)} µs`,
+      ...(i > 0 ? [first === 0 ? '-' : (ms.median / first).toFixed(2)] : []),
     ]);
     rows.push([fsParts[part], state, ...cells]);
   }

@@ -1,5 +1,6 @@
-import { lstatSync, readdirSync, type Dirent } from 'node:fs';
+import { accessSync, constants, lstatSync, readdirSync, statSync, type Dirent, type Stats } from 'node:fs';
 import { join } from 'node:path';
+import { codeOf } from '../../errors.js';
 
 export interface SampledFile {
   readonly path: string;
@@ -10,34 +11,41 @@ export interface SampledFile {
 export interface Sample {
   /** Regular files and directories and all else. */
   readonly entries: number;
+  /** Paths of files and directories that this user may not read: none of them is an entry, nor is what is below. */
+  readonly leftOut: readonly string[];
+  /** Paths of entries of every type, evenly over the whole tree. */
+  readonly any: readonly string[];
   /** Regular files of 1 byte to 64 KiB, evenly over the whole tree. */
   readonly small: readonly SampledFile[];
   /** The largest regular files, up to `largeBytes` together. */
   readonly large: readonly SampledFile[];
 }
 
-const smallCount = 2000;
+const sampled = 2000;
 const smallest = 64 * 1024;
 const largeBytes = 256 * 1024 * 1024;
 
-/** Looks at every file below a directory, on its file system. */
+/** Looks at every file below a directory, on its file system. @throws what the system says where the directory itself cannot be read */
 export function sampleTree(root: string): Sample {
-  const device = lstatSync(root).dev;
+  const { dev } = statSync(root);
+  const paths = [root];
+  const leftOut: string[] = [];
   const files: SampledFile[] = [];
-  let entries = 1;
   const walk = (directory: string): void => {
-    const found = readdirSync(directory, { withFileTypes: true }).sort(byName);
-    for (const entry of found) {
-      entries++;
-      const path = join(directory, entry.name);
-      if (entry.isFile()) files.push({ path, size: lstatSync(path).size });
-      else if (entry.isDirectory() && lstatSync(path).dev === device) walk(path);
+    for (const { name } of readdirSync(directory, { withFileTypes: true }).sort(byName)) {
+      const path = join(directory, name);
+      const found = readable(path);
+      if (found === undefined) {
+        leftOut.push(path);
+        continue;
+      }
+      paths.push(path);
+      if (found.isFile()) files.push({ path, size: found.size });
+      else if (found.isDirectory() && found.dev === dev) walk(path);
     }
   };
   walk(root);
   const small = files.filter(({ size }) => size > 0 && size <= smallest);
-  const step = Math.max(1, small.length / smallCount);
-  const picked = Array.from({ length: Math.min(smallCount, small.length) }, (_, i) => small[Math.floor(i * step)]);
   const large: SampledFile[] = [];
   let bytes = 0;
   for (const file of [...files].sort((a, b) => b.size - a.size || (a.path < b.path ? -1 : 1))) {
@@ -45,7 +53,25 @@ export function sampleTree(root: string): Sample {
     large.push(file);
     bytes += file.size;
   }
-  return { entries, small: picked, large };
+  return { entries: paths.length, leftOut, any: evenly(paths), small: evenly(small), large };
+}
+
+/** Undefined where this user may not look at a file, or read what it has. */
+function readable(path: string): Stats | undefined {
+  try {
+    const found = lstatSync(path);
+    if (found.isFile()) accessSync(path, constants.R_OK);
+    if (found.isDirectory()) accessSync(path, constants.R_OK | constants.X_OK);
+    return found;
+  } catch (error) {
+    if (codeOf(error) !== 'PERMISSION_DENIED') throw error;
+    return undefined;
+  }
+}
+
+function evenly<T>(all: readonly T[]): T[] {
+  const step = Math.max(1, all.length / sampled);
+  return Array.from({ length: Math.min(sampled, all.length) }, (_, i) => all[Math.floor(i * step)]);
 }
 
 const byName = (a: Dirent, b: Dirent) => (a.name < b.name ? -1 : 1);

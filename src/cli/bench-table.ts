@@ -2,7 +2,7 @@ import { fsParts, type FsFigure, type FsRuns } from '../bench/fs/fs.js';
 import { phases } from '../bench/start/engine.js';
 import { startFigures } from '../bench/start/report.js';
 import type { CandidateRuns } from '../bench/start/start.js';
-import { median } from '../bench/statistics.js';
+import { median, summarize } from '../bench/statistics.js';
 import { humanBytes, table } from './text.js';
 
 const milliseconds = (ms: number) => `${Math.round(ms)} ms`;

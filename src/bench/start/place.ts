@@ -1,10 +1,11 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { describeError } from '../../errors.js';
 import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
 import { Teardown } from '../../util/teardown.js';
-import { dropCaches } from '../caches.js';
+import { dropCachesOrThrow } from '../caches.js';
 import type { Candidate, Engine, Place, StartOptions } from './engine.js';
 import { checkUnready } from './workload.js';
 
@@ -25,9 +26,8 @@ export async function inNewPlace<V>(
   cleanup.teardown(() => remove(directory));
   const own = join(directory, 'run');
   await mkdir(own);
-  const notes = (await dropCaches())
-    ? []
-    : ['the page cache could not be dropped: what is in it is not read from disk'];
+  const notes: string[] = [];
+  await dropCachesOrThrow().catch((error: unknown) => notes.push(describeError(error)));
   return await work(cleanup.use(await engine.open(candidate, own, signal)), notes);
 }
 

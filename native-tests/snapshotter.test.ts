@@ -6,7 +6,7 @@ import type { Info, Snapshotter } from '../src/snapshot/snapshotter.js';
 import { mountSnapshot } from '../src/testing/snapshot-mounts.js';
 import { connectSnapshots } from '../src/testing/snapshots-client.js';
 import { snapshotterSuite } from '../src/testing/snapshotter-suite.js';
-import { startContainerd, type Containerd } from './support/containerd.js';
+import { lazylayerPlugin, startContainerd, type Containerd } from './support/containerd.js';
 import { startDockerRegistry } from './support/docker-registry.js';
 import { fixtureImages, type Fixtures } from './support/fixtures.js';
 import { eventually, startDaemon, Teardown, type Daemon } from './support/tools.js';
@@ -60,7 +60,7 @@ async function open(t: ExecutionContext): Promise<Scene> {
     });
     return daemon;
   };
-  const plugin = ['[proxy_plugins.lazylayer]', 'type = "snapshot"', `address = "${address}"`];
+  const plugin = lazylayerPlugin(address);
   const containerd = await startContainerd(t, plugin);
   const snapshotter = connectSnapshots(address);
   t.teardown(() => snapshotter.close());

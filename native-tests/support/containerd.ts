@@ -16,6 +16,13 @@ export interface ContainerdOptions {
   readonly sandboxImage?: string;
 }
 
+/** Lines of containerd's configuration for a snapshotter `lazylayer` on a socket. */
+export const lazylayerPlugin = (address: string): string[] => [
+  '[proxy_plugins.lazylayer]',
+  'type = "snapshot"',
+  `address = "${address}"`,
+];
+
 /** Debian's containerd with its own root, state and socket. `extra` are lines for its configuration. */
 export async function startContainerd(
   cleanup: Cleanup,

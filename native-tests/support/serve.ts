@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { lazylayerPlugin } from './containerd.js';
 import { program, type Scene } from './scene.js';
 import { endChild, eventually, startDaemon, type Cleanup, type Daemon } from './tools.js';
 
@@ -22,7 +23,7 @@ export class ServedScene {
 
   /** What containerd's configuration says of it. */
   get plugin(): string[] {
-    return ['[proxy_plugins.lazylayer]', 'type = "snapshot"', `address = "${this.address}"`];
+    return lazylayerPlugin(this.address);
   }
 
   /** Starts it, and does not wait. `env` is added to the environment. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { mkdir } from 'node:fs/promises';
-import { startContainerd, type Containerd } from '../../native-tests/support/containerd.js';
+import { lazylayerPlugin, startContainerd, type Containerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
@@ -78,8 +78,7 @@ async function mountByContainerd(options: OverlayOptions, directory: string): Pr
   const address = join(directory, 'snapshots', 'lazylayer.sock');
   let daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
   cleanup.teardown(() => daemon[Symbol.asyncDispose]());
-  const plugin = ['[proxy_plugins.lazylayer]', 'type = "snapshot"', `address = "${address}"`];
-  const { ctr, ctrRemote } = await startContainerd(cleanup, plugin);
+  const { ctr, ctrRemote } = await startContainerd(cleanup, lazylayerPlugin(address));
   say(`files: unpacking ${image}`);
   await ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', image);
   const local = await SnapshotView.make(ctr, 'overlayfs', directory);

@@ -1,4 +1,5 @@
 import { bufferOf } from '../util/bytes.js';
+
 /** What a dynamically linked program or library says of the files it needs. */
 export interface Dynamic {
   /** PT_INTERP: the path of the dynamic loader; absent in libraries. */

@@ -1,9 +1,9 @@
 import { posix } from 'node:path';
 import type { MergedNode } from '../fs/merged.js';
+import { bufferOf } from '../util/bytes.js';
 import type { BoundedTree } from './bounded-tree.js';
 import { directoriesOf, gccOfFile, installed, type Gcc } from './compilers.js';
 import type { Language, SourceFile } from './many.js';
-import { bufferOf } from '../util/bytes.js';
 
 /** One include directive of a C or C++ source (C11, 6.10.2). */
 export interface Include {

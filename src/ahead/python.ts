@@ -1,4 +1,5 @@
 import { bufferOf } from '../util/bytes.js';
+
 /** One import statement of a Python module (The Python Language Reference, 7.11). */
 export interface Import {
   /** Dots before the name: 0 for an absolute name, 1 for the module's own package, 2 for the one above. */

@@ -1,5 +1,5 @@
 import { writeFile } from 'node:fs/promises';
-import { codeOf, LazylayerError } from '../errors.js';
+import { LazylayerError } from '../errors.js';
 import { runCommand } from '../util/command.js';
 
 /** The page cache (1), dentries and inodes (2) or both (3): proc_sys_vm(5). */
@@ -7,8 +7,8 @@ type Caches = 1 | 2 | 3;
 
 const switchPath = '/proc/sys/vm/drop_caches';
 
-/** @throws PERMISSION_DENIED with the reason where this process may not: also root in a container whose /proc/sys is read-only */
-export async function dropCachesOrThrow(what: Caches = 3): Promise<void> {
+/** Drops them. @throws PERMISSION_DENIED with the reason where this process may not: also root in a container whose /proc/sys is read-only */
+export async function dropCaches(what: Caches = 3): Promise<void> {
   await runCommand('sync', []);
   await writeFile(switchPath, String(what)).catch((cause: NodeJS.ErrnoException) => {
     throw new LazylayerError(
@@ -17,15 +17,4 @@ export async function dropCachesOrThrow(what: Caches = 3): Promise<void> {
       { cause },
     );
   });
-}
-
-/** As `dropCachesOrThrow`; false where this process may not. */
-export async function dropCaches(what: Caches = 3): Promise<boolean> {
-  return dropCachesOrThrow(what).then(
-    () => true,
-    (error: unknown) => {
-      if (codeOf(error) !== 'PERMISSION_DENIED') throw error;
-      return false;
-    },
-  );
 }

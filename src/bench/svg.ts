@@ -1,3 +1,5 @@
+import { quoteCommand } from './report.js';
+
 /** Text inside of XML, also as the value of an attribute. What XML cannot hold at all becomes a question mark. */
 export function escapeXml(text: string): string {
   const entities: Readonly<Record<string, string>> = {
@@ -10,6 +12,11 @@ export function escapeXml(text: string): string {
   // eslint-disable-next-line no-control-regex
   const impossible = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ud800-\udfff\ufffe\uffff]/gu;
   return text.replace(impossible, '?').replace(/[&<>"']/g, (character) => entities[character]);
+}
+
+/** A command in a page: as it would be typed, or that it was the image's own. */
+export function commandMarkup(command: readonly string[]): string {
+  return command.length === 0 ? "the image's command" : `<code>${escapeXml(quoteCommand(command))}</code>`;
 }
 
 /** One bar: what it is of, its parts in the order of `parts`, and what is written behind it. */

@@ -1,6 +1,5 @@
 import { fsParts, type FsFigure, type FsRuns } from '../bench/fs/fs.js';
-import { phases } from '../bench/start/engine.js';
-import { startFigures } from '../bench/start/report.js';
+import { startHeads, startRows } from '../bench/start/report.js';
 import type { CandidateRuns } from '../bench/start/start.js';
 import { median, summarize } from '../bench/statistics.js';
 import { humanBytes, table } from './text.js';
@@ -9,30 +8,8 @@ const milliseconds = (ms: number) => `${Math.round(ms)} ms`;
 
 /** Medians of each candidate's runs, and the ratio of its total to the first one's. */
 export function formatStart(candidates: readonly CandidateRuns[]): string {
-  const right = true;
-  const columns = [
-    { title: 'COLUMN' },
-    ...phases.map((phase) => ({ title: phase.toUpperCase(), right })),
-    { title: 'TOTAL', right },
-    { title: 'FROM', right },
-    { title: 'TO', right },
-    { title: 'RATIO', right },
-    { title: 'REQUESTS', right },
-    { title: 'BYTES', right },
-    { title: 'CONNECTIONS', right },
-    { title: 'MEMORY', right },
-  ];
-  const rows = startFigures(candidates, (run) => run.requests.length).map((of, i) => [
-    candidates[i].name,
-    ...phases.map((phase) => milliseconds(of.phases[phase])),
-    ...[of.total.median, of.total.min, of.total.max].map(milliseconds),
-    of.ratio.toFixed(3),
-    String(of.requests),
-    humanBytes(of.bytes),
-    String(of.connections),
-    of.memory === undefined ? '-' : humanBytes(of.memory),
-  ]);
-  return table(columns, rows);
+  const columns = [{ title: 'COLUMN' }, ...startHeads.map((head) => ({ title: head.toUpperCase(), right: true }))];
+  return table(columns, startRows(candidates, milliseconds, humanBytes));
 }
 
 /**

@@ -1,9 +1,9 @@
 import { TAR_BLOCK } from '../tar/header.js';
+import { bufferOf } from '../util/bytes.js';
 import { JsonCursor } from './json.js';
 import { inflateBeginning } from './member.js';
 import { TOC_NAME } from './open.js';
 import { parseRecord } from './record.js';
-import { bufferOf } from '../util/bytes.js';
 
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACKET = 0x5d;

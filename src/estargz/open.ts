@@ -7,9 +7,9 @@ import { describeError, FormatError, LazylayerError } from '../errors.js';
 import type { BlobEnd, EndOptions, RandomAccessReader } from '../io/reader.js';
 import { parseTarHeader, TAR_BLOCK } from '../tar/header.js';
 import type { Tree } from '../toc/tree.js';
+import { gather } from '../util/bytes.js';
 import { FOOTER_BYTES, parseFooter, type FooterKind } from './footer.js';
 import { treeFromToc, type TocOptions } from './toc.js';
-import { gather } from '../util/bytes.js';
 
 export const TOC_NAME = 'stargz.index.json';
 

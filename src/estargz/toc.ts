@@ -4,9 +4,9 @@ import { TreeBuilder } from '../toc/builder.js';
 import { MAX_CHUNK_BYTES, NO_DIGEST, type TocChunk, type TocEntry, type Xattr } from '../toc/entry.js';
 import { showName } from '../toc/names.js';
 import type { Tree } from '../toc/tree.js';
+import { bufferOf } from '../util/bytes.js';
 import { JsonCursor } from './json.js';
 import { parseRecord, type TocRecord } from './record.js';
-import { bufferOf } from '../util/bytes.js';
 
 export interface TocOptions {
   /** Take chunks that claim no digest, as `NO_DIGEST`: only for a layer that is not verified at all. */

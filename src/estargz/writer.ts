@@ -5,11 +5,11 @@ import { createDigester, digestOf } from '../digest/digester.js';
 import { LazylayerError } from '../errors.js';
 import { encodeTarHeader, TAR_END, tarPadding, type TarAttributes } from '../tar/writer.js';
 import { NO_BYTES } from '../toc/entry.js';
+import { bufferOf } from '../util/bytes.js';
 import { encodeFooter, type FooterKind } from './footer.js';
 import { TOC_NAME } from './open.js';
 import { formatRfc3339 } from './time.js';
 import { TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION } from './annotations.js';
-import { bufferOf } from '../util/bytes.js';
 
 export const DEFAULT_CHUNK_BYTES = 4 * 1024 * 1024;
 

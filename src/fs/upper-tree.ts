@@ -1,9 +1,9 @@
 import { constants } from 'node:os';
 import { hash } from 'node:crypto';
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../toc/tree.js';
+import { bufferOf } from '../util/bytes.js';
 import { DEFERRED, nodeNumber, UPPER, UPPER_ROOT } from './nodes.js';
 import type { Attributes, DirectoryEntry, NodeOperations } from './nodes.js';
-import { bufferOf } from '../util/bytes.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOTDIR, ESTALE } = constants.errno;
 

@@ -5,11 +5,11 @@ import type { Reference } from '../image/reference.js';
 import { checkRange, type BlobEnd, type EndOptions, type RandomAccessReader, type ReadOptions } from '../io/reader.js';
 import { backoffMs } from '../util/backoff.js';
 import type { ErrorCode } from '../errors.js';
+import { gather } from '../util/bytes.js';
 import { RegistryError } from './errors.js';
 import type { Answer } from './exchange.js';
 import { externalEndpoints, type Endpoint } from './hosts.js';
 import type { GetOptions, Location, Target, Transport } from './transport.js';
-import { gather } from '../util/bytes.js';
 
 type Name = Pick<Reference, 'host' | 'repository'>;
 

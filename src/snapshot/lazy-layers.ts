@@ -99,8 +99,8 @@ export class LazyLayers implements RemoteLayers {
       manifest: source.manifest,
       layers: {
         allowNoVerification: skipVerify,
-        onOpened: (layer) => this.#fetchMarked(layer),
         prefetch: this.#options.prefetch,
+        starts: this.#ending.signal,
         urls,
         ...(source.tocDigest !== undefined && { blobs: source.layers }),
       },
@@ -164,11 +164,6 @@ export class LazyLayers implements RemoteLayers {
     options: Pick<OpenLayerOptions, 'onVerified' | 'prefetch' | 'signal'> = {},
   ): Promise<Layer> {
     return this.#options.workspace.openLayer(record, { ...openOptions(record), ...options });
-  }
-
-  /** What its landmark asks for is wanted before the layer is in its place; failures are told where it is asked for again. */
-  #fetchMarked(layer: Layer): void {
-    if (this.#options.prefetch) layer.prefetch({ runtime: true, signal: this.#ending.signal }).catch(() => {});
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */

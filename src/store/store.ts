@@ -66,7 +66,6 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   /** What the mount shows of them. */
   readonly #visible = new Map<string, Map<Digest, Shown>>();
   readonly #ending = new AbortController();
-  #closed = false;
 
   constructor(options: AdditionalLayerStoreOptions) {
     this.#options = options;
@@ -95,7 +94,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     if (digest === undefined) {
       try {
         const { workspace, prefetch } = this.#options;
-        const layers = { prefetch, onOpened: (layer: Layer) => this.#fetchMarked(layer) };
+        const layers = { prefetch, starts: this.#ending.signal };
         await workspace.image(reference, { layers, revalidate: false, signal });
       } catch (error) {
         throw unavailable(reference, error);
@@ -164,7 +163,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   async #open(source: ImageLayer, mine: Map<Digest, Promise<Shown>>, asleep?: KnownLayer): Promise<Shown> {
     const { workspace, served } = this.#options;
     const { reference, descriptor } = source;
-    if (this.#closed) throw new LazylayerError('ABORTED', 'the layer store is closing');
+    if (this.#ending.signal.aborted) throw new LazylayerError('ABORTED', 'the layer store is closing');
     const opened = asleep === undefined ? await workspace.openLayer(source, lazily) : undefined;
     const known = asleep ?? workspace.known(source, opened!, lazily);
     const shown: Shown = {
@@ -271,13 +270,8 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     this.#leaveIfEvicted(reference);
   }
 
-  /** What its landmark asks for is wanted before the layer is used; failures are told where it is asked for again. */
-  #fetchMarked(layer: Layer): void {
-    if (this.#options.prefetch) layer.prefetch({ runtime: true, signal: this.#ending.signal }).catch(() => {});
-  }
-
   #fetchAhead(shown: Shown): void {
-    if (shown.fetched || this.#closed) return;
+    if (shown.fetched || this.#ending.signal.aborted) return;
     shown.fetched = true;
     const { workspace, served, prefetch, background, onError } = this.#options;
     const { signal } = shown.fetching;
@@ -289,11 +283,9 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
 
   /** Takes no new layers and ends fetching ahead. Those that are shown stay, for the files that are read from them. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closed = true;
-    this.#ending.abort(new LazylayerError('ABORTED', 'the process is ending'));
-    for (const layers of this.#visible.values())
-      for (const { fetching } of layers.values())
-        fetching.abort(new LazylayerError('ABORTED', 'the process is ending'));
+    const reason = new LazylayerError('ABORTED', 'the process is ending');
+    this.#ending.abort(reason);
+    for (const layers of this.#visible.values()) for (const { fetching } of layers.values()) fetching.abort(reason);
     this.#windows[Symbol.dispose]();
     await this.#uses.flushed();
   }

@@ -1,6 +1,6 @@
 import type { TocEntry } from '../toc/entry.js';
-import { paddedBytes, TAR_BLOCK } from './header.js';
 import { bufferOf } from '../util/bytes.js';
+import { paddedBytes, TAR_BLOCK } from './header.js';
 
 const typeFlags = { reg: '0', hardlink: '1', symlink: '2', char: '3', block: '4', dir: '5', fifo: '6' } as const;
 

@@ -1,5 +1,5 @@
-import type { Xattr } from './entry.js';
 import { bufferOf } from '../util/bytes.js';
+import type { Xattr } from './entry.js';
 
 /** One set of extended attributes, held once however many inodes have it. */
 export interface XattrSet {

@@ -69,8 +69,11 @@ export interface ImageOptions {
 export interface ExpectedLayers extends Pick<OpenLayerOptions, 'allowNoVerification' | 'prefetch'> {
   /** Blobs that are likely to be eStargz, the lowest layer's first, where they are known before the manifest is. */
   readonly blobs?: readonly Digest[];
-  /** Hears of those that were opened before their turn, since the disk did not have them. */
-  readonly onOpened?: (layer: Layer) => void;
+  /**
+   * Containers are likely to be started from them: with `prefetch`, what their landmarks ask for and what every container's runtime reads is
+   * fetched once a layer is open that the disk did not have, until this signal. Failures are told where it is asked for again.
+   */
+  readonly starts?: AbortSignal;
   /** Where their blobs may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
@@ -289,13 +292,15 @@ export class Workspace implements AsyncDisposable {
   #expect(
     name: Reference,
     layers: readonly Descriptor[],
-    { urls, onOpened, prefetch, ...options }: ExpectedLayers,
+    { urls, starts: signal, prefetch, ...options }: ExpectedLayers,
     from = 0,
   ): void {
     const blobs = layers.map((descriptor, index) => ({
       ...this.#blob(name, withUrls(descriptor, urls), options),
       aboveBase: index > 0,
     }));
+    const fetchMarked = (layer: Layer) => void layer.prefetch({ runtime: true, signal }).catch(() => {});
+    const onOpened = prefetch === true && signal !== undefined ? fetchMarked : undefined;
     this.layers.expect(blobs.slice(from), { prefetch, onOpened });
   }
 

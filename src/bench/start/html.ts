@@ -1,8 +1,8 @@
-import { formatMachine, quoteCommand } from '../report.js';
-import { escapeXml } from '../svg.js';
+import { formatMachine } from '../report.js';
+import { commandMarkup, escapeXml } from '../svg.js';
 import { phaseColours, seconds, startChart } from './chart.js';
 import { phases } from './engine.js';
-import { megabytes, middleRun, startFigures, type StartReport } from './report.js';
+import { megabytes, middleRun, startHeads, startRows, type StartReport } from './report.js';
 import type { CandidateRuns, RunRequest } from './start.js';
 
 const style = `
@@ -25,7 +25,7 @@ export function startPage(report: StartReport): string {
     '<!doctype html>',
     `<html lang="en"><head><meta charset="utf-8"><title>${escapeXml(title)}</title><style>${style}</style></head><body><main>`,
     `<h1>${escapeXml(title)}</h1>`,
-    `<p>${command.length === 0 ? "the image's command" : `<code>${escapeXml(quoteCommand(command))}</code>`} through ${escapeXml(engine)}, ${escapeXml(network ?? 'loopback as it is')}, ${escapeXml(date)}</p>`,
+    `<p>${commandMarkup(command)} through ${escapeXml(engine)}, ${escapeXml(network ?? 'loopback as it is')}, ${escapeXml(date)}</p>`,
     `<p>${escapeXml(formatMachine(machine))}</p>`,
     `<section>${startChart(report)}</section>`,
     `<section><h2>Medians of ${columns[0].runs.length}</h2>${figures(columns)}</section>`,
@@ -36,20 +36,10 @@ export function startPage(report: StartReport): string {
 }
 
 function figures(columns: readonly CandidateRuns[]): string {
-  const heads = ['', ...phases, 'total', 'from', 'to', 'ratio', 'requests', 'bytes', 'connections', 'memory'];
-  const rows = startFigures(columns, (run) => run.requests.length).map((of, i) => [
-    columns[i].name,
-    ...phases.map((phase) => seconds(of.phases[phase])),
-    ...[of.total.median, of.total.min, of.total.max].map(seconds),
-    of.ratio.toFixed(3),
-    String(of.requests),
-    megabytes(of.bytes),
-    String(of.connections),
-    of.memory === undefined ? '-' : megabytes(of.memory),
-  ]);
+  const rows = startRows(columns, seconds, megabytes);
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((cell) => `<${tag}>${escapeXml(cell)}</${tag}>`).join('')}</tr>`;
-  return `<table>${row(heads, 'th')}${rows.map((cells) => row(cells, 'td')).join('')}</table>`;
+  return `<table>${row(['', ...startHeads], 'th')}${rows.map((cells) => row(cells, 'td')).join('')}</table>`;
 }
 
 const lineHeight = 14;

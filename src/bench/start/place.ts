@@ -5,7 +5,7 @@ import { describeError } from '../../errors.js';
 import { runCommand } from '../../util/command.js';
 import { listMounts } from '../../util/mountinfo.js';
 import { Teardown } from '../../util/teardown.js';
-import { dropCachesOrThrow } from '../caches.js';
+import { dropCaches } from '../caches.js';
 import type { Candidate, Engine, Place, StartOptions } from './engine.js';
 import { checkUnready } from './workload.js';
 
@@ -27,7 +27,7 @@ export async function inNewPlace<V>(
   const own = join(directory, 'run');
   await mkdir(own);
   const notes: string[] = [];
-  await dropCachesOrThrow().catch((error: unknown) => notes.push(describeError(error)));
+  await dropCaches().catch((error: unknown) => notes.push(describeError(error)));
   return await work(cleanup.use(await engine.open(candidate, own, signal)), notes);
 }
 

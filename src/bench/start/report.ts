@@ -64,6 +64,37 @@ export function startFigures<R extends FiguredRun>(
   });
 }
 
+/** Over the cells of `startRows`, but for the name. */
+export const startHeads = [
+  ...phases,
+  'total',
+  'from',
+  'to',
+  'ratio',
+  'requests',
+  'bytes',
+  'connections',
+  'memory',
+] as const;
+
+/** A row of cells for each column, its name first; `-` is what there is none of. */
+export function startRows(
+  columns: readonly CandidateRuns[],
+  time: (ms: number) => string,
+  size: (bytes: number) => string,
+): string[][] {
+  return startFigures(columns, (run) => run.requests.length).map(({ total, ...of }, i) => [
+    columns[i].name,
+    ...phases.map((phase) => time(of.phases[phase])),
+    ...[total.median, total.min, total.max].map(time),
+    of.ratio.toFixed(3),
+    String(of.requests),
+    size(of.bytes),
+    String(of.connections),
+    of.memory === undefined ? '-' : size(of.memory),
+  ]);
+}
+
 type FiguredRun = Pick<StartRun, 'phases' | 'totalMs' | 'bytes' | 'connections' | 'memory'>;
 
 export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;

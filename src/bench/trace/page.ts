@@ -1,8 +1,8 @@
 import { formatMilliseconds } from '../duration.js';
-import { formatMachine, quoteCommand } from '../report.js';
+import { formatMachine } from '../report.js';
 import { phaseColours, seconds } from '../start/chart.js';
 import { phases } from '../start/engine.js';
-import { escapeXml } from '../svg.js';
+import { commandMarkup, escapeXml } from '../svg.js';
 import { reasons, sources, type TraceReport } from './report.js';
 import { sourceColours, timeline, reasonColours } from './timeline.js';
 
@@ -34,12 +34,11 @@ const number = (value: number): string => value.toLocaleString('en-US');
 export function tracePage(report: TraceReport): string {
   const { image, command, network, engine, date, machine, notes, stallMs } = report;
   const title = `${image}: what its start waited for`;
-  const started = command.length === 0 ? "the image's command" : `<code>${escapeXml(quoteCommand(command))}</code>`;
   return [
     '<!doctype html>',
     `<html lang="en"><head><meta charset="utf-8"><title>${escapeXml(title)}</title><style>${style}</style></head><body><main>`,
     `<h1>${escapeXml(image)}</h1>`,
-    `<p>${started} through ${escapeXml(engine)}, ${escapeXml(network === undefined ? 'the network as it is' : `a network of ${network}`)}, ${escapeXml(date)}</p>`,
+    `<p>${commandMarkup(command)} through ${escapeXml(engine)}, ${escapeXml(network === undefined ? 'the network as it is' : `a network of ${network}`)}, ${escapeXml(date)}</p>`,
     `<p>${escapeXml(formatMachine(machine))}</p>`,
     ...notes.map((note) => `<p>${escapeXml(note)}</p>`),
     `<section><h2>Ready after ${seconds(report.totalMs)}</h2>${summary(report)}</section>`,

@@ -50,6 +50,13 @@ const table: Readonly<Record<ErrorCode, Translation>> = {
   UNSUPPORTED: { errno: errno.EOPNOTSUPP, grpc: 12, exit: 1 },
 };
 
+/** Of several codes with one status, the general one. */
+const fromGrpc = new Map(
+  (Object.keys(table) as ErrorCode[])
+    .filter((code) => code !== 'BUSY' && code !== 'NOT_A_DIRECTORY')
+    .map((code) => [table[code].grpc, code]),
+);
+
 /** Base of every error that lazylayer raises on purpose. The message says what was expected, what was found, what to do. */
 export class LazylayerError extends Error {
   readonly code: ErrorCode;
@@ -115,6 +122,11 @@ export function errnoOf(error: unknown): number {
 /** gRPC status code for an answer to containerd. */
 export function grpcStatusOf(error: unknown): number {
   return table[codeOf(error)].grpc;
+}
+
+/** The code of what a gRPC service answered. */
+export function codeOfGrpc(status: number): ErrorCode {
+  return fromGrpc.get(status) ?? 'INTERNAL';
 }
 
 /** Exit status for a command line that ends with this error. */

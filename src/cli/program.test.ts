@@ -13,7 +13,7 @@ async function run(args: readonly string[]) {
   );
   using interrupts = new Interrupts();
   const cli = { terminal, interrupts };
-  const status = await runProgram(createProgram(cli), args, cli);
+  const status = await runProgram(await createProgram(cli, args), args, cli);
   const read = (stream: PassThrough) => (stream.read() as Buffer | null)?.toString() ?? '';
   return { status, out: read(streams.out), err: read(streams.err) };
 }
@@ -23,6 +23,7 @@ const verbs = [
   'umount',
   'ps',
   'serve',
+  'pull',
   'store',
   'store-credential',
   'ls',

@@ -1,31 +1,45 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { codeOf, describeError, exitStatusOf } from '../errors.js';
-import { addBench } from './bench.js';
-import { addCache } from './cache.js';
-import { addCat } from './cat.js';
-import { addConfig } from './config.js';
 import { addGlobalFlags, examples, type Cli } from './context.js';
-import { addExplain } from './explain.js';
 import { hintFor } from './hints.js';
-import { addInspect } from './inspect.js';
-import { addLs } from './ls.js';
-import { addMount } from './mount.js';
-import { addPs } from './ps.js';
-import { addServe } from './serve.js';
-import { addStore } from './store.js';
-import { addStoreCredential } from './store-credential.js';
 import { OutputClosed } from './terminal.js';
-import { addTrace } from './trace.js';
-import { addUmount } from './umount.js';
 
 const USAGE = 2;
 
+type AddVerb = (program: Command, cli: Cli) => void;
+
+/** In the order of the help. */
+const verbs: Readonly<Record<string, () => Promise<AddVerb>>> = {
+  mount: async () => (await import('./mount.js')).addMount,
+  umount: async () => (await import('./umount.js')).addUmount,
+  ps: async () => (await import('./ps.js')).addPs,
+  serve: async () => (await import('./serve.js')).addServe,
+  pull: async () => (await import('./pull.js')).addPull,
+  store: async () => (await import('./store.js')).addStore,
+  'store-credential': async () => (await import('./store-credential.js')).addStoreCredential,
+  ls: async () => (await import('./ls.js')).addLs,
+  cat: async () => (await import('./cat.js')).addCat,
+  inspect: async () => (await import('./inspect.js')).addInspect,
+  explain: async () => (await import('./explain.js')).addExplain,
+  cache: async () => (await import('./cache.js')).addCache,
+  config: async () => (await import('./config.js')).addConfig,
+  bench: async () => (await import('./bench.js')).addBench,
+  trace: async () => (await import('./trace.js')).addTrace,
+};
+
+/** The verb of a command line, which global flags may come before; undefined where it names none. */
+function verbIn(program: Command, args: readonly string[]): string | undefined {
+  const takesValue = new Set(program.options.filter(({ required }) => required).map(({ long }) => long));
+  const first = args.findIndex((arg, i) => !arg.startsWith('-') && !takesValue.has(args[i - 1]));
+  return first >= 0 && Object.hasOwn(verbs, args[first]) ? args[first] : undefined;
+}
+
 /**
- * The command line with all its verbs. What tells of a verb is imported with its file, what it needs to run only when it runs: help,
- * and verbs that only ask the daemon, wait for no registry client and no cache.
+ * The command line with the verb that `args` name, or with all. What tells of a verb is imported with its file, what it needs to run only
+ * when it runs: who starts a container waits for nothing that another verb needs.
  */
-export function createProgram(cli: Cli): Command {
+export async function createProgram(cli: Cli, args: readonly string[]): Promise<Command> {
   const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
     version: string;
   };
@@ -49,23 +63,9 @@ export function createProgram(cli: Cli): Command {
       ),
     );
   addGlobalFlags(program);
-  for (const add of [
-    addMount,
-    addUmount,
-    addPs,
-    addServe,
-    addStore,
-    addStoreCredential,
-    addLs,
-    addCat,
-    addInspect,
-    addExplain,
-    addCache,
-    addConfig,
-    addBench,
-    addTrace,
-  ])
-    add(program, cli);
+  const verb = verbIn(program, args);
+  const wanted = verb === undefined ? Object.values(verbs) : [verbs[verb]];
+  for (const add of await Promise.all(wanted.map((load) => load()))) add(program, cli);
   return program;
 }
 

@@ -6,5 +6,5 @@ import { Terminal } from './terminal.js';
 export async function runMain(args: readonly string[]): Promise<void> {
   using interrupts = new Interrupts();
   const cli = { terminal: new Terminal(), interrupts };
-  process.exitCode = await runProgram(createProgram(cli), args, cli);
+  process.exitCode = await runProgram(await createProgram(cli, args), args, cli);
 }

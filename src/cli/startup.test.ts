@@ -37,15 +37,18 @@ function loaded(entry: string, running: readonly string[] = []): { modules: stri
   return { modules: [...modules].sort(), packages: [...packages].sort() };
 }
 
-const withConfig = ['commander', 'smol-toml', 'valibot'];
+/** Beside what all verbs load. */
+const withConfig = ['smol-toml', 'valibot'];
 
 for (const [what, entry, running, packages] of [
   ['help and version', 'cli/main.js', [], ['commander']],
-  ['config', 'cli/main.js', ['cli/context.js', 'cli/config.js'], withConfig],
-  ['ps', 'cli/main.js', ['cli/context.js', 'cli/ps.js'], withConfig],
-  ['umount', 'cli/main.js', ['cli/context.js', 'cli/umount.js'], withConfig],
-  ['mount', 'cli/main.js', ['cli/context.js', 'cli/mount.js'], withConfig],
-  ['serve', 'cli/main.js', ['cli/context.js', 'cli/serve.js'], [...withConfig, 'fs-native-extensions', 'pino'].sort()],
+  ['help of all', 'cli/main.js', ['cli/program.js'], ['commander']],
+  ['config', 'cli/config.js', ['cli/context.js', 'cli/config.js'], withConfig],
+  ['ps', 'cli/ps.js', ['cli/context.js', 'cli/ps.js'], withConfig],
+  ['umount', 'cli/umount.js', ['cli/context.js', 'cli/umount.js'], withConfig],
+  ['mount', 'cli/mount.js', ['cli/context.js', 'cli/mount.js'], withConfig],
+  ['pull', 'cli/pull.js', ['cli/context.js', 'cli/pull.js'], ['commander', ...withConfig]],
+  ['serve', 'cli/serve.js', ['cli/context.js', 'cli/serve.js'], ['fs-native-extensions', 'pino', ...withConfig]],
   ['the process that holds the mount', 'daemon/detached.js', [], ['fs-native-extensions', 'pino']],
   ['the worker that serves the kernel', 'fuse/worker.js', [], []],
   ['the worker that inflates', 'layer/inflate-worker.js', [], []],
@@ -55,7 +58,14 @@ for (const [what, entry, running, packages] of [
   });
 
 test('no verb brings the registry client, the cache or the serving side along before it runs', (t) => {
-  const { modules } = loaded('cli/main.js', ['cli/context.js', 'cli/mount.js', 'cli/ps.js', 'cli/umount.js']);
+  const { modules } = loaded('cli/main.js', [
+    'cli/program.js',
+    'cli/context.js',
+    'cli/mount.js',
+    'cli/ps.js',
+    'cli/pull.js',
+    'cli/umount.js',
+  ]);
   const heavy = /^(cache|estargz|fs|fuse|layer|pool|snapshot|tar|toc|workspace)\//;
   t.deepEqual(
     modules.filter((module) => heavy.test(module)),
@@ -77,7 +87,7 @@ test('the serving process loads no snapshotter, no metrics and no libfuse unless
 });
 
 test('verbs that open images do load the library, so it would be seen', (t) => {
-  const { modules, packages } = loaded('cli/main.js', ['cli/cat.js']);
+  const { modules, packages } = loaded('cli/cat.js', ['cli/cat.js']);
   t.true(modules.includes('registry/client.js') && modules.includes('cache/chunk-cache.js'));
   t.true(packages.includes('undici') && packages.includes('lmdb'));
 });

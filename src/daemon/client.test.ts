@@ -27,6 +27,7 @@ async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}
   const listen = async () => {
     const server = await listenControl(path, {
       mount: unexpected,
+      pull: unexpected,
       umount: unexpected,
       list: async () => [],
       gone: unexpected,

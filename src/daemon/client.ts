@@ -8,17 +8,23 @@ import type { CacheUsage } from '../cache/chunk-cache.js';
 import type { Config } from '../config/config.js';
 import { LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
+import type { PullInfo, PullRequest } from '../pull/request.js';
 import type { Given } from '../registry/auth/given.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { fromWire } from './control.js';
 import { layoutOf } from './layout.js';
-import type { HolderReport, MountAnswer, WireError } from './protocol.js';
+import type { Answer, HolderReport, WireError } from './protocol.js';
 import { linesOf, Recording } from './recording.js';
 
 export type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
 
 /** How long a command waits for another one's daemon, found starting or ending, to be there or gone. */
 const settleMs = 10_000;
+
+interface ProgressOptions {
+  readonly onProgress?: (progress: MountProgress) => void;
+  readonly signal?: AbortSignal;
+}
 
 type Method = 'GET' | 'POST' | 'DELETE';
 
@@ -32,18 +38,24 @@ export class DaemonClient {
   constructor(private readonly root: string) {}
 
   /** Mounts an image; resolves when its files can be read. Aborting cancels it. */
-  async mount(
-    request: MountRequest,
-    options: { onProgress?: (progress: MountProgress) => void; signal?: AbortSignal } = {},
-  ): Promise<MountInfo> {
-    return this.#ask('POST', '/mounts', { body: request, signal: options.signal }, async (response) => {
+  async mount(request: MountRequest, options?: ProgressOptions): Promise<MountInfo> {
+    return this.#follow('/mounts', request, options);
+  }
+
+  /** Puts an image into containerd. Aborting cancels it. */
+  async pull(request: PullRequest, options?: ProgressOptions): Promise<PullInfo> {
+    return this.#follow('/pulls', request, options);
+  }
+
+  async #follow<V>(path: string, body: unknown, { onProgress, signal }: ProgressOptions = {}): Promise<V> {
+    return this.#ask('POST', path, { body, signal }, async (response) => {
       for await (const line of linesOf(response)) {
-        const answer = JSON.parse(line) as MountAnswer;
-        if ('mounted' in answer) return answer.mounted;
+        const answer = JSON.parse(line) as Answer<V>;
+        if ('done' in answer) return answer.done;
         if ('error' in answer) throw fromWire(answer.error);
-        options.onProgress?.(answer.progress);
+        onProgress?.(answer.progress);
       }
-      throw new LazylayerError('UNAVAILABLE', 'the daemon ended while it was mounting; see its log');
+      throw new LazylayerError('UNAVAILABLE', 'the daemon ended before it was done; see its log');
     });
   }
 

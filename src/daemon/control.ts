@@ -4,12 +4,15 @@ import { once } from 'node:events';
 import type { CacheUsage } from '../cache/chunk-cache.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
 import type { MountInfo, MountProgress, MountRequest } from '../mount/request.js';
-import type { MountAnswer, WireError } from './protocol.js';
+import type { PullInfo, PullRequest } from '../pull/request.js';
+import type { Answer, WireError } from './protocol.js';
 import type { Trace, TraceEnd, TraceLine } from './trace-events.js';
 
 /** What the control socket offers; the daemon implements it. */
 export interface ControlHandler {
   mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo>;
+  /** Puts an image into containerd. @throws FAILED_PRECONDITION where no snapshots are offered */
+  pull(request: PullRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<PullInfo>;
   /** `ends`: that was the last mount, and the daemon ends with it. */
   umount(target: string, lazy: boolean): Promise<{ ends: boolean }>;
   list(): Promise<MountInfo[]>;
@@ -57,8 +60,14 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
   const url = new URL(request.url ?? '/', 'http://daemon');
   const target = url.searchParams.get('target') ?? '';
   switch (`${request.method} ${url.pathname}`) {
-    case 'POST /mounts':
-      return mount(response, handler, (await readJson(request)) as MountRequest, signal);
+    case 'POST /mounts': {
+      const wanted = (await readJson(request)) as MountRequest;
+      return withProgress(response, (tell) => handler.mount(wanted, tell, signal));
+    }
+    case 'POST /pulls': {
+      const wanted = (await readJson(request)) as PullRequest;
+      return withProgress(response, (tell) => handler.pull(wanted, tell, signal));
+    }
     case 'GET /mounts':
       return sendJson(response, await handler.list());
     case 'DELETE /mounts':
@@ -83,11 +92,11 @@ async function serve(request: IncomingMessage, response: ServerResponse, handler
   }
 }
 
-async function mount(response: ServerResponse, handler: ControlHandler, request: MountRequest, signal: AbortSignal) {
+async function withProgress<V>(response: ServerResponse, work: (tell: (p: MountProgress) => void) => Promise<V>) {
   response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-  const say = (answer: MountAnswer) => response.write(`${JSON.stringify(answer)}\n`);
+  const say = (answer: Answer<V>) => response.write(`${JSON.stringify(answer)}\n`);
   try {
-    say({ mounted: await handler.mount(request, (progress) => say({ progress }), signal) });
+    say({ done: await work((progress) => say({ progress })) });
   } catch (error) {
     say({ error: toWire(error) });
   }

@@ -1,11 +1,10 @@
 import type { Config } from '../config/config.js';
 import type { ErrorCode } from '../errors.js';
 import type { Negotiated } from '../fuse/codec.js';
-import type { MountInfo, MountProgress } from '../mount/request.js';
+import type { MountProgress } from '../mount/request.js';
 
-/** One line of the answer to a mount request (newline-delimited JSON): any number of progress lines, then one of the others. */
-export type MountAnswer =
-  { readonly progress: MountProgress } | { readonly mounted: MountInfo } | { readonly error: WireError };
+/** One line of the answer to a request to mount or to pull (newline-delimited JSON): any number of progress lines, then one of the others. */
+export type Answer<V> = { readonly progress: MountProgress } | { readonly done: V } | { readonly error: WireError };
 
 export interface WireError {
   readonly code: ErrorCode;

@@ -115,6 +115,14 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
         );
       return mounts.mount(request, onProgress, signal);
     },
+    pull: async (request, onProgress, signal) => {
+      if (snapshots === undefined)
+        throw new LazylayerError(
+          'FAILED_PRECONDITION',
+          `the daemon of ${config.root} makes no snapshots for containerd: run \`lazylayer serve\`, with an address under [snapshotter]`,
+        );
+      return snapshots.pull(request, onProgress, signal);
+    },
     umount: async (target, lazy) => {
       await mounts.umount(target, { lazy });
       return { ends: !persistent && mounts.idle };

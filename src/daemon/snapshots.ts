@@ -1,6 +1,9 @@
 import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { ServedLayers } from '../fuse/served.js';
+import type { MountProgress } from '../mount/request.js';
+import { pull } from '../pull/pull.js';
+import type { PullInfo, PullRequest } from '../pull/request.js';
 import { LazyLayers } from '../snapshot/lazy-layers.js';
 import { OverlaySnapshotter } from '../snapshot/overlay-snapshotter.js';
 import type { RemoteLayers } from '../snapshot/remote-layers.js';
@@ -57,6 +60,13 @@ export class Snapshots {
     const { address } = this.options.config.snapshotter;
     this.#server = await serveSnapshots(this.snapshotter, address);
     this.options.log.info({ address }, 'snapshots are offered');
+  }
+
+  /** Puts an image into containerd, which has to know this snapshotter. */
+  pull(request: PullRequest, onProgress: (progress: MountProgress) => void, signal: AbortSignal): Promise<PullInfo> {
+    const { workspace, config } = this.options;
+    const { ending } = this.layers;
+    return pull(request, { workspace, prefetch: config.fetch.prefetch, ending, onProgress, signal });
   }
 
   /** Lets calls under way end, takes no new ones. The layers stay, for the files that are read from them. */

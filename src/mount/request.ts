@@ -38,7 +38,7 @@ export interface MountInfo {
   readonly since: string;
 }
 
-/** Told while an image is being mounted. */
+/** Told while an image is being mounted, or put into containerd. */
 export type MountProgress =
   | {
       readonly kind: 'download';

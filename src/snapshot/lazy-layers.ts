@@ -72,6 +72,11 @@ export class LazyLayers implements RemoteLayers {
     this.#options = options;
   }
 
+  /** Aborted when nothing is fetched ahead any more. */
+  get ending(): AbortSignal {
+    return this.#ending.signal;
+  }
+
   get idmapRefusal(): string | undefined {
     return servedIdmapRefusal(this.#options.served.negotiated);
   }

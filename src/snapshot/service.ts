@@ -9,11 +9,12 @@ import type {
 } from '@grpc/grpc-js';
 import { once } from 'node:events';
 import { describeError, grpcStatusOf, LazylayerError } from '../errors.js';
-import * as wire from './proto/snapshots_pb.js';
+import { grpcDefinition } from '../containerd/grpc.js';
+import * as wire from '../containerd/proto/snapshots_pb.js';
 import type { Info, Snapshotter } from './snapshotter.js';
-import { grpcDefinition, infoToWire } from './wire.js';
+import { infoToWire } from './wire.js';
 
-/** containerd.services.snapshots.v1.Snapshots, for a server or a client. */
+/** containerd.services.snapshots.v1.Snapshots, for a server. */
 export const snapshotsDefinition = grpcDefinition(wire.Snapshots);
 
 /** Snapshots in one message of List: a full one stays far below gRPC's 4 MiB. */

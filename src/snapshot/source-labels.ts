@@ -1,5 +1,6 @@
 import { isDigest, type Digest } from '../digest/digest.js';
 import { TOC_DIGEST_ANNOTATION } from '../estargz/annotations.js';
+import type { Descriptor } from '../image/descriptor.js';
 import type { Labels } from './snapshotter.js';
 
 /** Which layer of which image a client wants, by the labels that it put on a snapshot. */
@@ -20,8 +21,9 @@ export interface LayerSourceLabels {
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
 
-const CRI = 'containerd.io/snapshot/cri.';
-const STARGZ = 'containerd.io/snapshot/remote/stargz.';
+const SNAPSHOT = 'containerd.io/snapshot/';
+const CRI = `${SNAPSHOT}cri.`;
+const STARGZ = `${SNAPSHOT}remote/stargz.`;
 /**
  * The layer's own URLs, or those of the layer at a place in the list of layers, counted from 0; then perhaps a suffix. Images have
  * fewer than 1000 layers, so longer numbers are suffixes.
@@ -54,6 +56,24 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
     ...(read(`${STARGZ}skipverify`) === 'true' && { skipVerify: true }),
     ...(prefetch !== undefined && /^\d{1,15}$/.test(prefetch) && { prefetchBytes: Number(prefetch) }),
     ...(urls.size > 0 && { urls }),
+  };
+}
+
+/** Labels that `sourceOf` reads this from: those of CRI, and what its clients take over of a layer's annotations. */
+export function labelsOf(layer: {
+  readonly reference: string;
+  readonly descriptor: Descriptor;
+  readonly manifest?: Digest;
+  readonly skipVerify: boolean;
+}): Labels {
+  const { reference, descriptor, manifest, skipVerify } = layer;
+  const annotations = Object.entries(descriptor.annotations ?? {}).filter(([key]) => key.startsWith(SNAPSHOT));
+  return {
+    ...Object.fromEntries(annotations),
+    [`${CRI}image-ref`]: reference,
+    [`${CRI}layer-digest`]: descriptor.digest,
+    ...(manifest !== undefined && { [`${CRI}manifest-digest`]: manifest }),
+    ...(skipVerify && { [`${STARGZ}skipverify`]: 'true' }),
   };
 }
 

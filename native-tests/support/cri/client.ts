@@ -1,21 +1,10 @@
-import {
-  create,
-  type DescMessage,
-  type DescMethod,
-  type Message,
-  type MessageInitShape,
-  type MessageShape,
-} from '@bufbuild/protobuf';
-import { Client, credentials } from '@grpc/grpc-js';
-import { grpcDefinition } from '../../../src/snapshot/wire.js';
+import { GrpcClient } from '../../../src/containerd/grpc.js';
 import type { Cleanup } from '../tools.js';
 import { ImageService, NamespaceMode, RuntimeService } from './cri_pb.js';
 
-const definitions = { ...grpcDefinition(RuntimeService), ...grpcDefinition(ImageService) };
-
 /** What a kubelet asks of a container runtime, at a unix socket. Pods are on the host's network. */
 export class Cri {
-  readonly #client: Client;
+  readonly #client: GrpcClient;
   readonly #pods = new Set<string>();
 
   constructor(
@@ -23,26 +12,24 @@ export class Cri {
     socket: string,
     private readonly logs: string,
   ) {
-    this.#client = new Client(`unix:${socket}`, credentials.createInsecure(), {
-      'grpc.default_authority': 'localhost',
-    });
+    this.#client = new GrpcClient(socket);
     cleanup.teardown(async () => {
       for (const pod of this.#pods) await this.removePod(pod);
-      this.#client.close();
+      this.#client[Symbol.dispose]();
     });
   }
 
   async pull(image: string): Promise<void> {
-    await this.#call(ImageService.method.pullImage, { image: { image }, sandboxConfig: this.#pod('pulls') });
+    await this.#client.call(ImageService.method.pullImage, { image: { image }, sandboxConfig: this.#pod('pulls') });
   }
 
   async removeImage(image: string): Promise<void> {
-    await this.#call(ImageService.method.removeImage, { image: { image } });
+    await this.#client.call(ImageService.method.removeImage, { image: { image } });
   }
 
   /** Starts a pod that is gone after the test. Gives its id. */
   async runPod(name: string): Promise<string> {
-    const { podSandboxId } = await this.#call(RuntimeService.method.runPodSandbox, { config: this.#pod(name) });
+    const { podSandboxId } = await this.#client.call(RuntimeService.method.runPodSandbox, { config: this.#pod(name) });
     this.#pods.add(podSandboxId);
     return podSandboxId;
   }
@@ -50,13 +37,13 @@ export class Cri {
   /** With all its containers. */
   async removePod(podSandboxId: string): Promise<void> {
     this.#pods.delete(podSandboxId);
-    await this.#call(RuntimeService.method.stopPodSandbox, { podSandboxId });
-    await this.#call(RuntimeService.method.removePodSandbox, { podSandboxId });
+    await this.#client.call(RuntimeService.method.stopPodSandbox, { podSandboxId });
+    await this.#client.call(RuntimeService.method.removePodSandbox, { podSandboxId });
   }
 
   /** Starts a container in a pod. Gives its id. */
   async run(podSandboxId: string, pod: string, image: string, command: string[]): Promise<string> {
-    const { containerId } = await this.#call(RuntimeService.method.createContainer, {
+    const { containerId } = await this.#client.call(RuntimeService.method.createContainer, {
       podSandboxId,
       config: {
         metadata: { name: 'main' },
@@ -67,13 +54,13 @@ export class Cri {
       },
       sandboxConfig: this.#pod(pod),
     });
-    await this.#call(RuntimeService.method.startContainer, { containerId });
+    await this.#client.call(RuntimeService.method.startContainer, { containerId });
     return containerId;
   }
 
   /** Runs a program in a container to its end and gives what it printed. */
   async exec(containerId: string, cmd: string[]): Promise<string> {
-    const answer = await this.#call(RuntimeService.method.execSync, { containerId, cmd, timeout: 30n });
+    const answer = await this.#client.call(RuntimeService.method.execSync, { containerId, cmd, timeout: 30n });
     if (answer.exitCode !== 0)
       throw new Error(`${cmd.join(' ')} ended with ${answer.exitCode}: ${Buffer.from(answer.stderr).toString()}`);
     return Buffer.from(answer.stdout).toString();
@@ -85,18 +72,5 @@ export class Cri {
       logDirectory: this.logs,
       linux: { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } },
     };
-  }
-
-  #call<I extends DescMessage, O extends DescMessage>(
-    method: DescMethod & { input: I; output: O },
-    init: MessageInitShape<I>,
-  ): Promise<MessageShape<O>> {
-    const { path, requestSerialize, responseDeserialize } = definitions[method.localName];
-    const request: Message = create(method.input, init);
-    return new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, (error, answer) =>
-        error === null ? resolve(answer as MessageShape<O>) : reject(error),
-      );
-    });
   }
 }

@@ -16,10 +16,8 @@ export class ContainerdEngine implements Engine {
   constructor(private readonly lazylayer: Lazylayer) {}
 
   check(candidates: readonly Candidate[]): void {
-    const lazily = candidates.some(
-      ({ way }) => way.kind === 'lazy' || (way.kind === 'other' && way.pull === undefined),
-    );
-    requirePrograms('containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', ...(lazily ? ['ctr-remote'] : []));
+    const byCtrRemote = candidates.some(({ way }) => way.kind === 'other' && way.pull === undefined);
+    requirePrograms('containerd', 'containerd-shim-runc-v2', 'ctr', 'runc', ...(byCtrRemote ? ['ctr-remote'] : []));
   }
 
   async open(candidate: Candidate, directory: string, signal: AbortSignal): Promise<Place> {
@@ -66,6 +64,8 @@ class ContainerdPlace implements Place {
     this.#events = this.#parts.use(new EventListener(socket));
     await this.#subscribed(signal);
     await readPrograms('ctr', 'ctr-remote', 'containerd', 'containerd-shim-runc-v2', 'runc');
+    // Of our own client that is what it loads, which is about what asks the daemon for its mounts.
+    if (this.#lazy !== undefined) await runCommand(...this.#lazy.command('ps', '--root', this.#lazy.root), { signal });
   }
 
   async ctr(args: readonly string[], signal?: AbortSignal): Promise<string> {
@@ -77,7 +77,7 @@ class ContainerdPlace implements Place {
     const events = this.#events;
     const snapshotter = snapshotterOf(candidate);
     const begin = realClock.now();
-    const [file, ...args] = pullCommand(candidate, socket);
+    const [file, args] = this.#pullCommand();
     await runCommand(file, args, { signal });
     const pull = realClock.now();
     const network = ready.kind === 'port' ? ['--net-host'] : [];
@@ -115,6 +115,22 @@ class ContainerdPlace implements Place {
     await this.#parts[Symbol.asyncDispose]();
   }
 
+  /** What is before the registry speaks plain HTTP. */
+  #pullCommand(): [file: string, args: string[]] {
+    const { image, way } = this.candidate;
+    const address = this.socket;
+    const snapshotter = snapshotterOf(this.candidate);
+    const where = ['--address', address];
+    if (way.kind !== 'full' && way.pull !== undefined) {
+      const values: Readonly<Record<string, string>> = { image, address, snapshotter };
+      return ['sh', ['-c', way.pull.replace(/\{(image|address|snapshotter)\}/g, (_, name: string) => values[name])]];
+    }
+    if (this.#lazy !== undefined) return this.#lazy.command('pull', '--root', this.#lazy.root, ...where, image);
+    const how = ['--plain-http', '--snapshotter', snapshotter, image];
+    if (way.kind === 'full') return ['ctr', [...where, 'images', 'pull', ...how]];
+    return ['ctr-remote', [...where, 'images', 'rpull', ...how]];
+  }
+
   /** A listener hears some time after its program was started: an event of our own tells when. */
   async #subscribed(signal: AbortSignal): Promise<void> {
     let heard = false;
@@ -134,18 +150,6 @@ class ContainerdPlace implements Place {
 
 const snapshotterOf = ({ way }: Candidate) =>
   way.kind === 'full' ? 'overlayfs' : way.kind === 'lazy' ? 'lazylayer' : way.snapshotter;
-
-/** What is before the registry speaks plain HTTP. */
-function pullCommand(candidate: Candidate, address: string): string[] {
-  const { image, way } = candidate;
-  const snapshotter = snapshotterOf(candidate);
-  if (way.kind === 'other' && way.pull !== undefined) {
-    const values: Readonly<Record<string, string>> = { image, address, snapshotter };
-    return ['sh', '-c', way.pull.replace(/\{(image|address|snapshotter)\}/g, (_, name: string) => values[name])];
-  }
-  const [program, verb] = way.kind === 'full' ? ['ctr', 'pull'] : ['ctr-remote', 'rpull'];
-  return [program, '--address', address, 'images', verb, '--plain-http', '--snapshotter', snapshotter, image];
-}
 
 function configFor(directory: string, socket: string, snapshotter: string, address: string | undefined): string {
   const lines = [

@@ -9,9 +9,9 @@ export type Ready =
 export type Way =
   /** Pulled whole and unpacked. */
   | { readonly kind: 'full' }
-  /** By lazylayer, made lazily available. */
-  | { readonly kind: 'lazy' }
-  /** By a snapshotter that runs already. `pull` is a shell command with `{image}`, `{address}` and `{snapshotter}`. */
+  /** By lazylayer, made lazily available; `pull` as below, where its own client is not to do that. containerd only. */
+  | { readonly kind: 'lazy'; readonly pull?: string }
+  /** By a snapshotter that runs already. `pull` is a shell command with `{image}`, `{address}` (of containerd) and `{snapshotter}`. */
   | { readonly kind: 'other'; readonly snapshotter: string; readonly socket: string; readonly pull?: string };
 
 /** One column of the report. */

@@ -29,10 +29,19 @@ export class LazyDaemon implements AsyncDisposable {
   readonly root: string;
   readonly #daemon: Daemon;
 
-  private constructor({ command, config }: Lazylayer, directory: string, offers: Offers) {
-    const [file, ...args] = command;
+  private constructor(
+    private readonly lazylayer: Lazylayer,
+    directory: string,
+    offers: Offers,
+  ) {
     this.root = join(directory, 'lazylayer');
-    this.#daemon = new Daemon(file, [...args, ...serveArguments(offers, this.root, config)]);
+    this.#daemon = new Daemon(...this.command(...serveArguments(offers, this.root, lazylayer.config)));
+  }
+
+  /** A command line of the same program. */
+  command(...args: string[]): [file: string, args: string[]] {
+    const [file, ...first] = this.lazylayer.command;
+    return [file, [...first, ...args]];
   }
 
   /** Resolves when it serves. */

@@ -1,0 +1,130 @@
+import {
+  create,
+  fromBinary,
+  toBinary,
+  type DescMessage,
+  type DescMethod,
+  type DescService,
+  type Message,
+  type MessageInitShape,
+  type MessageShape,
+} from '@bufbuild/protobuf';
+import { Client, credentials, Metadata, type ClientDuplexStream, type ClientReadableStream } from '@grpc/grpc-js';
+import type { MethodDefinition, ServiceError } from '@grpc/grpc-js';
+import { codeOfGrpc, LazylayerError } from '../errors.js';
+
+/** A method of a generated service, with the types of its messages. */
+export type Method<I extends DescMessage, O extends DescMessage> = DescMethod & { input: I; output: O };
+
+/** A generated service as a server of gRPC takes it. Keys are the methods' names in lower camel case. */
+export function grpcDefinition(service: DescService): Record<string, MethodDefinition<Message, Message>> {
+  return Object.fromEntries(service.methods.map((method) => [method.localName, definitionOf(method)]));
+}
+
+function definitionOf(method: DescMethod): MethodDefinition<Message, Message> {
+  const { input, output, methodKind } = method;
+  return {
+    path: `/${method.parent.typeName}/${method.name}`,
+    requestStream: methodKind === 'client_streaming' || methodKind === 'bidi_streaming',
+    responseStream: methodKind === 'server_streaming' || methodKind === 'bidi_streaming',
+    requestSerialize: (message) => Buffer.from(toBinary(input, message)),
+    requestDeserialize: (bytes) => fromBinary(input, bytes),
+    responseSerialize: (message) => Buffer.from(toBinary(output, message)),
+    responseDeserialize: (bytes) => fromBinary(output, bytes),
+  };
+}
+
+/** Services at a unix socket. Calls fail with a LazylayerError that has the service's code and words. */
+export class GrpcClient implements Disposable {
+  readonly #client: Client;
+
+  /** `headers` go with every call. */
+  constructor(
+    address: string,
+    private readonly headers: Readonly<Record<string, string>> = {},
+  ) {
+    // What any client sends, told apart from the socket's path, which some servers refuse as an authority.
+    const options = { 'grpc.default_authority': 'localhost' };
+    this.#client = new Client(`unix:${address}`, credentials.createInsecure(), options);
+  }
+
+  async call<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    init: MessageInitShape<I>,
+    signal?: AbortSignal,
+  ): Promise<MessageShape<O>> {
+    signal?.throwIfAborted();
+    const { path, requestSerialize, responseDeserialize } = definitionOf(method);
+    const request: Message = create(method.input, init);
+    let cancel: (() => void) | undefined;
+    try {
+      return await new Promise((resolve, reject) => {
+        const running = this.#client.makeUnaryRequest(
+          path,
+          requestSerialize,
+          responseDeserialize,
+          request,
+          this.#metadata(),
+          (error, answer) => (error === null ? resolve(answer as MessageShape<O>) : reject(error)),
+        );
+        cancel = () => running.cancel();
+        signal?.addEventListener('abort', cancel, { once: true });
+      });
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw errorOf(error);
+    } finally {
+      if (cancel !== undefined) signal?.removeEventListener('abort', cancel);
+    }
+  }
+
+  /** The answers of a method that gives many. */
+  async *list<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    init: MessageInitShape<I>,
+  ): AsyncGenerator<MessageShape<O>, void, undefined> {
+    const { path, requestSerialize, responseDeserialize } = definitionOf(method);
+    const request: Message = create(method.input, init);
+    const metadata = this.#metadata();
+    const stream: ClientReadableStream<Message> = this.#client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+      metadata,
+    );
+    try {
+      for await (const message of stream) yield message as MessageShape<O>;
+    } catch (error) {
+      throw errorOf(error);
+    } finally {
+      stream.cancel();
+    }
+  }
+
+  /** A method that takes and gives many; its errors are to be told by `errorOf`. */
+  duplex<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+  ): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
+    const { path, requestSerialize, responseDeserialize } = definitionOf(method);
+    const stream = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, this.#metadata());
+    return stream as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
+  }
+
+  #metadata(): Metadata {
+    const metadata = new Metadata();
+    for (const [key, value] of Object.entries(this.headers)) metadata.set(key, value);
+    return metadata;
+  }
+
+  /** Ends calls under way. */
+  [Symbol.dispose](): void {
+    this.#client.close();
+  }
+}
+
+export function errorOf(error: unknown): LazylayerError {
+  if (error instanceof LazylayerError) return error;
+  const { code, details } = error as ServiceError;
+  return new LazylayerError(codeOfGrpc(code), details ?? String(error), { cause: error });
+}

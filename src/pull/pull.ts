@@ -1,0 +1,182 @@
+import { randomBytes } from 'node:crypto';
+import { Containerd } from '../containerd/containerd.js';
+import { digestOf } from '../digest/digester.js';
+import type { Digest } from '../digest/digest.js';
+import { VerificationError } from '../errors.js';
+import type { Descriptor } from '../image/descriptor.js';
+import { parseReference, type Reference } from '../image/reference.js';
+import type { MountProgress } from '../mount/request.js';
+import { label } from '../snapshot/labels.js';
+import { labelsOf } from '../snapshot/source-labels.js';
+import type { Image, Workspace } from '../workspace/workspace.js';
+import type { PullInfo, PullRequest } from './request.js';
+
+export interface PullOptions {
+  readonly workspace: Workspace;
+  /** Fetch what layers' landmarks ask for. */
+  readonly prefetch: boolean;
+  /** Until when. */
+  readonly ending: AbortSignal;
+  readonly onProgress: (progress: MountProgress) => void;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Puts an image into containerd as its own clients do, but for the layers that the snapshotter, which is ours, serves lazily: of those
+ * nothing is downloaded, and what a start needs of them is on its way before containerd hears of the image. Others are downloaded and
+ * unpacked by containerd. An image that is named was put there wholly.
+ * @throws what the registry says; UNAVAILABLE and what else containerd says
+ */
+export async function pull(request: PullRequest, options: PullOptions): Promise<PullInfo> {
+  const { workspace, prefetch, ending, onProgress } = options;
+  const { platform, allowNoVerification } = request;
+  const leaving = new AbortController();
+  const signal = AbortSignal.any([options.signal, ending, leaving.signal]);
+  const layers = { allowNoVerification, prefetch, starts: ending };
+  const asked = workspace.image(request.image, { platform, layers, signal });
+  asked.catch(() => {}); // told once containerd is there
+  await using containerd = await Containerd.open(request, signal);
+  const image = await asked;
+  if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
+  const putting = new ImagePull(containerd, image, request, { ...options, signal });
+  try {
+    return await putting.run();
+  } catch (error) {
+    leaving.abort(error);
+    await putting.settled();
+    throw error;
+  }
+}
+
+class ImagePull {
+  readonly #name: Reference;
+  /** What identifies each layer together with those below it (OCI image-spec, config.md, "Layer ChainID"). */
+  readonly #chainIds: readonly Digest[];
+  #work: Promise<unknown>[] = [];
+
+  constructor(
+    private readonly containerd: Containerd,
+    private readonly image: Image,
+    private readonly request: PullRequest,
+    private readonly options: PullOptions,
+  ) {
+    this.#name = parseReference(request.image);
+    this.#chainIds = chainIdsOf(image.config.rootfs.diff_ids);
+  }
+
+  async run(): Promise<PullInfo> {
+    const { containerd, image, options } = this;
+    const { reference, digest, manifest, manifestBytes } = image;
+    const target = { mediaType: manifest.mediaType, digest, size: manifestBytes.byteLength };
+    const layers = this.#layers();
+    this.#work = [layers, this.#config(), this.#manifest(target)];
+    await Promise.all(this.#work);
+    await containerd.putImage(reference, target, options.signal);
+    return {
+      image: reference,
+      digest,
+      layers: manifest.layers.length,
+      lazyLayers: await layers,
+      totalBytes: manifest.layers.reduce((sum, { size }) => sum + size, 0),
+    };
+  }
+
+  /** Resolves when nothing is under way any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#work);
+  }
+
+  get #source(): Record<string, string> {
+    const { host, repository } = this.#name;
+    return { [`containerd.io/distribution.source.${host}`]: repository };
+  }
+
+  async #config(): Promise<void> {
+    const { manifest, configBytes } = this.image;
+    const top = this.#chainIds.at(-1);
+    const uses = top !== undefined && { [`containerd.io/gc.ref.snapshot.${this.request.snapshotter}`]: top };
+    const labels = { ...this.#source, ...uses };
+    await this.containerd.putContent(manifest.config, configBytes, labels, this.options.signal);
+  }
+
+  async #manifest(target: Descriptor): Promise<void> {
+    const { manifest, manifestBytes } = this.image;
+    const uses = [
+      ['containerd.io/gc.ref.content.config', manifest.config.digest],
+      ...manifest.layers.map(({ digest }, index) => [`containerd.io/gc.ref.content.l.${index}`, digest]),
+    ];
+    const labels = { ...this.#source, ...Object.fromEntries(uses) } as Record<string, string>;
+    await this.containerd.putContent(target, manifestBytes, labels, this.options.signal);
+  }
+
+  /** One on the other, the lowest first. @returns how many are lazy */
+  async #layers(): Promise<number> {
+    const { signal } = this.options;
+    const lazy: Promise<boolean>[] = [];
+    const isLazy = async (chainId: Digest) =>
+      Object.hasOwn(await this.containerd.snapshotLabels(chainId, signal), label.remote);
+    for (const [index, descriptor] of this.image.manifest.layers.entries()) {
+      await this.#layer(index, descriptor);
+      const told = isLazy(this.#chainIds[index]);
+      told.catch(() => {}); // told at the end
+      lazy.push(told);
+    }
+    return (await Promise.all(lazy)).filter(Boolean).length;
+  }
+
+  async #layer(index: number, descriptor: Descriptor): Promise<void> {
+    const { containerd, image, request } = this;
+    const { signal } = this.options;
+    const name = this.#chainIds[index];
+    const key = `extract-${randomBytes(6).toString('hex')} ${name}`;
+    const labels = {
+      ...labelsOf({
+        reference: image.reference,
+        descriptor,
+        manifest: request.platform === undefined ? undefined : image.digest,
+        skipVerify: request.allowNoVerification,
+      }),
+      [label.ref]: name,
+    };
+    const mounts = await containerd.prepare(key, this.#chainIds[index - 1] ?? '', labels, signal);
+    if (mounts === undefined) return;
+    try {
+      const { [label.reason]: reason = 'it is not served lazily' } = await containerd.snapshotLabels(key, signal);
+      await this.#download(descriptor, reason);
+      const applied = await containerd.apply(descriptor, mounts, signal);
+      const diffId = image.config.rootfs.diff_ids[index];
+      if (applied !== diffId) throw new VerificationError(`layer ${descriptor.digest}, unpacked`, diffId, `${applied}`);
+    } catch (error) {
+      await containerd.remove(key).catch(() => {}); // containerd's collector does so too
+      throw error;
+    }
+    await containerd.commit(name, key, labels, signal);
+  }
+
+  async #download(descriptor: Descriptor, reason: string): Promise<void> {
+    const { workspace, onProgress, signal } = this.options;
+    const { digest, size } = descriptor;
+    await using blob = workspace.registry.openBlob(this.#name, descriptor);
+    const read = async function* (from: number) {
+      let bytes = from;
+      const tell = () => onProgress({ kind: 'download', layer: digest, reason, bytes, total: size });
+      tell();
+      if (from === size) return;
+      for await (const piece of blob.stream(from, size - from, { signal })) {
+        yield piece;
+        bytes += piece.byteLength;
+        tell();
+      }
+    };
+    await this.containerd.putStream(descriptor, read, this.#source, signal);
+  }
+}
+
+function chainIdsOf(diffIds: readonly Digest[]): Digest[] {
+  const ids: Digest[] = [];
+  for (const diffId of diffIds) {
+    const below = ids.at(-1);
+    ids.push(below === undefined ? diffId : digestOf(Buffer.from(`${below} ${diffId}`)));
+  }
+  return ids;
+}

@@ -56,8 +56,10 @@ export class Containerd implements AsyncDisposable {
       await containerd.#client.call(Leases.method.create, { id: containerd.#lease, labels }, signal);
       return containerd;
     } catch (error) {
-      containerd.#client[Symbol.dispose]();
-      throw error;
+      await containerd[Symbol.asyncDispose](); // who gave up may have been too late
+      if (codeOf(error) !== 'UNAVAILABLE') throw error;
+      const what = `containerd at ${place.address}: it does not answer: start it, or name its --address`;
+      throw new LazylayerError('UNAVAILABLE', what, { cause: error });
     }
   }
 
@@ -137,14 +139,21 @@ export class Containerd implements AsyncDisposable {
     return info?.labels ?? {};
   }
 
-  /** @returns what to mount to write the snapshot; undefined where the snapshotter serves it as it is */
+  /**
+   * @returns what to mount to write the snapshot; undefined where the snapshotter serves it as it is
+   * @throws FAILED_PRECONDITION where containerd does not know the snapshotter
+   */
   async prepare(key: string, parent: string, labels: Labels, signal: AbortSignal): Promise<Mount[] | undefined> {
     const request = { snapshotter: this.#snapshotter, key, parent, labels };
     try {
       return (await this.#client.call(Snapshots.method.prepare, request, signal)).mounts;
     } catch (error) {
       if (codeOf(error) === 'ALREADY_EXISTS') return undefined;
-      throw error;
+      if (!/snapshotter not loaded/.test((error as Error).message)) throw error;
+      throw new LazylayerError(
+        'FAILED_PRECONDITION',
+        `containerd knows no snapshotter ${this.#snapshotter}: name it by --snapshotter; what makes it known is what \`lazylayer config containerd\` prints`,
+      );
     }
   }
 

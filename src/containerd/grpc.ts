@@ -126,5 +126,5 @@ export class GrpcClient implements Disposable {
 export function errorOf(error: unknown): LazylayerError {
   if (error instanceof LazylayerError) return error;
   const { code, details } = error as ServiceError;
-  return new LazylayerError(codeOfGrpc(code), details ?? String(error), { cause: error });
+  return new LazylayerError(codeOfGrpc(code), details ?? String(error));
 }

@@ -48,15 +48,21 @@ export class DaemonClient {
   }
 
   async #follow<V>(path: string, body: unknown, { onProgress, signal }: ProgressOptions = {}): Promise<V> {
-    return this.#ask('POST', path, { body, signal }, async (response) => {
-      for await (const line of linesOf(response)) {
-        const answer = JSON.parse(line) as Answer<V>;
-        if ('done' in answer) return answer.done;
-        if ('error' in answer) throw fromWire(answer.error);
-        onProgress?.(answer.progress);
-      }
-      throw new LazylayerError('UNAVAILABLE', 'the daemon ended before it was done; see its log');
-    });
+    const ended = 'the daemon ended before it was done; see its log';
+    try {
+      return await this.#ask('POST', path, { body, signal }, async (response) => {
+        for await (const line of linesOf(response)) {
+          const answer = JSON.parse(line) as Answer<V>;
+          if ('done' in answer) return answer.done;
+          if ('error' in answer) throw fromWire(answer.error);
+          onProgress?.(answer.progress);
+        }
+        throw new LazylayerError('UNAVAILABLE', ended);
+      });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error;
+      throw new LazylayerError('UNAVAILABLE', ended, { cause: error });
+    }
   }
 
   /**

@@ -2,10 +2,11 @@ import type { Socket } from 'node:net';
 import { buildConnector } from 'undici';
 
 /**
- * Connections opened beside the first one to an origin: an image's layers are asked for side by side right after its manifest. With it as
- * many as requests go out at once by default (`fetch.max_concurrency`), so that a reader's never waits for one to be opened.
+ * Connections opened beside the first one to an origin: an image's layers and its config are asked for side by side right after its manifest,
+ * and what is wanted first of a layer while the ends of others still come. As many requests as go out at once by default
+ * (`fetch.max_concurrency`), and three more, so that none waits for a connection to be opened.
  */
-const standbyPerOrigin = 5;
+const standbyPerOrigin = 7;
 /** How long one waits to be needed, in milliseconds. */
 const standbyMs = 15_000;
 

@@ -114,7 +114,7 @@ test('a call under way ends before the server does; a client that leaves is told
   const begin = new Promise<void>((resolve) => (started = resolve));
   const left = client.prepare('key', '', { signal: controller.signal });
   await begin;
-  controller.abort();
+  controller.abort(new LazylayerError('ABORTED', 'I leave'));
   await fails(t, 'ABORTED', left);
   if (!signal!.aborted) await once(signal!, 'abort');
 

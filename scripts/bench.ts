@@ -11,7 +11,7 @@ import { ProxyHandle } from '../src/bench/proxy.js';
 import { describeMachine, formatHaltPolling } from '../src/bench/report.js';
 import { startChart } from '../src/bench/start/chart.js';
 import { ContainerdEngine } from '../src/bench/start/containerd.js';
-import type { Candidate, Engine, Lazylayer, StartOptions } from '../src/bench/start/engine.js';
+import type { Candidate, Engine, Lazylayer, StartOptions, Way } from '../src/bench/start/engine.js';
 import { startPage } from '../src/bench/start/html.js';
 import { PodmanEngine } from '../src/bench/start/podman.js';
 import type { StartReport } from '../src/bench/start/report.js';
@@ -46,13 +46,30 @@ import { Measurements } from './lib/measure.js';
  * of such an image, through overlayfs over lazy layers and over unpacked ones.
  */
 
+/** By a client that asks the registry itself, before it tells containerd of layers. */
+const pull = 'ctr-remote --address {address} images rpull --plain-http --snapshotter {snapshotter} {image}';
+const byCtrRemote = { kind: 'lazy', pull } as const;
+
+interface ColumnSetting {
+  readonly form: Form;
+  readonly name: string;
+  readonly way: Way;
+}
+
+/** What is wanted is so of the first three. */
 const columns = {
-  full: { form: 'plain', name: 'full pull, overlayfs', kind: 'full' },
-  lazy: { form: 'lazy', name: 'lazylayer', kind: 'lazy' },
-  optimized: { form: 'optimized', name: 'lazylayer, optimized', kind: 'lazy' },
-} as const satisfies Record<string, { form: Form; name: string; kind: 'full' | 'lazy' }>;
+  full: { form: 'plain', name: 'full pull, overlayfs', way: { kind: 'full' } },
+  lazy: { form: 'lazy', name: 'lazylayer', way: { kind: 'lazy' } },
+  optimized: { form: 'optimized', name: 'lazylayer, optimized', way: { kind: 'lazy' } },
+  'ctr-remote': { form: 'lazy', name: 'by ctr-remote', way: byCtrRemote },
+  'ctr-remote-optimized': { form: 'optimized', name: 'by ctr-remote, optimized', way: byCtrRemote },
+} as const satisfies Record<string, ColumnSetting>;
 type Column = keyof typeof columns;
 const allColumns = Object.keys(columns) as Column[];
+
+/** Podman has no other client. */
+const columnsOf = (engine: EngineName): Column[] =>
+  allColumns.filter((column) => engine === 'containerd' || !column.startsWith('ctr-remote'));
 
 /** Cases that go through Podman where none were chosen: a full pull of the large images takes most of the time. */
 const podmanCases: readonly string[] = ['python', 'numpy'];
@@ -178,7 +195,8 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
   const engine: Engine = new BesideRegistry(new engineOf(lazylayer), registry);
   const title = `${of.title}, ${engineName}`;
   const options: StartOptions = { command: of.command, ready: { kind: 'output' }, signal };
-  const candidates = only.map((column) => candidateOf(of, column, proxy.port));
+  const taken = columnsOf(engineName).filter((column) => only.includes(column));
+  const candidates = taken.map((column) => candidateOf(of, column, proxy.port));
   const found = await benchStart({
     ...options,
     engine,
@@ -203,7 +221,7 @@ async function benchCase(setting: Setting, engineName: EngineName, of: BenchCase
   await page('', startPage(report));
   const traced = new Map<string, TraceReport>();
   if (engineName === 'containerd')
-    for (const candidate of candidates.filter(({ way }) => way.kind === 'lazy')) {
+    for (const candidate of candidates.filter(({ way }) => way.kind === 'lazy' && way.pull === undefined)) {
       say(`${title}, traced: ${candidate.name}`);
       const { trace, moments, output, notes } = await traceStart(engine, candidate, options);
       checkRuns(`${title}, ${candidate.name}, traced`, of, [{ output, notes }], say);
@@ -251,8 +269,8 @@ async function write(results: Results): Promise<void> {
 }
 
 function candidateOf(of: BenchCase, column: Column, port: number): Candidate {
-  const { form, name, kind } = columns[column];
-  return { name, image: `127.0.0.1:${port}/${repositoryOf(form, of)}:1`, way: { kind } };
+  const { form, name, way } = columns[column];
+  return { name, image: `127.0.0.1:${port}/${repositoryOf(form, of)}:1`, way };
 }
 
 main().catch((error: unknown) => {

@@ -15,7 +15,7 @@ export const chartOf = ({ engine, name }: Pick<StartFigures, 'engine' | 'name'>)
 
 const throughWhat: Readonly<Record<EngineName, string>> = {
   containerd:
-    "In a container of Debian's containerd and runc: pulled whole by the overlayfs snapshotter (`ctr`), and lazily through `lazylayer serve` (`ctr-remote images rpull`).",
+    "In a container of Debian's containerd and runc: pulled whole by the overlayfs snapshotter (`ctr`), and lazily by `lazylayer pull` through `lazylayer serve`. What is wanted is held against that. The last two rows are the same images pulled by another client of containerd, `ctr-remote images rpull`: it asks the registry itself, as the kubelet's containerd does, and tells of layers only then.",
   podman:
     "In a container of Debian's Podman and runc: pulled whole into its overlay storage, and lazily with layers from `lazylayer store`.",
 };
@@ -36,7 +36,7 @@ export function benchmarksPage(results: Results): string {
     '',
     '## Cold starts',
     '',
-    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). The registry, Debian's docker-registry, stands for another machine: it has the image in its memory when a run begins, which drops the page cache of the machine that starts the container. Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests are those that began before the last output, bytes what came by them until the container had ended; "its own" are the requests that lazylayer sent, of which the wanted number is: the others are those by which the engine itself asks for manifest and config, lazily or not.`,
+    `From the pull to the last output of the command, with nothing of the image on the machine: medians, and the ratio to the full pull that took turns with it. The network is imitated on loopback: ${[...new Set(starts.map(({ network }) => network))].join('; ')} (round trip, rate). The registry, Debian's docker-registry, stands for another machine: it has the image in its memory when a run begins, which drops the page cache of the machine that starts the container. Images are made from Debian packages (\`scripts/lib/bench-cases.ts\`), as eStargz by \`ctr-remote images convert\`, and "optimized" by \`ctr-remote images optimize\` with the same command. Requests are those that began before the last output, bytes what came by them until the container had ended; "its own", of which the wanted number is, are those beyond the ones for manifest and config by which every pull begins, lazy or not: what lazylayer sent, and where another client had asked for manifest and config before, lazylayer's own request for the manifest too.`,
     '',
     ...engines.flatMap((engine) => startsOf(engine, inOrder(starts.filter((figures) => figures.engine === engine)))),
     'The commands:',
@@ -89,6 +89,7 @@ function startsOf(engine: EngineName, cases: readonly Case[]): string[] {
 function rowsOf(of: BenchCase, { engine, columns }: StartFigures): string[] {
   // What is wanted is so of containerd.
   const { lazy, optimized } = (engine === 'containerd' ? of.wanted : {}) as Partial<BenchCase['wanted']>;
+  // The full pull comes first; what comes behind these is told for comparison.
   const wanted = [undefined, lazy, optimized];
   const requests = [undefined, of.wantedRequests?.lazy, of.wantedRequests?.optimized];
   return startFigures(columns, (run) => run.requests).map(({ phases: lengths, total, ratio, ...figures }, i) => {

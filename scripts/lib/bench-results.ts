@@ -12,7 +12,7 @@ export type EngineName = (typeof engines)[number];
 /** What a run has cost: the requests by their number alone. */
 export type RunFigures = Pick<StartRun, 'phases' | 'totalMs' | 'connections' | 'bytes' | 'memory'> & {
   readonly requests: number;
-  /** Of these, those that lazylayer sent: the rest are its client's own. */
+  /** Of these, those that lazylayer sent, but for manifest and config where it was the only one that asked for them. */
   readonly ownRequests: number;
 };
 
@@ -65,10 +65,15 @@ export function columnFigures({ name, runs }: CandidateRuns, traced: TraceReport
       bytes,
       memory,
       requests: requests.length,
-      ownRequests: requests.filter(({ agent }) => agent === 'lazylayer').length,
+      ownRequests: ownRequests(requests),
     })),
     ...(traced && { traced: tracedFigures(traced) }),
   };
+}
+
+function ownRequests(requests: StartRun['requests']): number {
+  const own = requests.filter(({ agent }) => agent === 'lazylayer').length;
+  return own === requests.length ? own - 2 : own;
 }
 
 function tracedFigures({ totals, stalls }: TraceReport): TracedFigures {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Containerd } from '../containerd/containerd.js';
 import { digestOf } from '../digest/digester.js';
 import type { Digest } from '../digest/digest.js';
-import { VerificationError } from '../errors.js';
+import { LazylayerError, VerificationError } from '../errors.js';
 import type { Descriptor } from '../image/descriptor.js';
 import { parseReference, type Reference } from '../image/reference.js';
 import type { MountProgress } from '../mount/request.js';
@@ -35,16 +35,13 @@ export async function pull(request: PullRequest, options: PullOptions): Promise<
   const layers = { allowNoVerification, prefetch, starts: ending };
   const asked = workspace.image(request.image, { platform, layers, signal });
   asked.catch(() => {}); // told once containerd is there
-  await using containerd = await Containerd.open(request, signal);
-  const image = await asked;
-  if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
-  const putting = new ImagePull(containerd, image, request, { ...options, signal });
   try {
-    return await putting.run();
-  } catch (error) {
-    leaving.abort(error);
-    await putting.settled();
-    throw error;
+    await using containerd = await Containerd.open(request, signal);
+    const image = await asked;
+    if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
+    return await new ImagePull(containerd, image, request, { ...options, signal }).run(leaving);
+  } finally {
+    leaving.abort(new LazylayerError('ABORTED', 'the pull is over'));
   }
 }
 
@@ -52,7 +49,6 @@ class ImagePull {
   readonly #name: Reference;
   /** What identifies each layer together with those below it (OCI image-spec, config.md, "Layer ChainID"). */
   readonly #chainIds: readonly Digest[];
-  #work: Promise<unknown>[] = [];
 
   constructor(
     private readonly containerd: Containerd,
@@ -64,26 +60,22 @@ class ImagePull {
     this.#chainIds = chainIdsOf(image.config.rootfs.diff_ids);
   }
 
-  async run(): Promise<PullInfo> {
+  /** Aborts `leaving`, which ends what is under way, where something fails, and waits for that. */
+  async run(leaving: AbortController): Promise<PullInfo> {
     const { containerd, image, options } = this;
     const { reference, digest, manifest, manifestBytes } = image;
     const target = { mediaType: manifest.mediaType, digest, size: manifestBytes.byteLength };
-    const layers = this.#layers();
-    this.#work = [layers, this.#config(), this.#manifest(target)];
-    await Promise.all(this.#work);
-    await containerd.putImage(reference, target, options.signal);
-    return {
-      image: reference,
-      digest,
-      layers: manifest.layers.length,
-      lazyLayers: await layers,
-      totalBytes: manifest.layers.reduce((sum, { size }) => sum + size, 0),
-    };
-  }
-
-  /** Resolves when nothing is under way any more. */
-  async settled(): Promise<void> {
-    await Promise.allSettled(this.#work);
+    const work = [this.#layers(), this.#config(), this.#manifest(target)] as const;
+    try {
+      const [lazyLayers] = await Promise.all(work);
+      await containerd.putImage(reference, target, options.signal);
+      const totalBytes = manifest.layers.reduce((sum, { size }) => sum + size, 0);
+      return { image: reference, digest, layers: manifest.layers.length, lazyLayers, totalBytes };
+    } catch (error) {
+      leaving.abort(error);
+      await Promise.allSettled(work);
+      throw error;
+    }
   }
 
   get #source(): Record<string, string> {

@@ -2,7 +2,7 @@ import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Config } from '../config/config.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { MountProgress } from '../mount/request.js';
-import { pull } from '../pull/pull.js';
+import { pull, type PullOptions } from '../pull/pull.js';
 import type { PullInfo, PullRequest } from '../pull/request.js';
 import { LazyLayers } from '../snapshot/lazy-layers.js';
 import { OverlaySnapshotter } from '../snapshot/overlay-snapshotter.js';
@@ -66,7 +66,8 @@ export class Snapshots {
   pull(request: PullRequest, onProgress: (progress: MountProgress) => void, signal: AbortSignal): Promise<PullInfo> {
     const { workspace, config } = this.options;
     const { ending } = this.layers;
-    return pull(request, { workspace, prefetch: config.fetch.prefetch, ending, onProgress, signal });
+    const expect: PullOptions['expect'] = (...image) => this.layers.expect(...image);
+    return pull(request, { workspace, prefetch: config.fetch.prefetch, ending, expect, onProgress, signal });
   }
 
   /** Lets calls under way end, takes no new ones. The layers stay, for the files that are read from them. */

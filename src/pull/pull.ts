@@ -17,6 +17,8 @@ export interface PullOptions {
   readonly prefetch: boolean;
   /** Until when. */
   readonly ending: AbortSignal;
+  /** Told of the image before its layers are prepared; disposed when they are. */
+  readonly expect: (image: Image, skipVerify: boolean, signal: AbortSignal) => AsyncDisposable;
   readonly onProgress: (progress: MountProgress) => void;
   readonly signal: AbortSignal;
 }
@@ -34,7 +36,8 @@ export async function pull(request: PullRequest, options: PullOptions): Promise<
   const signal = AbortSignal.any([options.signal, ending, leaving.signal]);
   const layers = { allowNoVerification, prefetch, starts: ending };
   const asked = workspace.image(request.image, { platform, layers, signal });
-  asked.catch(() => {}); // told once containerd is there
+  const expected = asked.then((image) => options.expect(image, allowNoVerification, signal));
+  expected.catch(() => {}); // told once containerd is there
   try {
     await using containerd = await Containerd.open(request, signal);
     const image = await asked;
@@ -42,6 +45,8 @@ export async function pull(request: PullRequest, options: PullOptions): Promise<
     return await new ImagePull(containerd, image, request, { ...options, signal }).run(leaving);
   } finally {
     leaving.abort(new LazylayerError('ABORTED', 'the pull is over'));
+    // Whoever asked does not wait for layers to be shown, of which containerd knows that they will be.
+    void expected.then((layers) => layers[Symbol.asyncDispose]()).catch(() => {});
   }
 }
 

@@ -8,7 +8,7 @@ import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { withUrls, type ImageLayer } from '../workspace/image.js';
-import type { FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
+import type { Image, FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers, RestoredLayer, RootAttributes } from './remote-layers.js';
 import type { Labels, Usage } from './snapshotter.js';
@@ -151,6 +151,27 @@ export class LazyLayers implements RemoteLayers {
     })();
     const either = Promise.race([verified, lower.then(() => {})]);
     return { lower, verified: either.finally(() => signal?.removeEventListener('abort', leave)) };
+  }
+
+  /**
+   * The layers of an image are about to be prepared, one on the other: those that can be lazy are shown at once, side by side, until this is
+   * disposed. What is ahead of a start that the image as a whole tells of begins by that.
+   */
+  expect({ reference, manifest, ...image }: Image, skipVerify: boolean, signal: AbortSignal): AsyncDisposable {
+    const whole = async () => ({ reference, manifest, ...image });
+    const shown = manifest.layers.map(async (descriptor, index) => {
+      const record: LayerRecord = { reference, descriptor, ...(skipVerify && { skipVerify }) };
+      const { verified, lower } = this.#show(record, { reference, manifest, index, image: whole }, signal);
+      verified.catch(() => {}); // what is wrong with it is told when it is prepared
+      return lower.then(
+        () => record,
+        () => undefined,
+      );
+    });
+    const release = async () => {
+      for (const record of await Promise.all(shown)) if (record !== undefined) await this.release(record);
+    };
+    return { [Symbol.asyncDispose]: release };
   }
 
   /** An image is complete when all its layers are there. */

@@ -40,9 +40,16 @@ const runOnce = ({ containerd }: Place, image: string, id: string, script: strin
 const names = async ({ containerd: { ctr } }: Pick<Place, 'containerd'>, what: 'images' | 'content' | 'leases') =>
   (await ctr(what, 'ls', '-q')).split('\n').filter((line) => line !== '');
 
+async function largestLayer({ proxy }: Place, name: string) {
+  const { layers } = await manifestOf(proxy.host, name);
+  return layers.reduce((a, b) => (b.size > a.size ? b : a));
+}
+
 /** Nothing that could be used was left by a pull that failed. */
 async function leavesNothing(t: ExecutionContext, place: Place): Promise<void> {
   t.deepEqual(await names(place, 'images'), []);
+  const snapshots = await place.containerd.ctr('snapshots', '--snapshotter', 'lazylayer', 'ls');
+  t.notRegex(snapshots, /extract-/);
   await eventually('the lease is given back', async () =>
     (await names(place, 'leases')).length === 0 ? true : undefined,
   );
@@ -105,36 +112,39 @@ test.serial('pulled again it costs one request, and a tag that moved is the new 
   t.true(listed.includes(again.digest), listed);
 });
 
-test.serial('what cannot be lazy is downloaded and unpacked by containerd; what broke off goes on', async (t) => {
-  const place = await open(t);
-  const { image, served, containerd, proxy } = place;
-  const { stderr } = await pull(place, image('mixed'));
-  const [first, ...others] = served.prepared();
-  t.is(first, 'true');
-  t.is(others.length, 4);
-  t.regex(stderr, /^layer sha256:\w+ is downloaded whole \(.*\) before it can be read: .*no TOC digest/m);
-  t.regex(stderr, /5 layers, 1 lazy/);
-  const look = 'cat /srv/hard/small; ls /srv/hard/many | wc -l';
-  t.is(await runOnce(place, image('mixed'), 'mixed', look), 'small\n1499\n');
-  const info = JSON.parse((await pull(place, image('mixed'), '--json')).stdout) as PullInfo;
-  t.is(info.lazyLayers, 1, 'that they are there by now does not make them lazy');
-  await containerd.ctr('images', 'rm', '--sync', image('mixed'));
-  t.deepEqual(await names(place, 'content'), []);
+test.serial(
+  'what cannot be lazy is downloaded and unpacked by containerd; what broke off leaves nothing',
+  async (t) => {
+    const place = await open(t);
+    const { image, served, containerd, proxy } = place;
+    const { stderr } = await pull(place, image('mixed'));
+    const [first, ...others] = served.prepared();
+    t.is(first, 'true');
+    t.is(others.length, 4);
+    t.regex(stderr, /^layer sha256:\w+ is downloaded whole \(.*\) before it can be read: .*no TOC digest/m);
+    t.regex(stderr, /5 layers, 1 lazy/);
+    const look = 'cat /srv/hard/small; ls /srv/hard/many | wc -l';
+    t.is(await runOnce(place, image('mixed'), 'mixed', look), 'small\n1499\n');
+    const info = JSON.parse((await pull(place, image('mixed'), '--json')).stdout) as PullInfo;
+    t.is(info.lazyLayers, 1, 'that they are there by now does not make them lazy');
+    await containerd.ctr('images', 'rm', '--sync', image('mixed'));
+    t.deepEqual(await names(place, 'content'), []);
 
-  // Who is interrupted in a download leaves nothing that has a name; the next one goes on.
-  proxy.reset();
-  const args = ['--root', place.scene.root, '--config', place.scene.config, '--address', containerd.socket];
-  const child = startDaemon(t, process.execPath, [program, 'pull', ...args, image('plain')]);
-  const { asked, release } = proxy.hold();
-  await asked;
-  child.child.kill('SIGINT');
-  await once(child.child, 'exit');
-  t.is(child.child.exitCode, 130);
-  release();
-  await leavesNothing(t, place);
-  await pull(place, image('plain'));
-  t.is(await runOnce(place, image('plain'), 'plain', look), 'small\n1499\n');
-});
+    // Who is interrupted in a download leaves nothing that has a name.
+    const layer = await largestLayer(place, 'plain');
+    const args = ['--root', place.scene.root, '--config', place.scene.config, '--address', containerd.socket];
+    const child = startDaemon(t, process.execPath, [program, 'pull', ...args, image('plain')]);
+    const { asked, release } = proxy.hold({ path: layer.digest, after: 1_000_000 });
+    await asked;
+    child.child.kill('SIGINT');
+    await once(child.child, 'exit');
+    t.is(child.child.exitCode, 130);
+    release();
+    await leavesNothing(t, place);
+    await pull(place, image('plain'));
+    t.is(await runOnce(place, image('plain'), 'plain', look), 'small\n1499\n');
+  },
+);
 
 test.serial('an index: this machine’s image, or another by --platform; namespaces are apart', async (t) => {
   const place = await open(t);
@@ -147,8 +157,11 @@ test.serial('an index: this machine’s image, or another by --platform; namespa
   t.deepEqual(new Set(served.prepared()), new Set(['true']));
   const listed = await containerd.ctr('--namespace', 'other', 'images', 'ls');
   t.true(listed.includes(other.digest) && listed.includes('linux/arm64'), listed);
-  const { digest } = JSON.parse((await pull(place, image('index'), '--json')).stdout) as PullInfo;
-  t.not(digest, other.digest);
+  // The same content in another namespace: containerd shares it.
+  const same = JSON.parse((await pull(place, image('index'), '--namespace', 'third', '--json')).stdout) as PullInfo;
+  t.not(same.digest, other.digest);
+  t.deepEqual([same.layers, same.lazyLayers], [4, 4]);
+  t.true((await containerd.ctr('--namespace', 'third', 'images', 'check')).includes('complete'));
 });
 
 test.serial('failures say what to do, and leave nothing', async (t) => {
@@ -156,21 +169,29 @@ test.serial('failures say what to do, and leave nothing', async (t) => {
   const { image, proxy, scene, containerd } = place;
   const fails = async (expected: RegExp, name: string, ...flags: string[]) => {
     const { status, stdout, stderr } = await tryPull(place, name, ...flags);
-    t.deepEqual({ status, stdout: stdout.toString() }, { status: 1, stdout: '' }, stderr);
+    const wrongUse = flags.includes('a b');
+    t.deepEqual({ status, stdout: stdout.toString() }, { status: wrongUse ? 2 : 1, stdout: '' }, stderr);
     t.regex(stderr, expected);
   };
   await fails(/manifests\/1.*(MANIFEST_UNKNOWN|manifest unknown|404)/s, image('absent'));
   await fails(/containerd at \/nowhere\.sock/, image('lazy'), '--address', '/nowhere.sock');
+  await fails(/namespace: expected letters/, image('lazy'), '--namespace', 'a b');
   await fails(/snapshotter .*absent.*lazylayer config containerd/s, image('lazy'), '--snapshotter', 'absent');
   await leavesNothing(t, place);
   await proxy.switchOff();
   await fails(/ECONNREFUSED/, image('sibling'));
   await proxy.switchOn();
+  await pull(place, image('sibling'));
+  await proxy.switchOff();
+  await fails(/as it was at .*the registry could not be asked/, image('sibling'));
+  await proxy.switchOn();
+  await containerd.ctr('images', 'rm', '--sync', image('sibling'));
   await leavesNothing(t, place);
 
   // A registry that goes away in the middle of a layer.
+  const layer = await largestLayer(place, 'plain');
   const dead = new Promise<void>((resolve, reject) => {
-    const { asked, release } = proxy.hold();
+    const { asked, release } = proxy.hold({ path: layer.digest, after: 1_000_000 });
     asked
       .then(() => proxy.switchOff())
       .then(release)
@@ -189,22 +210,26 @@ test.serial('failures say what to do, and leave nothing', async (t) => {
   t.deepEqual(await names({ containerd }, 'images'), []);
 });
 
-test.serial('a serving process that dies in a pull is told of; the next pull is as ever', async (t) => {
+test.serial('a serving process that dies in a pull is told of; the next pull goes on with what has come', async (t) => {
   const place = await open(t);
   const { image, proxy, scene } = place;
-  const { asked, release } = proxy.hold();
-  const pulling = tryPull(place, image('lazy'));
+  const layer = await largestLayer(place, 'plain');
+  const { asked, release } = proxy.hold({ path: layer.digest, after: 1_000_000 });
+  const pulling = tryPull(place, image('plain'));
   await asked;
   process.kill((await scene.processes()).serving!, 'SIGKILL');
   const { status, stderr } = await pulling;
   release();
   t.is(status, 1);
   t.regex(stderr, /the daemon ended before it was done; see its log/);
+  proxy.reset();
   await eventually('the daemon answers again', async () => {
-    const again = await tryPull(place, image('lazy'));
+    const again = await tryPull(place, image('plain'));
     return again.status === 0 ? true : undefined;
   });
-  t.is(await runOnce(place, image('lazy'), 'again', 'cat /srv/hard/small'), 'small\n');
+  const ranges = proxy.requests.filter(({ path }) => path.endsWith(layer.digest)).map(({ range }) => range ?? '');
+  t.true(Number(/^bytes=(\d+)-/.exec(ranges[0])?.[1]) > 100_000, ranges.join());
+  t.is(await runOnce(place, image('plain'), 'again', 'cat /srv/hard/small'), 'small\n');
 });
 
 test.serial('what a landmark asks for is fetched before containerd has answered anything', async (t) => {

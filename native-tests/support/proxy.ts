@@ -23,7 +23,7 @@ export class CountingProxy {
 
   /** Everything asked since the last `reset`, in order. */
   requests: SeenRequest[] = [];
-  #held: Promise<void> | undefined;
+  #held: { readonly path: string; readonly after: number; readonly over: Promise<void> } | undefined;
 
   private constructor(private readonly upstream: number) {}
 
@@ -55,10 +55,17 @@ export class CountingProxy {
     this.requests = [];
   }
 
-  /** Holds back every request from now on, until `release`. `asked` resolves when the first one waits. */
-  hold(): { readonly asked: Promise<unknown>; readonly release: () => void } {
+  /**
+   * Holds back every request from now on, or those of a path's end, until `release`: before it is passed on, or after some bytes of its
+   * answer. `asked` resolves when the first one waits.
+   */
+  hold({ path = '', after = 0 }: { path?: string; after?: number } = {}): {
+    readonly asked: Promise<unknown>;
+    readonly release: () => void;
+  } {
     let release = () => {};
-    this.#held = new Promise((resolve) => (release = resolve));
+    const over = new Promise<void>((resolve) => (release = resolve));
+    this.#held = { path, after, over };
     return { asked: once(this.#asked, 'asked'), release };
   }
 
@@ -87,14 +94,25 @@ export class CountingProxy {
     const { method = 'GET', url: path = '/', headers } = incoming;
     const seen: SeenRequest = { method, path, range: headers.range, agent: headers['user-agent'], status: 0, bytes: 0 };
     this.requests.push(seen);
-    this.#asked.emit('asked');
-    await this.#held;
+    const held = this.#held !== undefined && path.endsWith(this.#held.path) ? this.#held : undefined;
+    const wait = async () => {
+      this.#asked.emit('asked');
+      await held?.over;
+    };
+    if (held?.after === 0) await wait();
     if (outgoing.destroyed) return;
     const target = { host: '127.0.0.1', port: this.upstream, method, path, headers, agent: this.#agent };
     const forwarded = request(target, (answer) => {
       seen.status = answer.statusCode ?? 0;
       outgoing.writeHead(seen.status, answer.headers);
-      answer.on('data', (bytes: Buffer) => (seen.bytes += bytes.length));
+      let holds = held !== undefined && held.after > 0;
+      answer.on('data', (bytes: Buffer) => {
+        seen.bytes += bytes.length;
+        if (!holds || seen.bytes < held!.after) return;
+        holds = false;
+        answer.unpipe(outgoing).pause();
+        void wait().then(() => answer.pipe(outgoing));
+      });
       answer.on('error', () => outgoing.destroy());
       answer.pipe(outgoing);
     });

@@ -32,13 +32,19 @@ export function addGlobalFlags(program: Command): void {
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent (variable LAZYLAYER_LOG_LEVEL)');
 }
 
+export function addPlatformFlag(command: Command): Command {
+  const what = "platform of the image, such as linux/arm64 (default: this machine's)";
+  return command.option('--platform <os/arch>', what, (text) => {
+    parsePlatform(text);
+    return text;
+  });
+}
+
 export function addImageFlags(command: Command): Command {
-  return command
-    .option('--platform <os/arch>', "platform of the image, such as linux/arm64 (default: this machine's)", (text) => {
-      parsePlatform(text);
-      return text;
-    })
-    .option('--allow-no-verification', 'serve eStargz layers whose TOC nothing vouches for');
+  return addPlatformFlag(command).option(
+    '--allow-no-verification',
+    'serve eStargz layers whose TOC nothing vouches for',
+  );
 }
 
 export async function configOf(command: Command, flags: ConfigFlags = {}): Promise<Config> {

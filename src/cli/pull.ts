@@ -4,36 +4,32 @@ import type { DaemonClient } from '../daemon/client.js';
 import { LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
 import type { PullInfo, PullRequest } from '../pull/request.js';
-import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
+import { addPlatformFlag, configOf, examples, type Cli } from './context.js';
 import { ProgressView } from './progress.js';
 import { humanBytes, plural } from './text.js';
 
-interface Flags extends ImageFlags {
+interface Flags {
+  readonly platform?: string;
   readonly address: string;
   readonly namespace: string;
   readonly snapshotter: string;
   readonly json?: true;
 }
 
+/** Where containerd listens unless it is told otherwise. */
+const ADDRESS = '/run/containerd/containerd.sock';
+
 export function addPull(program: Command, cli: Cli): void {
-  addImageFlags(program.command('pull <image>'))
+  addPlatformFlag(program.command('pull <image>'))
     .summary('put an image into containerd, lazily')
     .description(
       'Puts an image into containerd without downloading its layers: a container can be started from it at once. Asks the daemon of `lazylayer serve`, which then knows of the image before containerd does: the quickest start. Prints the name that the image has in containerd.',
     )
-    .addOption(
-      new Option('-a, --address <socket>', "containerd's socket")
-        .env('CONTAINERD_ADDRESS')
-        .default('/run/containerd/containerd.sock'),
-    )
+    .addOption(new Option('-a, --address <socket>', "containerd's socket").env('CONTAINERD_ADDRESS').default(ADDRESS))
     .addOption(
       new Option('-n, --namespace <name>', "containerd's namespace").env('CONTAINERD_NAMESPACE').default('default'),
     )
-    .addOption(
-      new Option('--snapshotter <name>', 'under which containerd knows lazylayer')
-        .env('CONTAINERD_SNAPSHOTTER')
-        .default('lazylayer'),
-    )
+    .option('--snapshotter <name>', 'under which containerd knows lazylayer', 'lazylayer')
     .option('--json', 'tell of the image as an object')
     .addHelpText(
       'after',
@@ -44,21 +40,30 @@ export function addPull(program: Command, cli: Cli): void {
     )
     .action(async (image: string, flags: Flags, command: Command) => {
       const { DaemonClient } = await import('../daemon/client.js');
-      const config = await configOf(command, { allowNoVerification: flags.allowNoVerification });
+      const { root } = await configOf(command);
       parseReference(image);
+      checkNamespace(flags.namespace);
       const request: PullRequest = {
         image,
         platform: flags.platform,
-        allowNoVerification: config.allow_no_verification,
-        address: resolve(flags.address.replace(/^unix:\/\//, '')),
+        address: resolve(flags.address.replace(/^unix:\/\//, '') || ADDRESS),
         namespace: flags.namespace,
         snapshotter: flags.snapshotter,
       };
-      const info = await pullShown(cli, new DaemonClient(config.root), request);
+      const info = await pullShown(cli, new DaemonClient(root), request);
       if (flags.json) return cli.terminal.json(info);
       await cli.terminal.write(`${info.image}\n`);
       cli.terminal.say(describePull(info));
     });
+}
+
+/** As containerd has it: a name of 76 characters at most. */
+function checkNamespace(name: string): void {
+  if (name.length <= 76 && /^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/.test(name)) return;
+  throw new LazylayerError(
+    'INVALID_ARGUMENT',
+    `namespace: expected letters and digits, with . _ - between them, found ${JSON.stringify(name)}`,
+  );
 }
 
 async function pullShown(cli: Cli, client: DaemonClient, request: PullRequest): Promise<PullInfo> {

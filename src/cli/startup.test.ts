@@ -43,7 +43,7 @@ const withConfig = ['smol-toml', 'valibot'];
 for (const [what, entry, running, packages] of [
   ['help and version', 'cli/main.js', [], ['commander']],
   ['help of all', 'cli/main.js', ['cli/program.js'], ['commander']],
-  ['config', 'cli/config.js', ['cli/context.js', 'cli/config.js'], withConfig],
+  ['config', 'cli/config.js', ['cli/context.js', 'cli/config.js'], ['commander', ...withConfig]],
   ['ps', 'cli/ps.js', ['cli/context.js', 'cli/ps.js'], withConfig],
   ['umount', 'cli/umount.js', ['cli/context.js', 'cli/umount.js'], withConfig],
   ['mount', 'cli/mount.js', ['cli/context.js', 'cli/mount.js'], withConfig],

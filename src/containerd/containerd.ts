@@ -1,11 +1,11 @@
-import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { create, type DescMessage, type MessageInitShape } from '@bufbuild/protobuf';
+import type { EmptySchema } from '@bufbuild/protobuf/wkt';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, LazylayerError } from '../errors.js';
-import { errorOf, GrpcClient } from './grpc.js';
-import { Content, WriteAction, WriteContentRequestSchema } from './proto/content_pb.js';
+import { errorOf, GrpcClient, type Method } from './grpc.js';
+import { Content, WriteAction, WriteContentRequestSchema, type WriteContentResponse } from './proto/content_pb.js';
 import { Diff } from './proto/diff_pb.js';
 import { Images } from './proto/images_pb.js';
 import { Leases } from './proto/leases_pb.js';
@@ -20,7 +20,7 @@ export interface ContainerdPlace {
   readonly snapshotter: string;
 }
 
-type Labels = Readonly<Record<string, string>>;
+export type Labels = Readonly<Record<string, string>>;
 
 /** What content is put under. */
 export interface ContentDescriptor {
@@ -29,10 +29,15 @@ export interface ContentDescriptor {
   readonly size: number;
 }
 
+/** Bytes from one on. */
+type Source = (from: number) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
 /** How long what was put into containerd is kept for a client that has died before it named it, in milliseconds. */
 const LEASE_MS = 24 * 60 * 60 * 1000;
 /** How often content is tried again that somebody else is writing, in milliseconds. */
 const LOCKED_MS = 200;
+/** How long containerd has to take away what is of no use, in milliseconds. It does so by itself some time. */
+const CLEANUP_MS = 5_000;
 
 /**
  * What it takes to put an image into containerd, by its own API: content, snapshots, names of images. All that is put there is held by a
@@ -63,24 +68,12 @@ export class Containerd implements AsyncDisposable {
     }
   }
 
-  /** Puts bytes under their digest, and labels on what is there. containerd holds them against the digest. */
-  async putContent(descriptor: ContentDescriptor, bytes: Uint8Array, labels: Labels, signal: AbortSignal) {
-    if (await this.putStream(descriptor, () => [bytes], labels, signal)) return;
-    const info = { digest: descriptor.digest, labels };
-    const updateMask = { paths: Object.keys(labels).map((key) => `labels.${key}`) };
-    await this.#client.call(Content.method.update, { info, updateMask }, signal);
-  }
-
   /**
-   * Puts what `read` gives from a byte on under its digest: from the first, or from where a writer stopped before.
-   * @returns false where it is there already
+   * Puts what `read` gives under its digest, from the first byte or from where a writer stopped before, unless it is there. containerd
+   * holds it against size and digest.
+   * @returns false where it is there
    */
-  async putStream(
-    descriptor: ContentDescriptor,
-    read: (from: number) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-    labels: Labels,
-    signal: AbortSignal,
-  ): Promise<boolean> {
+  async put(descriptor: ContentDescriptor, read: Source, labels: Labels, signal: AbortSignal): Promise<boolean> {
     for (;;)
       try {
         await this.#write(descriptor, read, labels, signal);
@@ -93,54 +86,57 @@ export class Containerd implements AsyncDisposable {
       }
   }
 
-  async #write(
-    { digest, size }: ContentDescriptor,
-    read: (from: number) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-    labels: Labels,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const stream = this.#client.duplex(Content.method.write);
+  /** Each message is answered before the next one goes out. */
+  async #write({ digest, size }: ContentDescriptor, read: Source, labels: Labels, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const ref = `lazylayer-${digest}`;
+    const stream = this.#client.stream(Content.method.write);
+    stream.on('error', () => {}); // told by what waits for an answer
     const leave = () => stream.cancel();
     signal.addEventListener('abort', leave, { once: true });
-    const failed = once(stream, 'end');
-    failed.catch(() => {}); // told where it is waited for
+    const answers = stream[Symbol.asyncIterator]() as AsyncIterator<WriteContentResponse, undefined>;
     const send = async (message: MessageInitShape<typeof WriteContentRequestSchema>) => {
-      if (!stream.write(create(WriteContentRequestSchema, message)))
-        await Promise.race([once(stream, 'drain'), failed]);
+      stream.write(create(WriteContentRequestSchema, message));
+      const { value } = await answers.next();
+      if (value === undefined)
+        throw new LazylayerError('UNAVAILABLE', `containerd ended before content ${digest} was written`);
+      return value;
     };
     try {
-      const ref = `lazylayer-${digest}`;
-      const known = once(stream, 'data') as Promise<[{ offset: bigint }]>;
-      await send({ action: WriteAction.STAT, ref, total: BigInt(size), expected: digest });
-      let [{ offset }] = await known;
-      stream.resume(); // what else it answers tells nothing
-      let broken: unknown;
-      failed.catch((error: unknown) => (broken = error));
+      const whole = { ref, total: BigInt(size), expected: digest };
+      let { offset } = await send({ action: WriteAction.STAT, ...whole });
       for await (const data of read(Number(offset))) {
-        if (broken !== undefined) throw errorOf(broken);
         await send({ action: WriteAction.WRITE, offset, data });
         offset += BigInt(data.byteLength);
       }
-      await send({ action: WriteAction.COMMIT, offset, total: BigInt(size), expected: digest, labels });
+      await send({ action: WriteAction.COMMIT, offset, ...whole, labels });
       stream.end();
-      await failed;
-    } catch (error) {
+    } catch (failure) {
       signal.throwIfAborted();
-      throw error instanceof LazylayerError ? error : errorOf(error);
+      const error = errorOf(failure);
+      // Of other bytes than these: whoever comes next begins anew.
+      if (codeOf(error) === 'FAILED_PRECONDITION') await this.#cleanUp(Content.method.abort, { ref });
+      throw error;
     } finally {
       signal.removeEventListener('abort', leave);
       stream.cancel();
     }
   }
 
+  /** Puts labels on content, besides those that it has. @throws NOT_FOUND */
+  async label(digest: Digest, labels: Labels, signal: AbortSignal): Promise<void> {
+    const updateMask = { paths: Object.keys(labels).map((key) => `labels.${key}`) };
+    await this.#client.call(Content.method.update, { info: { digest, labels }, updateMask }, signal);
+  }
+
   /** Labels of a snapshot. @throws NOT_FOUND */
   async snapshotLabels(key: string, signal: AbortSignal): Promise<Labels> {
-    const { info } = await this.#client.call(Snapshots.method.stat, { snapshotter: this.#snapshotter, key }, signal);
-    return info?.labels ?? {};
+    const request = { snapshotter: this.#snapshotter, key };
+    return (await this.#client.call(Snapshots.method.stat, request, signal)).info?.labels ?? {};
   }
 
   /**
-   * @returns what to mount to write the snapshot; undefined where the snapshotter serves it as it is
+   * @returns what to mount to write the snapshot; undefined where the one that the labels name is there, or the snapshotter serves it as it is
    * @throws FAILED_PRECONDITION where containerd does not know the snapshotter
    */
   async prepare(key: string, parent: string, labels: Labels, signal: AbortSignal): Promise<Mount[] | undefined> {
@@ -170,13 +166,14 @@ export class Containerd implements AsyncDisposable {
     try {
       await this.#client.call(Snapshots.method.commit, request, signal);
     } catch (error) {
-      await this.remove(key).catch(() => {});
+      await this.discard(key);
       if (codeOf(error) !== 'ALREADY_EXISTS') throw error;
     }
   }
 
-  async remove(key: string): Promise<void> {
-    await this.#client.call(Snapshots.method.remove, { snapshotter: this.#snapshotter, key });
+  /** Takes a snapshot away that is of no use, if it can. */
+  async discard(key: string): Promise<void> {
+    await this.#cleanUp(Snapshots.method.remove, { snapshotter: this.#snapshotter, key });
   }
 
   /** Names an image, whatever had the name before. */
@@ -192,12 +189,14 @@ export class Containerd implements AsyncDisposable {
 
   /** Gives the lease back: what has no name by now is collected some time. */
   async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      await this.#client.call(Leases.method.delete, { id: this.#lease });
-    } catch {
-      // It ends by itself.
-    } finally {
-      this.#client[Symbol.dispose]();
-    }
+    await this.#cleanUp(Leases.method.delete, { id: this.#lease });
+    this.#client[Symbol.dispose]();
+  }
+
+  async #cleanUp<I extends DescMessage>(
+    method: Method<I, typeof EmptySchema>,
+    init: MessageInitShape<I>,
+  ): Promise<void> {
+    await this.#client.call(method, init, AbortSignal.timeout(CLEANUP_MS)).catch(() => {});
   }
 }

@@ -9,7 +9,7 @@ import {
   type MessageInitShape,
   type MessageShape,
 } from '@bufbuild/protobuf';
-import { Client, credentials, Metadata, type ClientDuplexStream, type ClientReadableStream } from '@grpc/grpc-js';
+import { Client, credentials, Metadata, type ClientDuplexStream } from '@grpc/grpc-js';
 import type { MethodDefinition, ServiceError } from '@grpc/grpc-js';
 import { codeOfGrpc, LazylayerError } from '../errors.js';
 
@@ -78,32 +78,8 @@ export class GrpcClient implements Disposable {
     }
   }
 
-  /** The answers of a method that gives many. */
-  async *list<I extends DescMessage, O extends DescMessage>(
-    method: Method<I, O>,
-    init: MessageInitShape<I>,
-  ): AsyncGenerator<MessageShape<O>, void, undefined> {
-    const { path, requestSerialize, responseDeserialize } = definitionOf(method);
-    const request: Message = create(method.input, init);
-    const metadata = this.#metadata();
-    const stream: ClientReadableStream<Message> = this.#client.makeServerStreamRequest(
-      path,
-      requestSerialize,
-      responseDeserialize,
-      request,
-      metadata,
-    );
-    try {
-      for await (const message of stream) yield message as MessageShape<O>;
-    } catch (error) {
-      throw errorOf(error);
-    } finally {
-      stream.cancel();
-    }
-  }
-
-  /** A method that takes and gives many; its errors are to be told by `errorOf`. */
-  duplex<I extends DescMessage, O extends DescMessage>(
+  /** A method that gives many, or takes many; its errors are to be told by `errorOf`. */
+  stream<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
   ): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
     const { path, requestSerialize, responseDeserialize } = definitionOf(method);
@@ -117,14 +93,15 @@ export class GrpcClient implements Disposable {
     return metadata;
   }
 
-  /** Ends calls under way. */
+  /** Begins no call any more; those under way go on. */
   [Symbol.dispose](): void {
     this.#client.close();
   }
 }
 
-export function errorOf(error: unknown): LazylayerError {
-  if (error instanceof LazylayerError) return error;
-  const { code, details } = error as ServiceError;
-  return new LazylayerError(codeOfGrpc(code), details ?? String(error));
+/** What a service answered, as an error of ours. Others stay what they are. */
+export function errorOf(error: unknown): Error {
+  const { code, details } = error as Partial<ServiceError>;
+  if (typeof code === 'number' && details !== undefined) return new LazylayerError(codeOfGrpc(code), details);
+  return error instanceof Error ? error : new LazylayerError('INTERNAL', String(error));
 }

@@ -60,7 +60,8 @@ export class DaemonClient {
         throw new LazylayerError('UNAVAILABLE', ended);
       });
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error;
+      // Nobody here gave up: the daemon did.
+      if (!['ECONNRESET', 'ABORTED'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
       throw new LazylayerError('UNAVAILABLE', ended, { cause: error });
     }
   }

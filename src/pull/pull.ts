@@ -1,13 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { Containerd } from '../containerd/containerd.js';
+import { Containerd, type Labels } from '../containerd/containerd.js';
 import { digestOf } from '../digest/digester.js';
 import type { Digest } from '../digest/digest.js';
 import { LazylayerError, VerificationError } from '../errors.js';
+import { annotationTocDigest } from '../estargz/annotations.js';
 import type { Descriptor } from '../image/descriptor.js';
 import { parseReference, type Reference } from '../image/reference.js';
 import type { MountProgress } from '../mount/request.js';
 import { label } from '../snapshot/labels.js';
-import { labelsOf } from '../snapshot/source-labels.js';
+import { labelsOf, sourceOf } from '../snapshot/source-labels.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import type { PullInfo, PullRequest } from './request.js';
 
@@ -18,7 +19,7 @@ export interface PullOptions {
   /** Until when. */
   readonly ending: AbortSignal;
   /** Told of the image before its layers are prepared; disposed when they are. */
-  readonly expect: (image: Image, skipVerify: boolean, signal: AbortSignal) => AsyncDisposable;
+  readonly expect: (image: Image, signal: AbortSignal) => AsyncDisposable;
   readonly onProgress: (progress: MountProgress) => void;
   readonly signal: AbortSignal;
 }
@@ -27,21 +28,21 @@ export interface PullOptions {
  * Puts an image into containerd as its own clients do, but for the layers that the snapshotter, which is ours, serves lazily: of those
  * nothing is downloaded, and what a start needs of them is on its way before containerd hears of the image. Others are downloaded and
  * unpacked by containerd. An image that is named was put there wholly.
- * @throws what the registry says; UNAVAILABLE and what else containerd says
+ * @throws what the registry says; UNAVAILABLE where it cannot be asked what a tag stands for, and what containerd says
  */
 export async function pull(request: PullRequest, options: PullOptions): Promise<PullInfo> {
-  const { workspace, prefetch, ending, onProgress } = options;
-  const { platform, allowNoVerification } = request;
+  const { workspace, prefetch, ending } = options;
   const leaving = new AbortController();
   const signal = AbortSignal.any([options.signal, ending, leaving.signal]);
-  const layers = { allowNoVerification, prefetch, starts: ending };
-  const asked = workspace.image(request.image, { platform, layers, signal });
-  const expected = asked.then((image) => options.expect(image, allowNoVerification, signal));
+  const layers = { prefetch, starts: ending };
+  const asked = workspace.image(request.image, { platform: request.platform, layers, signal });
+  const expected = asked.then((image) => options.expect(image, signal));
   expected.catch(() => {}); // told once containerd is there
   try {
     await using containerd = await Containerd.open(request, signal);
     const image = await asked;
-    if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
+    // A name is not turned back to what it stood for before.
+    if (image.warning !== undefined) throw new LazylayerError('UNAVAILABLE', image.warning);
     return await new ImagePull(containerd, image, request, { ...options, signal }).run(leaving);
   } finally {
     leaving.abort(new LazylayerError('ABORTED', 'the pull is over'));
@@ -83,17 +84,11 @@ class ImagePull {
     }
   }
 
-  get #source(): Record<string, string> {
-    const { host, repository } = this.#name;
-    return { [`containerd.io/distribution.source.${host}`]: repository };
-  }
-
   async #config(): Promise<void> {
     const { manifest, configBytes } = this.image;
     const top = this.#chainIds.at(-1);
     const uses = top !== undefined && { [`containerd.io/gc.ref.snapshot.${this.request.snapshotter}`]: top };
-    const labels = { ...this.#source, ...uses };
-    await this.containerd.putContent(manifest.config, configBytes, labels, this.options.signal);
+    await this.#put(manifest.config, configBytes, { ...uses });
   }
 
   async #manifest(target: Descriptor): Promise<void> {
@@ -102,23 +97,47 @@ class ImagePull {
       ['containerd.io/gc.ref.content.config', manifest.config.digest],
       ...manifest.layers.map(({ digest }, index) => [`containerd.io/gc.ref.content.l.${index}`, digest]),
     ];
-    const labels = { ...this.#source, ...Object.fromEntries(uses) } as Record<string, string>;
-    await this.containerd.putContent(target, manifestBytes, labels, this.options.signal);
+    await this.#put(target, manifestBytes, Object.fromEntries(uses) as Labels);
+  }
+
+  async #put(descriptor: Descriptor, bytes: Uint8Array, labels: Labels): Promise<void> {
+    const { containerd } = this;
+    const { signal } = this.options;
+    const all = { ...this.#source, ...labels };
+    const isNew = await containerd.put(descriptor, (from) => [bytes.subarray(from)], all, signal);
+    if (!isNew) await containerd.label(descriptor.digest, labels, signal);
+  }
+
+  /** Where content came from; what is there already keeps what it says. */
+  get #source(): Labels {
+    const { host, repository } = this.#name;
+    return { [`containerd.io/distribution.source.${host}`]: repository };
   }
 
   /** One on the other, the lowest first. @returns how many are lazy */
   async #layers(): Promise<number> {
-    const { signal } = this.options;
     const lazy: Promise<boolean>[] = [];
-    const isLazy = async (chainId: Digest) =>
-      Object.hasOwn(await this.containerd.snapshotLabels(chainId, signal), label.remote);
     for (const [index, descriptor] of this.image.manifest.layers.entries()) {
       await this.#layer(index, descriptor);
-      const told = isLazy(this.#chainIds[index]);
+      const told = this.#isLazy(index, descriptor);
       told.catch(() => {}); // told at the end
       lazy.push(told);
     }
     return (await Promise.all(lazy)).filter(Boolean).length;
+  }
+
+  /** @throws FAILED_PRECONDITION where the snapshot that has the layer's name is served lazily from another blob: nothing says that it is the same */
+  async #isLazy(index: number, { digest, annotations }: Descriptor): Promise<boolean> {
+    const labels = await this.containerd.snapshotLabels(this.#chainIds[index], this.options.signal);
+    if (!Object.hasOwn(labels, label.remote)) return false;
+    const there = sourceOf(labels);
+    const tocDigest = annotationTocDigest(annotations);
+    if ('reason' in there || there.digest === digest) return true;
+    if (tocDigest !== undefined && there.tocDigest === tocDigest) return true;
+    throw new LazylayerError(
+      'FAILED_PRECONDITION',
+      `layer ${digest}: containerd has its diffID already, of another image (${there.reference}, blob ${there.digest}): remove that image first`,
+    );
   }
 
   async #layer(index: number, descriptor: Descriptor): Promise<void> {
@@ -129,9 +148,9 @@ class ImagePull {
     const labels = {
       ...labelsOf({
         reference: image.reference,
-        descriptor,
+        digest: descriptor.digest,
         manifest: request.platform === undefined ? undefined : image.digest,
-        skipVerify: request.allowNoVerification,
+        tocDigest: annotationTocDigest(descriptor.annotations),
       }),
       [label.ref]: name,
     };
@@ -143,8 +162,9 @@ class ImagePull {
       const applied = await containerd.apply(descriptor, mounts, signal);
       const diffId = image.config.rootfs.diff_ids[index];
       if (applied !== diffId) throw new VerificationError(`layer ${descriptor.digest}, unpacked`, diffId, `${applied}`);
+      await containerd.label(descriptor.digest, { 'containerd.io/uncompressed': diffId }, signal);
     } catch (error) {
-      await containerd.remove(key).catch(() => {}); // containerd's collector does so too
+      await containerd.discard(key);
       throw error;
     }
     await containerd.commit(name, key, labels, signal);
@@ -158,14 +178,14 @@ class ImagePull {
       let bytes = from;
       const tell = () => onProgress({ kind: 'download', layer: digest, reason, bytes, total: size });
       tell();
-      if (from === size) return;
+      if (from >= size) return;
       for await (const piece of blob.stream(from, size - from, { signal })) {
         yield piece;
         bytes += piece.byteLength;
         tell();
       }
     };
-    await this.containerd.putStream(descriptor, read, this.#source, signal);
+    await this.containerd.put(descriptor, read, this.#source, signal);
   }
 }
 

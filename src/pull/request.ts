@@ -5,7 +5,6 @@ export interface PullRequest extends ContainerdPlace {
   readonly image: string;
   /** `os/arch[/variant]`; the machine's own where absent. */
   readonly platform?: string;
-  readonly allowNoVerification: boolean;
 }
 
 /** An image that containerd has. */

@@ -38,7 +38,6 @@ export interface LazyLayersOptions {
 
 /** What brings a layer back: kept in the snapshot's metadata. */
 interface LayerRecord extends ImageLayer {
-  readonly skipVerify?: boolean;
   /** Of the blob, to prefetch where no landmark says how many. */
   readonly prefetchBytes?: number;
 }
@@ -99,11 +98,10 @@ export class LazyLayers implements RemoteLayers {
    */
   async #prepare(source: LayerSourceLabels, signal?: AbortSignal): Promise<PreparedLayer> {
     const { workspace, prefetchLabel, onError } = this.#options;
-    const { skipVerify, prefetchBytes, urls } = source;
+    const { prefetchBytes, urls } = source;
     const found = await workspace.manifestWithLayer(source.reference, source.digest, {
       manifest: source.manifest,
       layers: {
-        allowNoVerification: skipVerify,
         prefetch: this.#options.prefetch,
         starts: this.#ending.signal,
         urls,
@@ -114,7 +112,6 @@ export class LazyLayers implements RemoteLayers {
     const record: LayerRecord = {
       reference: found.reference,
       descriptor: withUrls(found.manifest.layers[found.index], urls),
-      ...(skipVerify === true && { skipVerify }),
       ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
     };
     const { digest } = record.descriptor;
@@ -145,7 +142,7 @@ export class LazyLayers implements RemoteLayers {
       const { prefetch } = this.#options;
       const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
       const first = !this.#held.has(layer.digest);
-      await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
+      await this.#hold(record, this.#options.workspace.known(record, layer, openOptions), layer);
       if (first || found.index === found.manifest.layers.length - 1) this.#complete(found);
       return this.#pathOf(layer);
     })();
@@ -157,10 +154,10 @@ export class LazyLayers implements RemoteLayers {
    * The layers of an image are about to be prepared, one on the other: those that can be lazy are shown at once, side by side, until this is
    * disposed. What is ahead of a start that the image as a whole tells of begins by that.
    */
-  expect({ reference, manifest, ...image }: Image, skipVerify: boolean, signal: AbortSignal): AsyncDisposable {
+  expect({ reference, manifest, ...image }: Image, signal: AbortSignal): AsyncDisposable {
     const whole = async () => ({ reference, manifest, ...image });
     const shown = manifest.layers.map(async (descriptor, index) => {
-      const record: LayerRecord = { reference, descriptor, ...(skipVerify && { skipVerify }) };
+      const record: LayerRecord = { reference, descriptor };
       const { verified, lower } = this.#show(record, { reference, manifest, index, image: whole }, signal);
       verified.catch(() => {}); // what is wrong with it is told when it is prepared
       return lower.then(
@@ -189,7 +186,7 @@ export class LazyLayers implements RemoteLayers {
     record: LayerRecord,
     options: Pick<OpenLayerOptions, 'onVerified' | 'prefetch' | 'signal'> = {},
   ): Promise<Layer> {
-    return this.#options.workspace.openLayer(record, { ...openOptions(record), ...options });
+    return this.#options.workspace.openLayer(record, { ...openOptions, ...options });
   }
 
   /** Resolves once the layer can be looked up in the mount. Takes over an opening of it, without which it sleeps. */
@@ -243,14 +240,14 @@ export class LazyLayers implements RemoteLayers {
 
   restore(record: unknown): RestoredLayer {
     const layer = record as LayerRecord;
-    const asleep = this.#options.workspace.look(layer, openOptions(layer));
+    const asleep = this.#options.workspace.look(layer, openOptions);
     if (asleep === undefined) return { isLocal: false, lower: this.#openAgain(layer) };
     return { isLocal: true, lower: this.#hold(layer, asleep).then(() => this.#pathOf(asleep)) };
   }
 
   async #openAgain(record: LayerRecord): Promise<string> {
     const layer = await this.#openLayer(record, { signal: this.#ending.signal });
-    await this.#hold(record, this.#options.workspace.known(record, layer, openOptions(record)), layer);
+    await this.#hold(record, this.#options.workspace.known(record, layer, openOptions), layer);
     return this.#pathOf(layer);
   }
 
@@ -313,8 +310,6 @@ export class LazyLayers implements RemoteLayers {
   }
 }
 
-function openOptions({ skipVerify }: Pick<LayerRecord, 'skipVerify'>) {
-  return { lazyOnly: true, allowNoVerification: skipVerify };
-}
+const openOptions = { lazyOnly: true } as const;
 
 const digestOf = (record: unknown): Digest => (record as LayerRecord).descriptor.digest;

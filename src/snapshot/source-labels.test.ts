@@ -1,6 +1,6 @@
 import test from 'ava';
 import { digestOf } from '../digest/digester.js';
-import { sourceOf } from './source-labels.js';
+import { labelsOf, sourceOf } from './source-labels.js';
 
 const [a, b, c] = ['a', 'b', 'c'].map((text) => digestOf(text));
 
@@ -25,9 +25,9 @@ test("ctr-remote's and BuildKit's, with what they say of prefetch and verificati
       'containerd.io/snapshot/remote/stargz.digest': b,
       'containerd.io/snapshot/remote/stargz.layers': c,
       'containerd.io/snapshot/remote/stargz.prefetch': '1024',
-      'containerd.io/snapshot/remote/stargz.skipverify': 'true',
+      'containerd.io/snapshot/remote/stargz.skipverify': 'true', // not a client's to say
     }),
-    { reference: 'r.example/img:1', digest: b, layers: [b, c], skipVerify: true, prefetchBytes: 1024 },
+    { reference: 'r.example/img:1', digest: b, layers: [b, c], prefetchBytes: 1024 },
   );
   t.deepEqual(
     sourceOf({
@@ -71,5 +71,15 @@ test('what is missing or malformed is said', (t) => {
   const reference = 'containerd.io/snapshot/cri.image-ref';
   t.deepEqual(sourceOf({ [reference]: 'x', 'containerd.io/snapshot/cri.layer-digest': 'md5:1' }), {
     reason: "the layer's label is no sha256 digest: md5:1",
+  });
+});
+
+test('what labels are made of is what they are read as', (t) => {
+  const layer = { reference: 'r.example/img:1', digest: a, manifest: b, tocDigest: c };
+  t.deepEqual(sourceOf(labelsOf(layer)), { ...layer, layers: [a] });
+  t.deepEqual(sourceOf(labelsOf({ reference: 'r.example/img:1', digest: a })), {
+    reference: 'r.example/img:1',
+    digest: a,
+    layers: [a],
   });
 });

@@ -1,6 +1,5 @@
 import { isDigest, type Digest } from '../digest/digest.js';
 import { TOC_DIGEST_ANNOTATION } from '../estargz/annotations.js';
-import type { Descriptor } from '../image/descriptor.js';
 import type { Labels } from './snapshotter.js';
 
 /** Which layer of which image a client wants, by the labels that it put on a snapshot. */
@@ -13,17 +12,14 @@ export interface LayerSourceLabels {
   readonly layers: readonly Digest[];
   /** Digest of the layer's TOC, where it has one. */
   readonly tocDigest?: Digest;
-  /** Serve the layer although nothing vouches for its TOC. */
-  readonly skipVerify?: boolean;
   /** Bytes from the blob's start to prefetch where no landmark in the layer says how many. */
   readonly prefetchBytes?: number;
   /** Where the blobs of layers may be had besides the registry. */
   readonly urls?: ReadonlyMap<Digest, readonly string[]>;
 }
 
-const SNAPSHOT = 'containerd.io/snapshot/';
-const CRI = `${SNAPSHOT}cri.`;
-const STARGZ = `${SNAPSHOT}remote/stargz.`;
+const CRI = 'containerd.io/snapshot/cri.';
+const STARGZ = 'containerd.io/snapshot/remote/stargz.';
 /**
  * The layer's own URLs, or those of the layer at a place in the list of layers, counted from 0; then perhaps a suffix. Images have
  * fewer than 1000 layers, so longer numbers are suffixes.
@@ -32,7 +28,8 @@ const URLS = /^containerd\.io\/snapshot\/remote\/urls(?:\.(\d{1,3}))?(?:\.[^.]+)
 
 /**
  * The labels of CRI first, then those of ctr-remote, nerdctl and BuildKit. BuildKit appends a random suffix to its keys
- * (`KEY.<id>`).
+ * (`KEY.<id>`). A label that would have a layer served unverified (`…/stargz.skipverify`) does not count: clients copy an image's annotations
+ * to labels, so it may be the word of whoever made the image.
  * @returns what they say, or in a few words what is missing
  */
 export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason: string } {
@@ -53,27 +50,18 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
     ...(manifest !== undefined && isDigest(manifest) && { manifest }),
     ...(tocDigest !== undefined && isDigest(tocDigest) && { tocDigest }),
     layers: layers.includes(digest) ? layers : [digest, ...layers],
-    ...(read(`${STARGZ}skipverify`) === 'true' && { skipVerify: true }),
     ...(prefetch !== undefined && /^\d{1,15}$/.test(prefetch) && { prefetchBytes: Number(prefetch) }),
     ...(urls.size > 0 && { urls }),
   };
 }
 
-/** Labels that `sourceOf` reads this from: those of CRI, and what its clients take over of a layer's annotations. */
-export function labelsOf(layer: {
-  readonly reference: string;
-  readonly descriptor: Descriptor;
-  readonly manifest?: Digest;
-  readonly skipVerify: boolean;
-}): Labels {
-  const { reference, descriptor, manifest, skipVerify } = layer;
-  const annotations = Object.entries(descriptor.annotations ?? {}).filter(([key]) => key.startsWith(SNAPSHOT));
+/** Labels that `sourceOf` reads this from. Of a layer's annotations, which are its author's words, only what its content is held against. */
+export function labelsOf({ reference, digest, manifest, tocDigest }: Omit<LayerSourceLabels, 'layers'>): Labels {
   return {
-    ...Object.fromEntries(annotations),
     [`${CRI}image-ref`]: reference,
-    [`${CRI}layer-digest`]: descriptor.digest,
+    [`${CRI}layer-digest`]: digest,
     ...(manifest !== undefined && { [`${CRI}manifest-digest`]: manifest }),
-    ...(skipVerify && { [`${STARGZ}skipverify`]: 'true' }),
+    ...(tocDigest !== undefined && { [TOC_DIGEST_ANNOTATION]: tocDigest }),
   };
 }
 

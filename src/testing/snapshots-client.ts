@@ -1,4 +1,5 @@
-import { GrpcClient } from '../containerd/grpc.js';
+import { create } from '@bufbuild/protobuf';
+import { errorOf, GrpcClient } from '../containerd/grpc.js';
 import * as wire from '../containerd/proto/snapshots_pb.js';
 import type { Info, Mount, Snapshotter } from '../snapshot/snapshotter.js';
 import { infoToWire, kindFromWire, timeFromWire } from '../snapshot/wire.js';
@@ -41,7 +42,15 @@ export function connectSnapshots(address: string, options: ClientOptions = {}): 
       await client.call(cleanup, { snapshotter });
     },
     walk: async function* (filters: readonly string[] = []) {
-      for await (const { info } of client.list(list, { snapshotter, filters: [...filters] })) yield* info.map(infoOf);
+      const stream = client.stream(list);
+      stream.end(create(wire.ListSnapshotsRequestSchema, { snapshotter, filters: [...filters] }));
+      try {
+        for await (const { info } of stream as AsyncIterable<wire.ListSnapshotsResponse>) yield* info.map(infoOf);
+      } catch (error) {
+        throw errorOf(error);
+      } finally {
+        stream.cancel();
+      }
     },
     close,
     [Symbol.asyncDispose]: close,

@@ -195,6 +195,8 @@ test('what fails ends all the rest of it', async (t) => {
   containerd.ingests.set(`lazylayer-${digest}`, Buffer.alloc(size, 'x'));
   containerd.locked = 1; // until the download has begun
   registry.faults.add({ path: digests[2], action: { kind: 'hang' } });
+  const begun = performance.now();
   await t.throwsAsync(run(), { message: /unexpected commit digest/ });
+  t.true(performance.now() - begun < 15_000, 'the request that hangs ends by itself after 30 seconds');
   leftNothing();
 });

@@ -114,6 +114,8 @@ class SnapshotView {
     const target = join(directory, 'mounted', snapshotter);
     await mkdir(target, { recursive: true });
     await snapshots('view', 'measured', top);
+    // Unlike what it prepares, ctr does not keep a view from being collected.
+    await snapshots('label', 'measured', 'containerd.io/gc.root=measured');
     return new SnapshotView(snapshots, target);
   }
 

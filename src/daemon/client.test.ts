@@ -126,6 +126,14 @@ test('a daemon that ends while it mounts is told of', async (t) => {
   t.is(told.length, 1);
 });
 
+test('a daemon that gives up because it ends does not look like an interruption', async (t) => {
+  const { listen, client } = await daemon(t, {
+    mount: () => Promise.reject(new LazylayerError('ABORTED', 'the process is ending')),
+  });
+  await listen();
+  await t.throwsAsync(client.mount(request), { code: 'UNAVAILABLE', message: /^the daemon ended before it was done/ });
+});
+
 test('waiting for a mount to go outlives the process that serves it', async (t) => {
   const asked: string[] = [];
   const { listen, client, end } = await daemon(t, {

@@ -60,8 +60,9 @@ export class DaemonClient {
         throw new LazylayerError('UNAVAILABLE', ended);
       });
     } catch (error) {
-      // Nobody here gave up: the daemon did.
-      if (!['ECONNRESET', 'ABORTED'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      // Where nobody here gave up, the daemon did.
+      const lost = ['ECONNRESET', 'ABORTED'].includes((error as NodeJS.ErrnoException).code ?? '');
+      if (!lost || signal?.aborted === true) throw error;
       throw new LazylayerError('UNAVAILABLE', ended, { cause: error });
     }
   }

@@ -6,7 +6,6 @@ import { eventually, run, type Teardown } from '../../native-tests/support/tools
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
 import { readWhole } from '../../src/bench/fs/whole.js';
 import type { CacheUsage } from '../../src/cache/chunk-cache.js';
-import { runCommand } from '../../src/util/command.js';
 import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
@@ -157,14 +156,12 @@ async function mountByPodman(options: OverlayOptions, place: string): Promise<st
  * Resolves when every layer is lazy and has every chunk in the cache: what is read is fetched at once, what upper layers hide by the background
  * fetch, of which the next daemon has nothing left to do.
  */
-async function fetchAll({ lazylayer, signal }: OverlayOptions, daemon: LazyDaemon, tree: string): Promise<void> {
+async function fetchAll({ signal }: OverlayOptions, daemon: LazyDaemon, tree: string): Promise<void> {
   await readWhole(tree, [], { signal });
   const refused = daemon.refused();
   if (refused.length > 0) throw new Error(`files: ${refused.join('; ')}`);
-  const [file, ...args] = lazylayer.command;
-  const usage = [...args, 'cache', 'du', '--json', '--root', daemon.root];
   const whole = async () => {
-    const { layers } = JSON.parse(await runCommand(file, usage, { signal })) as CacheUsage;
+    const { layers } = JSON.parse(await daemon.run(['cache', 'du', '--json'], signal)) as CacheUsage;
     return layers.length > 0 && layers.every(({ chunks, presentChunks }) => presentChunks === chunks)
       ? true
       : undefined;

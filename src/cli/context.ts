@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { Config, ConfigFlags } from '../config/config.js';
 import { parsePlatform } from '../image/platform.js';
+import type { ProgressOptions } from '../daemon/client.js';
 import type { OpenImageOptions } from '../index.js';
 import type { Interrupts } from './interrupts.js';
 import { ProgressView } from './progress.js';
@@ -69,6 +70,21 @@ export async function imageOptions(cli: Cli, command: Command, flags: ImageFlags
     signal: cli.interrupts.signal,
   };
   return { options, [Symbol.dispose]: () => view[Symbol.dispose]() };
+}
+
+/** What the daemon does for a verb: with its progress shown, and ended by Ctrl-C. */
+export async function followed<V>(
+  { terminal, interrupts }: Cli,
+  work: (options: ProgressOptions) => Promise<V>,
+): Promise<V> {
+  using view = new ProgressView(terminal);
+  return await work({
+    onProgress: (progress) => {
+      if (progress.kind === 'download') view.update(progress);
+      else terminal.warn(progress.message);
+    },
+    signal: interrupts.signal,
+  });
 }
 
 /** Examples at the end of a verb's help, each a command line with what it does. */

@@ -2,12 +2,11 @@ import { realpath, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import type { DaemonClient, MountInfo, MountRequest } from '../daemon/client.js';
+import type { DaemonClient, MountInfo } from '../daemon/client.js';
 import { codeOf, LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
 import { plain } from '../mount/overlay.js';
-import { addImageFlags, configOf, examples, type Cli, type ImageFlags } from './context.js';
-import { ProgressView } from './progress.js';
+import { addImageFlags, configOf, examples, followed, type Cli, type ImageFlags } from './context.js';
 import { humanBytes, plural } from './text.js';
 
 interface Flags extends ImageFlags {
@@ -72,7 +71,7 @@ export function addMount(program: Command, cli: Cli): void {
         backgroundFetch: config.fetch.background,
         allowNoVerification: config.allow_no_verification,
       };
-      const info = await mountShown(cli, client, request);
+      const info = await followed(cli, (options) => client.mount(request, options));
       if (flags.json) await cli.terminal.json(info);
       else if (flags.detach) await cli.terminal.write(`${info.target}\n`);
       if (flags.detach) return;
@@ -101,17 +100,6 @@ async function checkOutside(root: string, dir: string): Promise<void> {
       'INVALID_ARGUMENT',
       `mount point ${dir}: expected a directory outside of lazylayer's own root, found one in ${root}: use another`,
     );
-}
-
-async function mountShown(cli: Cli, client: DaemonClient, request: MountRequest): Promise<MountInfo> {
-  using view = new ProgressView(cli.terminal);
-  return await client.mount(request, {
-    onProgress: (progress) => {
-      if (progress.kind === 'download') view.update(progress);
-      else cli.terminal.warn(progress.message);
-    },
-    signal: cli.interrupts.signal,
-  });
 }
 
 function describeMount(info: MountInfo): string {

@@ -1,11 +1,9 @@
 import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
-import type { DaemonClient } from '../daemon/client.js';
 import { LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
 import type { PullInfo, PullRequest } from '../pull/request.js';
-import { addPlatformFlag, configOf, examples, type Cli } from './context.js';
-import { ProgressView } from './progress.js';
+import { addPlatformFlag, configOf, examples, followed, type Cli } from './context.js';
 import { humanBytes, plural } from './text.js';
 
 interface Flags {
@@ -50,7 +48,8 @@ export function addPull(program: Command, cli: Cli): void {
         namespace: flags.namespace,
         snapshotter: flags.snapshotter,
       };
-      const info = await pullShown(cli, new DaemonClient(root), request);
+      const client = new DaemonClient(root);
+      const info = await followed(cli, (options) => client.pull(request, options)).catch(noDaemon);
       if (flags.json) return cli.terminal.json(info);
       await cli.terminal.write(`${info.image}\n`);
       cli.terminal.say(describePull(info));
@@ -66,27 +65,15 @@ function checkNamespace(name: string): void {
   );
 }
 
-async function pullShown(cli: Cli, client: DaemonClient, request: PullRequest): Promise<PullInfo> {
-  using view = new ProgressView(cli.terminal);
-  const { signal } = cli.interrupts;
-  try {
-    return await client.pull(request, {
-      onProgress: (progress) => {
-        if (progress.kind === 'download') view.update(progress);
-        else cli.terminal.warn(progress.message);
-      },
-      signal,
-    });
-  } catch (error) {
-    signal.throwIfAborted();
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
-    throw new LazylayerError(
-      'FAILED_PRECONDITION',
-      'no daemon runs on this root: start `lazylayer serve`, or say which --root it has',
-      { cause: error },
-    );
-  }
+/** @throws FAILED_PRECONDITION where nobody listens, else the error itself */
+function noDaemon(error: unknown): never {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
+  throw new LazylayerError(
+    'FAILED_PRECONDITION',
+    'no daemon runs on this root: start `lazylayer serve`, or say which --root it has',
+    { cause: error },
+  );
 }
 
 function describePull({ image, layers, lazyLayers, totalBytes }: PullInfo): string {

@@ -56,26 +56,24 @@ export class GrpcClient implements Disposable {
     signal?.throwIfAborted();
     const { path, requestSerialize, responseDeserialize } = definitionOf(method);
     const request: Message = create(method.input, init);
-    let cancel: (() => void) | undefined;
-    try {
-      return await new Promise((resolve, reject) => {
-        const running = this.#client.makeUnaryRequest(
-          path,
-          requestSerialize,
-          responseDeserialize,
-          request,
-          this.#metadata(),
-          (error, answer) => (error === null ? resolve(answer as MessageShape<O>) : reject(error)),
-        );
-        cancel = () => running.cancel();
-        signal?.addEventListener('abort', cancel, { once: true });
-      });
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw errorOf(error);
-    } finally {
-      if (cancel !== undefined) signal?.removeEventListener('abort', cancel);
-    }
+    return new Promise((resolve, reject) => {
+      const answered = (error: ServiceError | null, answer?: Message) => {
+        signal?.removeEventListener('abort', cancel);
+        if (error === null) resolve(answer as MessageShape<O>);
+        else reject(signal?.aborted === true ? (signal.reason as Error) : errorOf(error));
+      };
+      const metadata = this.#metadata();
+      const running = this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        request,
+        metadata,
+        answered,
+      );
+      const cancel = () => running.cancel();
+      signal?.addEventListener('abort', cancel, { once: true });
+    });
   }
 
   /** A method that gives many, or takes many; its errors are to be told by `errorOf`. */

@@ -21,7 +21,8 @@ export type { MountInfo, MountProgress, MountRequest } from '../mount/request.js
 /** How long a command waits for another one's daemon, found starting or ending, to be there or gone. */
 const settleMs = 10_000;
 
-interface ProgressOptions {
+/** Of what takes a while. */
+export interface ProgressOptions {
   readonly onProgress?: (progress: MountProgress) => void;
   readonly signal?: AbortSignal;
 }

@@ -8,7 +8,7 @@ import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { ROOT } from '../toc/tree.js';
 import { withUrls, type ImageLayer } from '../workspace/image.js';
-import type { Image, FoundLayer, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
+import type { FoundLayer, Image, OpenLayerOptions, Workspace } from '../workspace/workspace.js';
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers, RestoredLayer, RootAttributes } from './remote-layers.js';
 import type { Labels, Usage } from './snapshotter.js';
@@ -154,11 +154,11 @@ export class LazyLayers implements RemoteLayers {
    * The layers of an image are about to be prepared, one on the other: those that can be lazy are shown at once, side by side, until this is
    * disposed. What is ahead of a start that the image as a whole tells of begins by that.
    */
-  expect({ reference, manifest, ...image }: Image, signal: AbortSignal): AsyncDisposable {
-    const whole = async () => ({ reference, manifest, ...image });
+  expect(image: Image, signal: AbortSignal): AsyncDisposable {
+    const { reference, manifest } = image;
     const shown = manifest.layers.map(async (descriptor, index) => {
       const record: LayerRecord = { reference, descriptor };
-      const { verified, lower } = this.#show(record, { reference, manifest, index, image: whole }, signal);
+      const { verified, lower } = this.#show(record, { reference, manifest, index, image: async () => image }, signal);
       verified.catch(() => {}); // what is wrong with it is told when it is prepared
       return lower.then(
         () => record,

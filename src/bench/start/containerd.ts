@@ -65,7 +65,7 @@ class ContainerdPlace implements Place {
     await this.#subscribed(signal);
     await readPrograms('ctr', 'ctr-remote', 'containerd', 'containerd-shim-runc-v2', 'runc');
     // Of our own client that is what it loads, which is about what asks the daemon for its mounts.
-    if (this.#lazy !== undefined) await runCommand(...this.#lazy.command('ps', '--root', this.#lazy.root), { signal });
+    await this.#lazy?.run(['ps'], signal);
   }
 
   async ctr(args: readonly string[], signal?: AbortSignal): Promise<string> {
@@ -77,8 +77,7 @@ class ContainerdPlace implements Place {
     const events = this.#events;
     const snapshotter = snapshotterOf(candidate);
     const begin = realClock.now();
-    const [file, args] = this.#pullCommand();
-    await runCommand(file, args, { signal });
+    await this.#pull(signal);
     const pull = realClock.now();
     const network = ready.kind === 'port' ? ['--net-host'] : [];
     const run = ['run', '--rm', '--snapshotter', snapshotter, ...network, candidate.image, this.#container, ...command];
@@ -116,19 +115,20 @@ class ContainerdPlace implements Place {
   }
 
   /** What is before the registry speaks plain HTTP. */
-  #pullCommand(): [file: string, args: string[]] {
+  async #pull(signal: AbortSignal): Promise<string> {
     const { image, way } = this.candidate;
     const address = this.socket;
     const snapshotter = snapshotterOf(this.candidate);
     const where = ['--address', address];
     if (way.kind !== 'full' && way.pull !== undefined) {
       const values: Readonly<Record<string, string>> = { image, address, snapshotter };
-      return ['sh', ['-c', way.pull.replace(/\{(image|address|snapshotter)\}/g, (_, name: string) => values[name])]];
+      const script = way.pull.replace(/\{(image|address|snapshotter)\}/g, (_, name: string) => values[name]);
+      return runCommand('sh', ['-c', script], { signal });
     }
-    if (this.#lazy !== undefined) return this.#lazy.command('pull', '--root', this.#lazy.root, ...where, image);
+    if (this.#lazy !== undefined) return this.#lazy.run(['pull', ...where, image], signal);
+    const [program, verb] = way.kind === 'full' ? ['ctr', 'pull'] : ['ctr-remote', 'rpull'];
     const how = ['--plain-http', '--snapshotter', snapshotter, image];
-    if (way.kind === 'full') return ['ctr', [...where, 'images', 'pull', ...how]];
-    return ['ctr-remote', [...where, 'images', 'rpull', ...how]];
+    return runCommand(program, [...where, 'images', verb, ...how], { signal });
   }
 
   /** A listener hears some time after its program was started: an event of our own tells when. */

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { runCommand } from '../../util/command.js';
 import { Daemon, peakMemory } from '../processes.js';
 import type { Lazylayer } from './engine.js';
 
@@ -35,13 +36,17 @@ export class LazyDaemon implements AsyncDisposable {
     offers: Offers,
   ) {
     this.root = join(directory, 'lazylayer');
-    this.#daemon = new Daemon(...this.command(...serveArguments(offers, this.root, lazylayer.config)));
+    const { command, config } = lazylayer;
+    const [file, ...first] = command;
+    this.#daemon = new Daemon(file, [...first, ...serveArguments(offers, this.root, config)]);
   }
 
-  /** A command line of the same program. */
-  command(...args: string[]): [file: string, args: string[]] {
-    const [file, ...first] = this.lazylayer.command;
-    return [file, [...first, ...args]];
+  /** Runs another verb of the same program on the same root, and gives its standard output. */
+  async run([verb, ...args]: readonly string[], signal?: AbortSignal): Promise<string> {
+    const { command, config } = this.lazylayer;
+    const [file, ...first] = command;
+    const given = config === undefined ? [] : ['--config', config];
+    return runCommand(file, [...first, verb, '--root', this.root, ...given, ...args], { signal });
   }
 
   /** Resolves when it serves. */

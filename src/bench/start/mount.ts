@@ -1,7 +1,6 @@
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LazylayerError } from '../../errors.js';
-import { runCommand } from '../../util/command.js';
 import { realClock } from '../clock.js';
 import { requirePrograms } from '../processes.js';
 import type { Candidate, Engine, Lazylayer, Place, Started, StartOptions } from './engine.js';
@@ -27,7 +26,7 @@ export class MountEngine implements Engine {
     const target = join(directory, 'tree');
     await mkdir(target);
     const daemon = await LazyDaemon.start(this.lazylayer, directory, {}, signal);
-    return new MountPlace(candidate, directory, target, daemon, this.lazylayer);
+    return new MountPlace(candidate, directory, target, daemon);
   }
 }
 
@@ -39,7 +38,6 @@ class MountPlace implements Place {
     private readonly directory: string,
     private readonly target: string,
     private readonly daemon: LazyDaemon,
-    private readonly lazylayer: Lazylayer,
   ) {}
 
   get root(): string {
@@ -48,7 +46,7 @@ class MountPlace implements Place {
 
   async start({ command, ready, signal }: StartOptions): Promise<Started> {
     const begin = realClock.now();
-    await this.#lazylayer(['mount', '--detach', '--rw', this.candidate.image, this.target], signal);
+    await this.daemon.run(['mount', '--detach', '--rw', this.candidate.image, this.target], signal);
     const pull = realClock.now();
     const began = join(this.directory, 'began');
     const args = ['--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', contain, this.target, began, ...command];
@@ -75,12 +73,5 @@ class MountPlace implements Place {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
     await this.daemon[Symbol.asyncDispose]();
-  }
-
-  async #lazylayer([verb, ...args]: string[], signal?: AbortSignal): Promise<void> {
-    const { command, config } = this.lazylayer;
-    const [file, ...first] = command;
-    const given = config === undefined ? [] : ['--config', config];
-    await runCommand(file, [...first, verb, '--root', this.root, ...given, ...args], { signal });
   }
 }

@@ -3,7 +3,9 @@ import { availableParallelism } from 'node:os';
 /** What `Alert` needs of its event loop and of time, in milliseconds. */
 export interface AlertLoop {
   readonly now: () => number;
-  /** Once more as soon as the loop has looked what has come in; until then it does not sleep. */
+  /** Answers the next request, where one is there. */
+  readonly take: () => void;
+  /** As soon as the loop has looked what else has come in; until then it does not sleep. */
   readonly again: (turn: () => void) => void;
   readonly later: (turn: () => void, ms: number) => void;
 }
@@ -18,15 +20,17 @@ export interface Held {
 const CLOSE_MS = 0.1;
 /** Against an answer that takes longer than this, being woken is nothing. */
 const LONG_MS = 1;
-/** For so long after an answer the loop looks instead of sleeping. Longer looking wins little, and takes power from the reader's processor. */
+/** For so long after an answer the thread looks instead of sleeping. Longer looking wins little, and takes power from the reader's processor. */
 const LOOK_MS = 0.03;
+/** After so long the loop has its turn, which other threads' messages wait for. */
+const TURN_MS = 0.25;
 /** For so long after the last answer of a series `held` is held: taking and leaving it interrupts every processor. */
 const HOLD_MS = 2;
 
 /**
  * A program that walks a tree asks for one thing, waits for it, and asks for the next a few microseconds later: falling asleep and
- * being woken takes longer than an answer. In a series of requests the event loop therefore looks for the next one without
- * sleeping, for a while that is short against what it saves. Who asks now and then costs nothing.
+ * being woken takes longer than an answer, and so does a turn of the event loop. In a series of requests the next one is therefore looked
+ * for without either, for a while that is short against what it saves. Who asks now and then costs nothing.
  */
 export class Alert {
   readonly #loop: AlertLoop;
@@ -74,8 +78,12 @@ export class Alert {
   }
 
   readonly #look = (): void => {
-    if (!this.#closed && this.#loop.now() - this.#last < LOOK_MS) this.#loop.again(this.#look);
-    else this.#looking = false;
+    const turn = this.#loop.now() + TURN_MS;
+    for (let now = this.#loop.now(); !this.#closed && now - this.#last < LOOK_MS; now = this.#loop.now()) {
+      if (now >= turn) return this.#loop.again(this.#look);
+      this.#loop.take();
+    }
+    this.#looking = false;
   };
 
   readonly #letGo = (): void => {
@@ -87,7 +95,7 @@ export class Alert {
 }
 
 /** This thread's loop; undefined where its looking would keep the reader from the only processor. */
-export function alertLoop(): AlertLoop | undefined {
+export function alertLoop(take: () => void): AlertLoop | undefined {
   if (availableParallelism() < 2) return undefined;
-  return { now: () => performance.now(), again: setImmediate, later: (turn, ms) => setTimeout(turn, ms).unref() };
+  return { now: () => performance.now(), take, again: setImmediate, later: (turn, ms) => setTimeout(turn, ms).unref() };
 }

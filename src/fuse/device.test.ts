@@ -37,6 +37,27 @@ test('gives each message in the one buffer, and an end after which the descripto
   t.deepEqual(seen, ['message 0', 'message 1', 'message 2']);
 });
 
+test('who does not wait for the loop takes the next message at once, where there is one', async (t) => {
+  const { reader, writer } = await fifo(t);
+  const buffer = Buffer.alloc(64);
+  const seen: string[] = [];
+  const device = watchDevice(reader, buffer, {
+    message: (length) => seen.push(buffer.toString('latin1', 0, length)),
+    end: () => t.fail(),
+  });
+  device.take();
+  t.deepEqual(seen, []);
+  writeSync(writer, 'at once');
+  device.take();
+  device.take();
+  t.deepEqual(seen, ['at once']);
+  writeSync(writer, 'unread');
+  device.close();
+  device.take();
+  closeSync(writer);
+  t.deepEqual(seen, ['at once']);
+});
+
 test('a closed device says nothing more', async (t) => {
   const { reader, writer } = await fifo(t);
   let calls = 0;

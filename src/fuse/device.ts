@@ -1,4 +1,5 @@
 import { createServer, Socket } from 'node:net';
+import { read } from '../util/syscalls.js';
 
 /** What net.Socket wants of a handle, as far as this file touches it. */
 interface PipeHandle {
@@ -17,6 +18,8 @@ export interface DeviceEvents {
 }
 
 export interface Device {
+  /** Gives `message` the next request, where one is there: at once, for whoever does not wait until the loop has seen it. */
+  take(): void;
   /** Stops watching and closes the descriptor. */
   close(): void;
 }
@@ -55,6 +58,11 @@ export function watchDevice(fd: number, buffer: Uint8Array, events: DeviceEvents
   socket.on('end', () => end(new Error('end of file')));
   socket.resume();
   return {
+    take() {
+      // What is wrong with the descriptor, the loop hears too.
+      const length = ended ? 0 : read(fd, buffer);
+      if (length > 0) events.message(length);
+    },
     close() {
       ended = true;
       socket.destroy();

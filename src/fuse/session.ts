@@ -1,9 +1,9 @@
-import { readSync } from 'node:fs';
 import { constants } from 'node:os';
 import type { LookedUp } from '../ahead/looked-up.js';
 import { ASLEEP, DEFERRED, UPPER, blankAttributes, blankEntry, inodeOf, slotOf } from '../fs/nodes.js';
 import type { CachedRange } from '../fs/nodes.js';
 import type { ServedTree } from '../fs/served-tree.js';
+import { pread } from '../util/syscalls.js';
 import { wallClock } from '../util/wall-clock.js';
 import * as codec from './codec.js';
 import { Message, Opcode, OUT_HEADER } from './codec.js';
@@ -45,6 +45,7 @@ export class Session {
   readonly #touched: Uint8Array<ArrayBufferLike>;
   /** Reused for every reply: a request is answered before the next is looked at. */
   readonly #reply = new Message(OUT_HEADER + BODY);
+  readonly #body = this.#reply.bytes.subarray(OUT_HEADER);
   readonly #attributes = blankAttributes();
   readonly #entry = blankEntry();
   readonly #range: CachedRange = { fd: -1, position: 0 };
@@ -313,12 +314,7 @@ export class Session {
 
   /** The cached range into the reply, behind the header. False where the file does not give it: then it is not cached. */
   #copy(size: number): boolean {
-    const { fd, position } = this.#range;
-    try {
-      return size === 0 || readSync(fd, this.#reply.bytes, OUT_HEADER, size, position) === size;
-    } catch {
-      return false;
-    }
+    return size === 0 || pread(this.#range.fd, this.#body, size, this.#range.position) === size;
   }
 
   /** fuse_read_in again; `offset` is the last record's `off`. A reply without records is the end. */

@@ -1,4 +1,3 @@
-import { writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { LookedUp } from '../ahead/looked-up.js';
@@ -8,6 +7,7 @@ import { nodeNumber, UPPER } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Tree } from '../toc/tree.js';
 import { collectSoon } from '../util/collect.js';
+import { systemError, write as writeNow } from '../util/syscalls.js';
 import { ThreadNice } from '../util/thread-nice.js';
 import {
   invalidateAttributes,
@@ -48,11 +48,10 @@ function say(message: ToMain): void {
 }
 
 function write(bytes: Uint8Array, length: number): void {
-  try {
-    writeSync(setup.fd, bytes, 0, length);
-  } catch (error) {
-    if (!isGone(error)) throw error;
-  }
+  const written = writeNow(setup.fd, bytes, length);
+  if (written >= 0) return;
+  const error = systemError('write', written);
+  if (!isGone(error)) throw error;
 }
 
 const invalidations = new EntryInvalidations({
@@ -123,7 +122,7 @@ setup.layers.forEach(attach);
 setup.asleep.forEach((layer) => tree.sleep(layer));
 setup.references.forEach(({ reference, layers }) => tree.setReference(reference, layers));
 
-const loop = setup.stayAwake ? alertLoop() : undefined;
+const loop = setup.stayAwake ? alertLoop(() => device.take()) : undefined;
 const latency = loop !== undefined && halts() ? WakeLatency.open() : undefined;
 const alert = loop && new Alert(latency, loop);
 

@@ -92,7 +92,7 @@ test('in a series the thread looks for the next request until there is none', (t
   t.is(seen.held, 1, 'once');
   const { looks } = seen;
   scene.passes(1);
-  t.true(seen.looks - looks <= 31, 'no longer than 30 µs after the last');
+  t.true(seen.looks - looks <= 21, 'no longer than 20 µs after the last');
   t.is(seen.held, 1, 'a pause is not the end');
   scene.passes();
   t.is(seen.held, 0);
@@ -113,7 +113,7 @@ test('a series with pauses holds once, and looks in none of them', (t) => {
     scene.asks(2, 0.01);
     scene.passes(1);
   }
-  t.true(seen.looks > 0 && seen.looks <= 20 * 31);
+  t.true(seen.looks > 0 && seen.looks <= 20 * 21);
   t.deepEqual([seen.held, seen.releases], [1, 0]);
   scene.passes();
   t.is(seen.releases, 1);
@@ -147,6 +147,6 @@ test('without anything to hold it only looks', (t) => {
   const scene = new Scene({ holds: false });
   scene.asks(2, 0);
   scene.passes();
-  t.true(scene.seen.looks > 1 && scene.seen.looks <= 31);
+  t.true(scene.seen.looks > 1 && scene.seen.looks <= 21);
   t.is(scene.seen.turns, 1);
 });

@@ -21,7 +21,7 @@ const CLOSE_MS = 0.1;
 /** Against an answer that takes longer than this, being woken is nothing. */
 const LONG_MS = 1;
 /** For so long after an answer the thread looks instead of sleeping. Longer looking wins little, and takes power from the reader's processor. */
-const LOOK_MS = 0.03;
+const LOOK_MS = 0.02;
 /** After so long the loop has its turn, which other threads' messages wait for. */
 const TURN_MS = 0.25;
 /** For so long after the last answer of a series `held` is held: taking and leaving it interrupts every processor. */

@@ -11,6 +11,8 @@ import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
 import { PodmanStorage } from '../../src/bench/start/podman-storage.js';
 import { median } from '../../src/bench/statistics.js';
+import { GrpcClient } from '../../src/containerd/grpc.js';
+import { Snapshots } from '../../src/containerd/proto/snapshots_pb.js';
 import { parseReference } from '../../src/image/reference.js';
 
 /** Ratios to overlayfs on local disk that are wanted, page cache dropped and everything in lazylayer's cache. */
@@ -77,15 +79,16 @@ async function mountByContainerd(options: OverlayOptions, directory: string): Pr
   const address = join(directory, 'snapshots', 'lazylayer.sock');
   let daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
   cleanup.teardown(() => daemon[Symbol.asyncDispose]());
-  const { ctr, ctrRemote } = await startContainerd(cleanup, lazylayerPlugin(address));
+  const containerd = await startContainerd(cleanup, lazylayerPlugin(address));
+  const { ctr, ctrRemote } = containerd;
   say(`files: unpacking ${image}`);
   await ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', image);
-  const local = await SnapshotView.make(ctr, 'overlayfs', directory);
+  const local = await SnapshotView.make(containerd, 'overlayfs', directory);
   await local.mount();
   cleanup.teardown(() => local.umount());
   say(`files: fetching all of ${image} for containerd`);
   await ctrRemote('images', 'rpull', '--plain-http', '--snapshotter', 'lazylayer', image);
-  const lazy = await SnapshotView.make(ctr, 'lazylayer', directory);
+  const lazy = await SnapshotView.make(containerd, 'lazylayer', directory);
   await lazy.mount();
   await fetchAll(options, daemon, lazy.target);
   await lazy.umount();
@@ -105,16 +108,17 @@ class SnapshotView {
   ) {}
 
   /** The target is below the directory, named like the snapshotter. */
-  static async make(ctr: Containerd['ctr'], snapshotter: string, directory: string): Promise<SnapshotView> {
+  static async make({ ctr, socket }: Containerd, snapshotter: string, directory: string): Promise<SnapshotView> {
     const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', snapshotter, ...args);
     const rows = (await snapshots('ls')).split('\n').slice(1);
     const layers = rows.map((row) => row.split(/\s+/));
     const [top] = layers.find(([key]) => layers.every(([, parent]) => parent !== key))!;
     const target = join(directory, 'mounted', snapshotter);
     await mkdir(target, { recursive: true });
-    await snapshots('view', 'measured', top);
-    // Unlike what it prepares, ctr does not keep a view from being collected.
-    await snapshots('label', 'measured', 'containerd.io/gc.root=measured');
+    // Not by ctr, which does not keep a view from being collected: a label that comes after it may come too late.
+    using containerd = new GrpcClient(socket, { 'containerd-namespace': 'default' });
+    const labels = { 'containerd.io/gc.root': 'measured' };
+    await containerd.call(Snapshots.method.view, { snapshotter, key: 'measured', parent: top, labels });
     return new SnapshotView(snapshots, target);
   }
 

@@ -50,7 +50,7 @@ for (const [what, entry, running, packages] of [
   ['pull', 'cli/pull.js', ['cli/context.js', 'cli/pull.js'], ['commander', ...withConfig]],
   ['serve', 'cli/serve.js', ['cli/context.js', 'cli/serve.js'], ['fs-native-extensions', 'pino', ...withConfig]],
   ['the process that holds the mount', 'daemon/detached.js', [], ['fs-native-extensions', 'pino']],
-  ['the worker that serves the kernel', 'fuse/worker.js', [], []],
+  ['the worker that serves the kernel', 'fuse/worker.js', [], ['koffi']],
   ['the worker that inflates', 'layer/inflate-worker.js', [], []],
 ] as const)
   test(`${what} loads only what it needs`, (t) => {
@@ -81,7 +81,7 @@ test('the serving process loads no snapshotter, no metrics and no libfuse unless
     [],
   );
   t.deepEqual(
-    packages.filter((name) => /grpc|protobuf|prom-client|commander|fs-native-extensions/.test(name)),
+    packages.filter((name) => /grpc|protobuf|prom-client|commander|fs-native-extensions|koffi/.test(name)),
     [],
   );
 });

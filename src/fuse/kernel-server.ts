@@ -5,11 +5,10 @@ import { MAX_SLOT } from '../fs/nodes.js';
 import type { ReferenceLayer } from '../fs/served-tree.js';
 import { checkByteOrder, type Negotiated } from './codec.js';
 import { DeferredRequests } from './deferred-requests.js';
-import { shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
+import { Count, shared, type ToMain, type ToWorker, type WorkerSetup } from './messages.js';
 import { setReadAhead, type FuseConnection } from './mount.js';
 import type { ReadRing } from './read-ring.js';
 import type { FuseHost, FuseServer, FuseStats, ServeOptions } from './server.js';
-import { Count } from './session.js';
 
 /**
  * Serves a connection from a worker thread. With `resume`, one that an earlier process negotiated and served: the kernel sends what that one

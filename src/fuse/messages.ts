@@ -17,6 +17,9 @@ export function shared(view: LayerView): SharedLayer {
   return { slot: view.slot, tree: view.tree.buffer, presence: view.presence.buffer, fd: view.fd };
 }
 
+/** Counts since the session began, in memory that threads share. */
+export const Count = { requests: 0, cachedReads: 1, deferredReads: 2, size: 3 } as const;
+
 /** What the worker is started with. */
 export interface WorkerSetup {
   readonly fd: number;

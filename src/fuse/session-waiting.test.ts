@@ -3,7 +3,7 @@ import test from 'ava';
 import { nodeNumber, UPPER, UPPER_ROOT } from '../fs/nodes.js';
 import { inSlot, readIn, SLOT, startSession } from '../testing/session-fixture.js';
 import { Opcode } from './codec.js';
-import { Count } from './session.js';
+import { Count } from './messages.js';
 
 const { EINVAL, EIO, ENOENT, EROFS, ESTALE } = constants.errno;
 

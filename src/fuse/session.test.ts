@@ -7,7 +7,7 @@ import { FIXTURE_CHUNK, fixtureContent } from '../testing/fs-fixture.js';
 import { entries, inSlot, readIn, SLOT, startSession } from '../testing/session-fixture.js';
 import { Message, Opcode } from './codec.js';
 import { ReadRing } from './read-ring.js';
-import { Count } from './session.js';
+import { Count } from './messages.js';
 
 const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS, ESTALE, EPROTO } = constants.errno;
 

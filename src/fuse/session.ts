@@ -7,6 +7,7 @@ import { pread } from '../util/syscalls.js';
 import { wallClock } from '../util/wall-clock.js';
 import * as codec from './codec.js';
 import { Message, Opcode, OUT_HEADER } from './codec.js';
+import { Count } from './messages.js';
 import type { ReadRing } from './read-ring.js';
 import type { DeferredRequest, DeferredUse, SessionOutput } from './session-output.js';
 
@@ -19,9 +20,6 @@ interface Parked {
   /** It waits for a name, or for a use to be counted; else for a layer. */
   readonly named: boolean;
 }
-
-/** Counts since the session began, in memory that threads share. */
-export const Count = { requests: 0, cachedReads: 1, deferredReads: 2, size: 3 } as const;
 
 /** Layers never change; what lies above them may, within this many seconds. */
 const UPPER_VALID = 1;

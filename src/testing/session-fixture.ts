@@ -2,7 +2,8 @@ import { nodeNumber } from '../fs/nodes.js';
 import { ServedTree } from '../fs/served-tree.js';
 import { Message, type Negotiated } from '../fuse/codec.js';
 import type { DeferredLookup, DeferredRead, DeferredUse, DeferredWake } from '../fuse/session-output.js';
-import { Count, Session } from '../fuse/session.js';
+import { Count } from '../fuse/messages.js';
+import { Session } from '../fuse/session.js';
 import { FIXTURE_CHUNK, FixtureLayer, type FixtureEntry } from './fs-fixture.js';
 
 /** The files of the layer that the session serves. */

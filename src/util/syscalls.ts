@@ -2,7 +2,7 @@ import { getSystemErrorMap } from 'node:util';
 import koffi from 'koffi';
 
 /*
- * System calls without what Node.js puts around them: a read that finds nothing is a number, no exception, and costs a third of a microsecond.
+ * System calls without what Node.js puts around them: a read that finds nothing is a number, no exception, and costs half a microsecond.
  * For loops of which each turn counts; for all else there is node:fs. Each gives what Linux gives: bytes, or a negated errno.
  */
 
@@ -26,7 +26,7 @@ function preadOfLibc(): ReturnType<typeof libc.func> {
   }
 }
 
-/** read(2) of at most `into` bytes. */
+/** read(2) of at most as many bytes as `into` has room for. */
 export function read(fd: number, into: Uint8Array): number {
   return result(calls.read(fd, into, into.byteLength));
 }

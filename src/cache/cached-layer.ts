@@ -6,6 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, LazylayerError } from '../errors.js';
+import { CACHE_ALIGN } from '../toc/layout.js';
 import type { Tree } from '../toc/tree.js';
 import { syncDirectory } from '../util/atomic-file.js';
 import { loadBitmap, saveBitmap } from './bitmap-file.js';
@@ -80,9 +81,11 @@ export class CachedLayer implements LayerView {
     const fd = await openFd(path(FILES.data), constants.O_RDWR | constants.O_CREAT, 0o644);
     try {
       const { size, blocks } = await stat(fd);
+      // To a block's end, as EROFS wants it.
+      const length = Math.ceil(tree.facts.cacheBytes / CACHE_ALIGN) * CACHE_ALIGN;
       const whole = size >= tree.facts.cacheBytes;
       const saved = await loadBitmap(path(FILES.present), chunks, tree.facts.source);
-      if (!whole) await setLength(fd, tree.facts.cacheBytes);
+      if (size < length) await setLength(fd, length);
       const empty = () => new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));
       const believed = !treeIsNew && mark !== 'found' && whole && saved !== undefined;
       // A layer that was opened and never read leaves a file of holes, and no bitmap.

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, existsSync, openSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, LazylayerError } from '../errors.js';
@@ -18,6 +18,8 @@ export interface ChunkCacheOptions {
   /** Bytes on disk over all layers; none when absent. Layers that are open are never dropped, so they may lie above it. */
   readonly limitBytes?: number;
   readonly onEvent?: (event: CacheEvent) => void;
+  /** Content of the layer in a slot, which is not open, is about to go. */
+  readonly onForget?: (slot: number) => Promise<void>;
   /** How often bitmaps are saved while chunks come in, in milliseconds. */
   readonly saveEveryMs?: number;
 }
@@ -126,6 +128,14 @@ export class ChunkCache implements AsyncDisposable {
     } catch {
       return undefined;
     }
+  }
+
+  /** Whether a layer ended cleanly with all its content, as its bitmap says. What cannot be read is not there. */
+  looksWhole(key: LayerKey): boolean {
+    const name = nameOf(key);
+    if (existsSync(this.#path(name, FILES.open))) return false;
+    const count = countBitmap(this.#path(name, FILES.present));
+    return count !== undefined && count.present === count.chunks;
   }
 
   /** Whether the disk has anything of a blob, whatever vouches for it. */
@@ -324,6 +334,7 @@ export class ChunkCache implements AsyncDisposable {
     this.#closeLent(name);
     const tree = await loadTree(this.#path(name, FILES.tree)).catch(() => undefined);
     const slot = this.index.knownSlot(name);
+    if (slot !== undefined) await this.options.onForget?.(slot);
     if (tree === undefined || slot === undefined) return;
     await this.index.forget(tree, slot).catch(() => {}); // hints that stay are harmless
   }
@@ -335,7 +346,7 @@ export class ChunkCache implements AsyncDisposable {
       const bytes = open === undefined ? known.bytes : await open.measure();
       const count =
         open === undefined
-          ? await countBitmap(this.#path(name, FILES.present))
+          ? countBitmap(this.#path(name, FILES.present))
           : { chunks: open.tree.counts.chunks, present: open.presence.count() };
       layers.push({
         digest: digestOfName(name)!,

@@ -11,11 +11,11 @@ export async function releaseDead(root: string, target: string): Promise<string[
   if (!(await listMounts()).some((m) => m.target === target && m.source === OVERLAY_SOURCE)) return [];
   const { releaseStale } = await import('../mount/stale.js');
   const { lockRoot } = await import('../workspace/lock.js');
-  const { fuse, mounts } = layoutOf(root);
-  if (!existsSync(mounts)) return [];
+  const layout = layoutOf(root);
+  if (!existsSync(layout.mounts)) return [];
   const lock = lockRoot(root);
   try {
-    return await releaseStale(fuse, mounts);
+    return await releaseStale(layout);
   } finally {
     lock.release();
   }

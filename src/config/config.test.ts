@@ -51,7 +51,7 @@ test('any configuration survives being written', (t) => {
   const config = {
     ...defaultConfig(root),
     cache: { max_bytes: 12345 },
-    fuse: { backend: 'fuse-native' as const, layer_idle_sec: 7, stay_awake: false },
+    fuse: { backend: 'fuse-native' as const, layer_idle_sec: 7, stay_awake: false, erofs: false },
     registry: { certs_dir: [], hosts },
   };
   t.deepEqual(parseConfig(formatConfig(config), 'x'), config);

@@ -109,6 +109,7 @@ export const configSchema = table({
       backend: v.optional(settings.backend, 'kernel'),
       layer_idle_sec: v.optional(decimal(0.05, 86_400), 300),
       stay_awake: v.optional(flag(), true),
+      erofs: v.optional(flag(), true),
     }),
     {},
   ),

@@ -67,7 +67,7 @@ export class Holder {
   async start(): Promise<{ ended: Promise<number> }> {
     const { root, fuse, empty, uppers, mounts } = this.#layout;
     this.#lock = lockRoot(root);
-    for (const target of await releaseStale(this.#layout.fuse, mounts))
+    for (const target of await releaseStale(this.#layout))
       this.#log.warn({ target }, 'took away a mount that a dead daemon had left');
     await this.#findStore();
     for (const dir of [fuse, empty, uppers, mounts]) await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -168,7 +168,7 @@ export class Holder {
   /** After a clean end there is nothing left to take away; after a failure, everything. */
   async #close(status: number): Promise<number> {
     if (this.#fuse >= 0) closeSync(this.#fuse);
-    if (status !== 0) await releaseStale(this.#layout.fuse, this.#layout.mounts);
+    if (status !== 0) await releaseStale(this.#layout);
     await rm(this.#layout.control, { force: true });
     this.#lock?.release();
     return status;

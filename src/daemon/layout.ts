@@ -7,6 +7,7 @@ export function layoutOf(root: string) {
     control: join(root, 'control.sock'),
     log: join(root, 'daemon.log'),
     fuse: join(root, 'fuse'),
+    whole: join(root, 'whole'),
     pool: join(root, 'pool'),
     mounts: join(root, 'mounts'),
     uppers: join(root, 'uppers'),

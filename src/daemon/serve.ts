@@ -3,6 +3,7 @@ import type { Server } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ProgramsAhead } from '../ahead/programs.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
+import { WholeMounts } from '../erofs/whole-mounts.js';
 import { Mounts } from '../mount/mounts.js';
 import { ThreadNice } from '../util/thread-nice.js';
 import { unmount } from '../util/unmount.js';
@@ -37,6 +38,7 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   const layout = layoutOf(config.root);
   const metrics = persistent && config.metrics.address !== '' ? await openMetrics(config.metrics.address) : undefined;
   const fault = (what: string, error: unknown) => log.warn({ error: toWire(error) }, what);
+  const unavailable = (error: unknown) => log.info({ error: toWire(error) }, 'all layers stay with FUSE');
 
   let store: AdditionalLayerStore | undefined;
   const tracer = new Tracer();
@@ -52,8 +54,13 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onRequestProgress: (request, bytes) => tracer.progress(request, bytes),
     onError: fault,
     onEvict: ({ reference }) => store?.evicted(reference),
+    onForget: (slot) => served.forgotten(slot),
   });
-  const served = new ServedLayers({ idleMs: config.fuse.layer_idle_sec * 1000, onError: fault });
+  const served = new ServedLayers({
+    idleMs: config.fuse.layer_idle_sec * 1000,
+    whole: config.fuse.erofs ? await WholeMounts.open(layout.whole, resume !== undefined, unavailable) : undefined,
+    onError: fault,
+  });
   const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;
   const order = new EndOrder();
   const mounts = new Mounts({
@@ -104,6 +111,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
       fault(what, error);
     },
   });
+  await served.retainShown();
+  void store?.mountWhole();
   // Clients and readers that miss wait for this thread, whose turns are short; the threads that work for long have begun.
   if (persistent) new ThreadNice().set(MAIN_NICE);
   const control = await listenControl(layout.control, {

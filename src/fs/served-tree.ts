@@ -13,6 +13,8 @@ export interface ReferenceLayer {
   /** Layer digest, or the digest of its TOC: the name of the directory. */
   readonly digest: string;
   readonly slot: number;
+  /** Absolute path of its tree where that is mounted apart; else it is in this one. */
+  readonly path?: string;
   /** Bytes of the files `info` and `blob` beside `diff`; neither is there without it. */
   readonly files?: { readonly info: number; readonly blob: number };
 }
@@ -40,7 +42,7 @@ export const NAME_MAX = 255;
  * All layers in one tree:
  *
  *     l/<slot>/                          the root of one layer
- *     <base64 reference>/<digest>/diff   a symlink to ../../l/<slot>
+ *     <base64 reference>/<digest>/diff   a symlink to ../../l/<slot>, or to where the layer is mounted apart
  *     <base64 reference>/<digest>/info   what the layer is, in JSON; of layers that the additional layer store has
  *     <base64 reference>/<digest>/blob   the layer as it is in the registry; likewise
  *     pool                               a symlink
@@ -118,14 +120,15 @@ export class ServedTree {
   #setLayers(directory: number, layers: readonly ReferenceLayer[]): void {
     const wanted = new Map(layers.map((l) => [l.digest, l]));
     for (const digest of this.#upper.names(directory)) if (!wanted.has(digest)) this.#upper.remove(directory, digest);
-    for (const [digest, { slot, files }] of wanted) {
+    for (const [digest, { slot, path, files }] of wanted) {
       const layer = this.#upper.addDirectory(directory, digest);
       if (this.resolves) this.#upper.deferUnknown(layer);
-      const target = `../../${LAYERS}/${slot}`;
+      const inside = `../../${LAYERS}/${slot}`;
+      const target = path ?? inside;
       const diff = this.#upper.child(layer, 'diff');
       if (diff === undefined || String(this.#upper.readlink(diff)) !== target)
         this.#upper.addSymlink(layer, 'diff', target);
-      for (const name of ['info', 'blob'] as const) this.#setFile(layer, name, files?.[name], target);
+      for (const name of ['info', 'blob'] as const) this.#setFile(layer, name, files?.[name], inside);
     }
   }
 

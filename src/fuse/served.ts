@@ -1,4 +1,5 @@
 import type { Digest } from '../digest/digest.js';
+import type { WholeMounts } from '../erofs/whole-mounts.js';
 import { LazylayerError } from '../errors.js';
 import type { LayerView, SleepingLayer } from '../fs/layer-nodes.js';
 import type { ReferenceLayer, References } from '../fs/served-tree.js';
@@ -13,7 +14,9 @@ import type { FuseServer } from './server.js';
 export interface ServedLayersOptions {
   /** Layers that nothing was asked of for this long, in milliseconds, leave memory. Absent: none does. */
   readonly idleMs?: number;
-  /** Hears of a layer that did not fall asleep. */
+  /** Mounts of layers whose content is all in the cache. Absent: all layers stay with FUSE. */
+  readonly whole?: WholeMounts;
+  /** Hears of a layer that did not fall asleep, or was not mounted by the kernel. */
   readonly onError?: (what: string, error: unknown) => void;
 }
 
@@ -39,6 +42,8 @@ export class ServedLayers implements AsyncDisposable {
   #fuse: FuseServer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
+  /** Somebody wants to see each read. */
+  #traced = false;
   /** Bad chunks of layers that are not shown any more. */
   #badChunks = 0;
 
@@ -111,9 +116,50 @@ export class ServedLayers implements AsyncDisposable {
       if (served === undefined || --served.uses > 0) continue;
       this.#layers.delete(slot);
       await served.end();
+      await this.#options.whole?.unmount(slot);
       this.#badChunks += served.totals.badChunks;
     }
     collectSoon();
+  }
+
+  /**
+   * The directory of a layer all of whose content is in the cache, which the kernel then reads by itself; undefined for all others, which
+   * are read through FUSE, and while reads are traced. For overlays that are about to be mounted: none changes later.
+   */
+  async lower(slot: number): Promise<string | undefined> {
+    const { whole, onError } = this.#options;
+    if (whole === undefined || this.#traced) return undefined;
+    const mounted = whole.path(slot);
+    if (mounted !== undefined) return mounted;
+    const mount = async (layer: Layer) => (layer.isPresent ? whole.mount(layer.view) : undefined);
+    try {
+      const path = await this.using(slot, mount);
+      if (path !== undefined) await this.#showAgain(slot);
+      return path;
+    } catch (error) {
+      onError?.(`mount the layer in slot ${slot} by EROFS`, error);
+      return undefined;
+    }
+  }
+
+  /** The content of a layer that nobody has open is about to go. */
+  async forgotten(slot: number): Promise<void> {
+    const { whole } = this.#options;
+    if (whole?.path(slot) === undefined) return;
+    await whole.unmount(slot);
+    await this.#showAgain(slot);
+  }
+
+  /** Lets go of mounts, taken over from an earlier process, of layers that are not shown. */
+  async retainShown(): Promise<void> {
+    await this.#options.whole?.retain((slot) => this.#layers.has(slot));
+  }
+
+  /** References that show where the layer is. */
+  async #showAgain(slot: number): Promise<void> {
+    for (const [reference, { added, stored }] of this.#references)
+      if (added.has(slot) || stored?.some((layer) => layer.slot === slot) === true)
+        await this.#showReference(reference);
   }
 
   /**
@@ -142,7 +188,10 @@ export class ServedLayers implements AsyncDisposable {
   ahead(slot: number): Pick<Layer, 'prefetch' | 'background'> {
     return {
       prefetch: (options) => this.using(slot, (layer) => layer.prefetch(options), options?.signal),
-      background: (signal) => this.using(slot, (layer) => layer.background(signal), signal),
+      background: async (signal) => {
+        await this.using(slot, (layer) => layer.background(signal), signal);
+        await this.lower(slot);
+      },
     };
   }
 
@@ -153,6 +202,7 @@ export class ServedLayers implements AsyncDisposable {
 
   /** Has the server put each read that the cache answers in a ring, or none any more: see `FuseServer`. */
   async trace(ring: ReadRing | undefined): Promise<void> {
+    this.#traced = ring !== undefined;
     await this.#fuse?.trace(ring);
   }
 
@@ -214,12 +264,13 @@ export class ServedLayers implements AsyncDisposable {
     const layers = new Map<string, ReferenceLayer>();
     for (const [slot, { digest }] of known.added) layers.set(digest, { digest, slot });
     for (const layer of known.stored ?? []) layers.set(layer.digest, layer);
-    return [...layers.values()];
+    return [...layers.values()].map((layer) => ({ ...layer, path: this.#options.whole?.path(layer.slot) }));
   }
 
-  /** No layer falls asleep from now on. What is shown stays shown. */
+  /** No layer falls asleep from now on. What is shown by FUSE stays shown. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.#looking;
+    await this.#options.whole?.retain(() => false);
   }
 }

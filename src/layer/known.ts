@@ -16,6 +16,8 @@ export interface KnownLayer {
   readonly treeBytes: number;
   /** Whoever opens it disposes it once. */
   open(): Promise<Layer>;
+  /** Whether the disk seems to have all its content: cheap, and no proof. */
+  looksWhole(): boolean;
   /** Until the returned function is called, `open` finds on disk what it needs, and asks no registry. */
   keep(): () => void;
 }

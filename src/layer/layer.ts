@@ -206,6 +206,11 @@ export class Layer implements AsyncDisposable {
     }
   }
 
+  /** Whether every chunk is known to be in the cache file. */
+  get isPresent(): boolean {
+    return this.view.presence.hasAll(0, this.tree.counts.chunks);
+  }
+
   /** Whether it is being read, or fetched ahead. */
   get busy(): boolean {
     return this.#reads > 0;

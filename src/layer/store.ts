@@ -197,6 +197,11 @@ export class LayerStore implements AsyncDisposable {
     return found?.facts.source === source.diffId ? undefined : found;
   }
 
+  /** Whether the disk seems to have all content of a layer. */
+  looksWhole(source: LayerSource): boolean {
+    return this.#cache.looksWhole(keyOf(source));
+  }
+
   /** Until the returned function is called, the layer's tree stays on disk; with `whole`, its content too. */
   keep(source: LayerSource, whole: boolean): () => void {
     return this.#cache.keep(keyOf(source), whole);

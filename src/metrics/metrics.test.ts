@@ -21,11 +21,12 @@ const observed: Observed = {
 const remote: RemoteLayers = {
   idmapRefusal: 'no',
   prepare: async ({ what }) => {
-    if (what === 'lazy') return { lower: Promise.resolve('/l'), record: 1 };
+    if (what === 'lazy') return { shown: Promise.resolve(), record: 1 };
     if (what === 'nothing') return { reason: 'no labels' };
     return { reason: 'https://registry.example/secret says 503', code: 'UNAVAILABLE' };
   },
-  restore: (record) => ({ isLocal: true, lower: Promise.resolve(String(record)) }),
+  restore: () => ({ isLocal: true, shown: Promise.resolve() }),
+  lower: async (record) => String(record),
   starting: () => {},
   usage: () => ({ size: 1, inodes: 1 }),
   root: async () => ({ mode: 0, uid: 0, gid: 0 }),
@@ -68,7 +69,8 @@ test('layers that clients ask for, by what came of it', async (t) => {
   const layers = metrics.watch(remote);
   for (const what of ['lazy', 'lazy', 'nothing', 'broken']) await layers.prepare({ what });
   t.is(layers.idmapRefusal, 'no');
-  t.is(await layers.restore(1).lower, '1');
+  t.is(await layers.lower(1), '1');
+  t.true(layers.restore(1).isLocal);
   t.like(await values(metrics), {
     'lazylayer_remote_snapshots_total{outcome="prepared",reason=""}': 2,
     'lazylayer_remote_snapshots_total{outcome="refused",reason="no_labels"}': 1,

@@ -142,6 +142,7 @@ export class Metrics implements AsyncDisposable {
       return answer;
     },
     restore: (record) => layers.restore(record),
+    lower: (record) => layers.lower(record),
     starting: (record) => layers.starting(record),
     usage: (record) => layers.usage(record),
     root: (record) => layers.root(record),

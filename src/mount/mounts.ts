@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
-import { isAbsolute, join } from 'node:path';
+import { isAbsolute, join, relative } from 'node:path';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
+import { LAYERS } from '../fs/served-tree.js';
 import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
@@ -38,6 +39,9 @@ export interface MountsOptions {
   /** Called whenever the last mount has gone. */
   readonly onEmpty: () => void;
 }
+
+/** The names of more layers that are mounted apart may not fit in the options of an overlay. */
+const maxWhole = 128;
 
 /** What is kept on disk of a mount: enough to serve it again without asking the registry. */
 interface Record {
@@ -227,20 +231,27 @@ export class Mounts implements AsyncDisposable {
   }
 
   async #overlay({ visible, record }: Mounted, signal: AbortSignal): Promise<void> {
+    const { base } = this.#options;
     const { upper } = record;
     const writable = upper === undefined ? undefined : { upper: join(upper, 'upper'), work: join(upper, 'work') };
     if (writable !== undefined)
       for (const dir of Object.values(writable)) await mkdir(dir, { recursive: true, mode: 0o755 });
     await mountOverlay(
       {
-        base: this.#options.base,
-        lower: visible.map((slot) => `l/${slot}`),
+        base,
+        lower: await Promise.all(visible.map((slot) => this.#lower(slot, visible.length <= maxWhole))),
         empty: this.#options.empty,
         writable,
         target: record.request.target,
       },
       signal,
     );
+  }
+
+  /** From the FUSE mount on. */
+  async #lower(slot: number, whole: boolean): Promise<string> {
+    const path = whole ? await this.#options.served.lower(slot) : undefined;
+    return path === undefined ? `${LAYERS}/${slot}` : relative(this.#options.base, path);
   }
 
   async umount(path: string, options: { lazy?: boolean } = {}): Promise<void> {

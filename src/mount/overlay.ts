@@ -10,7 +10,7 @@ const optionBytes = 4096;
 export interface OverlayMount {
   /** Where the layers' directories are named from: the FUSE mount. */
   readonly base: string;
-  /** Layer directories below `base`, topmost first. */
+  /** Layer directories by their paths from `base` on, topmost first. */
   readonly lower: readonly string[];
   /** An empty directory: overlayfs takes no read-only mount of a single layer. */
   readonly empty: string;

@@ -1,15 +1,24 @@
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { releaseWholeMounts } from '../erofs/whole-mounts.js';
 import { listMounts } from '../util/mountinfo.js';
 import { unmount } from '../util/unmount.js';
 import { OVERLAY_SOURCE } from './overlay.js';
 
+/** What a daemon has below its root. */
+export interface MountedBelow {
+  readonly fuse: string;
+  /** Directory of records of mounts by hand. */
+  readonly mounts: string;
+  readonly whole: string;
+}
+
 /**
- * Takes away what a daemon that died left mounted: the overlays that its records name, then its FUSE mount. All of it answers
- * ENOTCONN by now, so it is detached whether it is busy or not. Only for the owner of the root's lock.
+ * Takes away what a daemon that died left mounted: the overlays that its records name, layers that the kernel reads by itself, then its FUSE
+ * mount. That answers ENOTCONN by now, so it is detached whether it is busy or not. Only for the owner of the root's lock.
  * @returns the targets that were taken away
  */
-export async function releaseStale(fuse: string, records: string): Promise<string[]> {
+export async function releaseStale({ fuse, mounts: records, whole }: MountedBelow): Promise<string[]> {
   const released: string[] = [];
   for (const name of await readdir(records).catch(() => [])) {
     const target = await targetOf(join(records, name));
@@ -19,6 +28,7 @@ export async function releaseStale(fuse: string, records: string): Promise<strin
     }
     await rm(join(records, name), { recursive: true, force: true });
   }
+  released.push(...(await releaseWholeMounts(whole)));
   // The layer store shows the same mount at other places, made later: those go first, since nothing tells of them without it.
   const devices = new Set((await listMounts()).filter((m) => m.target === fuse).map((m) => m.device));
   const stale = (await listMounts()).filter((m) => devices.has(m.device)).map(({ target }) => target);

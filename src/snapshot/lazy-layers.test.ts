@@ -50,7 +50,8 @@ test('the first layer asked for brings the others along; what cannot be lazy say
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const second = asPrepared(t, await lazy.prepare(labelsOf(1)));
-  t.not(await first.lower, await second.lower);
+  await Promise.all([first.shown, second.shown]);
+  t.not(await lazy.lower(first.record), await lazy.lower(second.record));
   t.is(served.initial().layers.length, 2);
   const third = await lazy.prepare(labelsOf(2));
   t.regex((third as { reason: string }).reason, /no TOC digest in its annotations/);
@@ -131,8 +132,8 @@ test('the answer comes when the TOC is verified; of a malformed one no tree is m
   const { root, labelsOf } = await start(t, {}, [{ files: [{ path: '../outside', size: 60_000 }] }]);
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
-  const { lower } = asPrepared(t, await lazy.prepare(labelsOf(0)));
-  await t.throwsAsync(lower, { message: /expected a name without "\.\." in it/ });
+  const { shown } = asPrepared(t, await lazy.prepare(labelsOf(0)));
+  await t.throwsAsync(shown, { message: /expected a name without "\.\." in it/ });
   t.like(await lazy.prepare(labelsOf(0)), { code: 'DATA_LOSS' });
   t.is(served.initial().layers.length, 0);
 });
@@ -151,7 +152,7 @@ test('a blob that is served by another TOC is refused at once, and what is serve
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
-  await first.lower;
+  await first.shown;
   const [{ descriptor }] = image.layers;
   const other = { ...descriptor, annotations: undefined };
   const manifest = { ...(JSON.parse(image.manifest.bytes.toString()) as object), layers: [other] };
@@ -184,9 +185,10 @@ test('a client may leave until the TOC is verified, and no later', async (t) => 
   await left;
   free();
   const late = new AbortController();
-  const { lower, record } = asPrepared(t, await lazy.prepare(labels, late.signal));
+  const { shown, record } = asPrepared(t, await lazy.prepare(labels, late.signal));
   late.abort(new Error('I leave'));
-  t.regex(await lower, /^\/fuse\/l\/\d+$/);
+  await shown;
+  t.regex(await lazy.lower(record), /^\/fuse\/l\/\d+$/);
   t.true(lazy.usage(record).size > 0);
   t.deepEqual(await lazy.root(record), { mode: 0o755, uid: 0, gid: 0 });
   await lazy.release(record);
@@ -198,6 +200,8 @@ test('a restart brings layers back without a request, in the same places; unreac
   const { root, registry, labelsOf } = await start(t);
   const before = await open(root);
   const prepared = asPrepared(t, await before.lazy.prepare(labelsOf(0)));
+  await prepared.shown;
+  const place = await before.lazy.lower(prepared.record);
   await before.lazy.release(prepared.record);
   await before.workspace[Symbol.asyncDispose]();
   registry.reset();
@@ -205,7 +209,8 @@ test('a restart brings layers back without a request, in the same places; unreac
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
-  t.is(await lazy.restore(record).lower, await prepared.lower);
+  await lazy.restore(record).shown;
+  t.is(await lazy.lower(record), place);
   t.is(registry.requests.length, 0);
   t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
@@ -229,7 +234,8 @@ test('two snapshots of one layer share it; it goes with the last', async (t) => 
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const one = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const two = asPrepared(t, await lazy.prepare(labelsOf(0)));
-  t.is(await one.lower, await two.lower);
+  await Promise.all([one.shown, two.shown]);
+  t.is(await lazy.lower(one.record), await lazy.lower(two.record));
   await lazy.release(one.record);
   t.is(served.initial().layers.length, 1);
   await lazy.release(two.record);
@@ -246,7 +252,7 @@ test('a layer that the mount does not take is refused each time, and taken once 
     throw new Error('not now');
   };
   const both = await Promise.all([lazy.prepare(labelsOf(0)), lazy.prepare(labelsOf(0))]);
-  for (const answer of both) await t.throwsAsync(asPrepared(t, answer).lower, { message: 'not now' });
+  for (const answer of both) await t.throwsAsync(asPrepared(t, answer).shown, { message: 'not now' });
   t.like(await lazy.prepare(labelsOf(0)), { reason: 'not now' }, 'this time the answer waits for the end');
   t.is(served.initial().layers.length, 0);
   served.add = add;
@@ -269,7 +275,7 @@ test('labels say where else a layer is, and that is kept over a restart', async 
   const { workspace, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const kept = JSON.parse(JSON.stringify(record)) as unknown;
-  await lazy.restore(kept).lower;
+  await lazy.restore(kept).shown;
   await lazy.check(kept);
   t.is(registry.count(`/img/blobs/${digest}`), 0);
   t.is(registry.count('/elsewhere/'), 2);

@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
+import { LAYERS } from '../fs/served-tree.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
@@ -115,16 +116,16 @@ export class LazyLayers implements RemoteLayers {
       ...(prefetchLabel === true && prefetchBytes !== undefined && { prefetchBytes }),
     };
     const { digest } = record.descriptor;
-    const { verified, lower } = this.#show(record, found, signal);
+    const { verified, shown } = this.#show(record, found, signal);
     await verified;
     // What is served already may be so by another TOC; that costs no wait.
-    if (this.#doubtful.has(digest) || this.#held.has(digest)) await lower;
+    if (this.#doubtful.has(digest) || this.#held.has(digest)) await shown;
     this.#reachedAt.set(digest, Date.now());
-    lower.catch((error: unknown) => {
+    shown.catch((error: unknown) => {
       this.#doubtful.set(digest, true);
       if (!this.#ending.signal.aborted) onError?.(`make the tree of layer ${digest}`, error);
     });
-    return { lower, record };
+    return { shown, record };
   }
 
   /** Opens a layer and shows it, from when its TOC is verified without regard to the client. */
@@ -132,22 +133,21 @@ export class LazyLayers implements RemoteLayers {
     record: LayerRecord,
     found: FoundLayer,
     signal?: AbortSignal,
-  ): { readonly verified: Promise<void>; readonly lower: Promise<string> } {
+  ): { readonly verified: Promise<void>; readonly shown: Promise<void> } {
     const leaving = new AbortController();
     const leave = () => leaving.abort(signal?.reason);
     signal?.addEventListener('abort', leave, { once: true });
     let onVerified!: () => void;
     const verified = new Promise<void>((resolve) => (onVerified = resolve));
-    const lower = (async () => {
+    const shown = (async () => {
       const { prefetch } = this.#options;
       const layer = await this.#openLayer(record, { onVerified, prefetch, signal: leaving.signal });
       const first = !this.#held.has(layer.digest);
       await this.#hold(record, this.#options.workspace.known(record, layer, openOptions), layer);
       if (first || found.index === found.manifest.layers.length - 1) this.#complete(found);
-      return this.#pathOf(layer);
     })();
-    const either = Promise.race([verified, lower.then(() => {})]);
-    return { lower, verified: either.finally(() => signal?.removeEventListener('abort', leave)) };
+    const either = Promise.race([verified, shown]);
+    return { shown, verified: either.finally(() => signal?.removeEventListener('abort', leave)) };
   }
 
   /**
@@ -156,17 +156,17 @@ export class LazyLayers implements RemoteLayers {
    */
   expect(image: Image, signal: AbortSignal): AsyncDisposable {
     const { reference, manifest } = image;
-    const shown = manifest.layers.map(async (descriptor, index) => {
+    const expected = manifest.layers.map(async (descriptor, index) => {
       const record: LayerRecord = { reference, descriptor };
-      const { verified, lower } = this.#show(record, { reference, manifest, index, image: async () => image }, signal);
+      const { verified, shown } = this.#show(record, { reference, manifest, index, image: async () => image }, signal);
       verified.catch(() => {}); // what is wrong with it is told when it is prepared
-      return lower.then(
+      return shown.then(
         () => record,
         () => undefined,
       );
     });
     const release = async () => {
-      for (const record of await Promise.all(shown)) if (record !== undefined) await this.release(record);
+      for (const record of await Promise.all(expected)) if (record !== undefined) await this.release(record);
     };
     return { [Symbol.asyncDispose]: release };
   }
@@ -178,8 +178,9 @@ export class LazyLayers implements RemoteLayers {
     void this.#options.programs?.expect(slots, async () => (await image()).config.config);
   }
 
-  #pathOf({ slot }: Pick<KnownLayer, 'slot'>): string {
-    return join(this.#options.fuseRoot, 'l', String(slot));
+  async lower(record: unknown): Promise<string> {
+    const { slot } = this.#heldFor(digestOf(record)).layer;
+    return (await this.#options.served.lower(slot)) ?? join(this.#options.fuseRoot, LAYERS, String(slot));
   }
 
   #openLayer(
@@ -241,14 +242,13 @@ export class LazyLayers implements RemoteLayers {
   restore(record: unknown): RestoredLayer {
     const layer = record as LayerRecord;
     const asleep = this.#options.workspace.look(layer, openOptions);
-    if (asleep === undefined) return { isLocal: false, lower: this.#openAgain(layer) };
-    return { isLocal: true, lower: this.#hold(layer, asleep).then(() => this.#pathOf(asleep)) };
+    if (asleep === undefined) return { isLocal: false, shown: this.#openAgain(layer) };
+    return { isLocal: true, shown: this.#hold(layer, asleep) };
   }
 
-  async #openAgain(record: LayerRecord): Promise<string> {
+  async #openAgain(record: LayerRecord): Promise<void> {
     const layer = await this.#openLayer(record, { signal: this.#ending.signal });
     await this.#hold(record, this.#options.workspace.known(record, layer, openOptions), layer);
-    return this.#pathOf(layer);
   }
 
   starting(record: unknown): void {

@@ -242,10 +242,10 @@ export class OverlaySnapshotter implements Snapshotter {
       return { reason: describeError(error) };
     }
     if ('reason' in layer) return layer;
-    const { lower, record } = layer;
+    const { shown, record } = layer;
     const snapshot = { id: this.#store.takeId(), name, remote: { record } };
     // Before the snapshot is known: a client that hears of it finds its layer.
-    this.#layers.add(snapshot.id, lower);
+    this.#layers.add(snapshot.id, shown);
     try {
       await this.#store.create({
         ...snapshot,

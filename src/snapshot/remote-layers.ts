@@ -12,8 +12,8 @@ export interface RootAttributes {
 
 /** A layer that is served as a directory without having been unpacked, or is about to be. */
 export interface PreparedLayer {
-  /** Absolute path of its tree, once that is shown. What it is made of is verified already, and no other request is needed. */
-  readonly lower: Promise<string>;
+  /** Resolves once its tree is shown. What it is made of is verified already, and no other request is needed. */
+  readonly shown: Promise<void>;
   /** JSON from which `restore` brings the layer back in a later process. */
   readonly record: unknown;
 }
@@ -22,8 +22,8 @@ export interface PreparedLayer {
 export interface RestoredLayer {
   /** The disk has what it needs: the registry is not asked. */
   readonly isLocal: boolean;
-  /** Absolute path of its tree, once that is shown. */
-  readonly lower: Promise<string>;
+  /** Resolves once its tree is shown. */
+  readonly shown: Promise<void>;
 }
 
 /** Why a layer cannot be lazy. */
@@ -35,7 +35,7 @@ export interface Refusal {
 }
 
 /**
- * Where lazily served layers come from. Each success of `prepare` (with its `lower`) or `restore` is one reference to the layer, which
+ * Where lazily served layers come from. Each success of `prepare` (with its `shown`) or `restore` is one reference to the layer, which
  * `release` gives back; the end of the process gives back all.
  */
 export interface RemoteLayers {
@@ -45,6 +45,8 @@ export interface RemoteLayers {
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
   /** Brings a layer back. */
   restore(record: unknown): RestoredLayer;
+  /** Absolute path of the tree of a layer that is shown, for an overlay that is mounted next: another time it may be another. */
+  lower(record: unknown): Promise<string>;
   /** A container is about to be started whose topmost layer this is. */
   starting(record: unknown): void;
   /** Bytes on disk that a layer takes by being known; 0 while that cannot be told. */
@@ -62,22 +64,22 @@ const restoredAtOnce = 16;
 /** The lazily served layers of the snapshots that are known, by snapshot id. */
 export class LayersInUse {
   readonly #remote: RemoteLayers | undefined;
-  /** Their trees' paths, or the work that brings them back. */
-  readonly #lower = new Map<number, Promise<string>>();
-  /** Why those that are not in `#lower` are not. */
+  /** Those that are shown, or the work that brings them back. */
+  readonly #shown = new Map<number, Promise<void>>();
+  /** Why those that are not in `#shown` are not. */
   readonly #lost = new Map<number, string>();
 
   constructor(remote: RemoteLayers | undefined) {
     this.#remote = remote;
   }
 
-  add(id: number, lower: Promise<string>): void {
-    this.#lower.set(id, lower);
-    lower.then(
+  add(id: number, shown: Promise<void>): void {
+    this.#shown.set(id, shown);
+    shown.then(
       () => this.#lost.delete(id),
       (error: unknown) => {
-        if (this.#lower.get(id) !== lower) return; // the snapshot was removed meanwhile
-        this.#lower.delete(id);
+        if (this.#shown.get(id) !== shown) return; // the snapshot was removed meanwhile
+        this.#shown.delete(id);
         this.#lost.set(id, describeError(error));
       },
     );
@@ -97,7 +99,7 @@ export class LayersInUse {
         const release = await slots.acquire(0);
         try {
           const { isLocal } = this.#restore(record);
-          const restored = this.lower(record).catch((error: unknown) => onFailure(record, error));
+          const restored = this.#bringBack(record).catch((error: unknown) => onFailure(record, error));
           if (isLocal) await restored;
         } finally {
           release();
@@ -113,8 +115,13 @@ export class LayersInUse {
 
   /** The tree of a remote snapshot; one that could not be restored before is tried again. @throws UNAVAILABLE */
   async lower(snapshot: SnapshotRecord): Promise<string> {
+    await this.#bringBack(snapshot);
+    return this.#remoteFor(snapshot.name).lower(snapshot.remote!.record);
+  }
+
+  async #bringBack(snapshot: SnapshotRecord): Promise<void> {
     try {
-      return await (this.#lower.get(snapshot.id) ?? this.#restore(snapshot).lower);
+      await (this.#shown.get(snapshot.id) ?? this.#restore(snapshot).shown);
     } catch (cause) {
       throw new LazylayerError(
         'UNAVAILABLE',
@@ -129,9 +136,9 @@ export class LayersInUse {
     try {
       restored = this.#remoteFor(name).restore(remote!.record);
     } catch (error) {
-      restored = { isLocal: true, lower: Promise.reject(error) };
+      restored = { isLocal: true, shown: Promise.reject(error) };
     }
-    this.add(id, restored.lower);
+    this.add(id, restored.shown);
     return restored;
   }
 
@@ -167,10 +174,10 @@ export class LayersInUse {
 
   /** Gives the layer of a snapshot back that is no more. */
   async release({ id, name, remote }: Pick<SnapshotRecord, 'id' | 'name' | 'remote'>): Promise<void> {
-    const lower = this.#lower.get(id);
-    this.#lower.delete(id);
+    const shown = this.#shown.get(id);
+    this.#shown.delete(id);
     this.#lost.delete(id);
-    const held = await lower?.then(
+    const held = await shown?.then(
       () => true,
       () => false,
     );

@@ -88,6 +88,13 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     await Promise.all(restoring);
   }
 
+  /** Has the kernel read restored layers by itself, once the mount is served: a link leads to one only from then on, so whoever follows it is late. */
+  async mountWhole(): Promise<void> {
+    for (const layers of [...this.#visible.values()])
+      for (const { layer } of layers.values())
+        if (!this.#ending.signal.aborted && layer.looksWhole()) await this.#options.served.lower(layer.slot);
+  }
+
   /** @throws INVALID_ARGUMENT for a name that is none, UNAVAILABLE (EIO) for what cannot be served, so that the client pulls it */
   async resolve([name, digest]: readonly string[], signal?: AbortSignal): Promise<void> {
     const reference = referenceOf(name);

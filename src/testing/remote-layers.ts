@@ -33,11 +33,7 @@ export class FakeLayers implements RemoteLayers {
     signal?.throwIfAborted();
     if (layer === 'broken') throw new LazylayerError('UNAVAILABLE', 'registry says 503');
     if (!layer.startsWith('lazy')) return { reason: `${layer} is\nno eStargz` };
-    const lower = this.tree.then(() => {
-      this.#hold(layer, 1);
-      return `${this.base}/${layer}`;
-    });
-    return { lower, record: { layer } };
+    return { shown: this.tree.then(() => this.#hold(layer, 1)), record: { layer } };
   }
 
   starting(record: unknown): void {
@@ -55,14 +51,17 @@ export class FakeLayers implements RemoteLayers {
   restore(record: unknown): RestoredLayer {
     const { layer } = record as { layer: string };
     this.asked.push(`restore ${layer}`);
-    return { isLocal: !this.remote.has(layer), lower: this.#restored(layer) };
+    return { isLocal: !this.remote.has(layer), shown: this.#restored(layer) };
   }
 
-  async #restored(layer: string): Promise<string> {
+  async lower(record: unknown): Promise<string> {
+    return `${this.base}/${(record as { layer: string }).layer}`;
+  }
+
+  async #restored(layer: string): Promise<void> {
     if (this.remote.has(layer)) await this.tree;
     if (this.lost.has(layer)) throw new Error(`${layer} is not on disk`);
     this.#hold(layer, 1);
-    return `${this.base}/${layer}`;
   }
 
   async check(record: unknown): Promise<void> {

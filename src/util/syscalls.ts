@@ -14,6 +14,9 @@ const calls = {
   read: libc.func('long read(int fd, void *into, size_t size)') as Call<[number, Uint8Array, number]>,
   pread: preadOfLibc() as Call<[number, Uint8Array, number, number]>,
   write: libc.func('long write(int fd, const void *from, size_t size)') as Call<[number, Uint8Array, number]>,
+  mount: libc.func(
+    'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
+  ) as Call<[string, string, string, number, string]>,
 };
 
 /** glibc has it for files beyond 2 GiB by a name of its own, musl by the one. */
@@ -41,6 +44,14 @@ export function pread(fd: number, into: Uint8Array, size: number, position: numb
 export function write(fd: number, from: Uint8Array, size: number): number {
   checkRoom(from, size);
   return result(calls.write(fd, from, size));
+}
+
+const MS_RDONLY = 1;
+const MS_NOATIME = 1024;
+
+/** mount(2), read-only and without access times. 0, or a negated errno. For what mount(8) does in another way. */
+export function mountReadOnly(source: string, target: string, type: string, data: string): number {
+  return result(calls.mount(source, target, type, MS_RDONLY | MS_NOATIME, data));
 }
 
 /** libc would touch whatever lies behind them. */

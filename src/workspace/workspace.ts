@@ -34,6 +34,8 @@ export interface WorkspaceHooks {
   readonly onError?: (what: string, error: unknown) => void;
   /** A reference's manifest and config are no longer kept. */
   readonly onEvict?: (name: PoolName) => void;
+  /** Content of the layer in a slot, which is not open, is about to leave the cache. */
+  readonly onForget?: (slot: number) => Promise<void>;
 }
 
 /** A layer that cannot be lazy is being downloaded; bytes of the blob, compressed. */
@@ -133,6 +135,7 @@ export class Workspace implements AsyncDisposable {
     const cacheOptions = {
       limitBytes: config.cache.max_bytes,
       onEvent: hooks.onEvent && ((event: object) => hooks.onEvent!('cache', event)),
+      onForget: hooks.onForget,
     };
     if (hooks.temporary !== true) await mkdir(config.root, { recursive: true, mode: 0o700 });
     const cache =
@@ -258,6 +261,7 @@ export class Workspace implements AsyncDisposable {
       statistics: { bytes: facts.cacheBytes, files: counts.inodes },
       treeBytes: treeBytes(counts),
       open: () => this.openLayer(layer, options),
+      looksWhole: () => this.layers.looksWhole(this.#source(layer, options)),
       keep: () => this.layers.keep(this.#source(layer, options), whole),
     };
   }

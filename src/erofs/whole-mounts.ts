@@ -1,0 +1,148 @@
+import { mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { LazylayerError } from '../errors.js';
+import type { Tree } from '../toc/tree.js';
+import { listMounts } from '../util/mountinfo.js';
+import { Serial } from '../util/serial.js';
+import { unmount } from '../util/unmount.js';
+import { erofsImage, IMAGE_ENTRY } from './image.js';
+
+/** A layer all of whose content is in its cache file. */
+export interface WholeLayer {
+  readonly slot: number;
+  readonly tree: Tree;
+  /** Of the cache file; open until `mount` has resolved. */
+  readonly fd: number;
+}
+
+const TYPE = 'erofs';
+
+const { EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM } = { ...constants.errno, ENOTBLK: 15 };
+/** How a kernel says that it has no EROFS, none over files, or not for this user. */
+const lacking: readonly number[] = [EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM];
+
+/**
+ * Layers that the kernel reads by itself: mounts of EROFS over their cache files. Nothing of them is asked of this process, and they outlive it.
+ * Each is made from a tree in memory; no image stays on disk.
+ */
+export class WholeMounts {
+  readonly #mounted = new Set<number>();
+  /** Slots of layers that no image can show. */
+  readonly #unshowable = new Set<number>();
+  readonly #line = new Serial();
+  #unavailable = false;
+
+  private constructor(
+    private readonly directory: string,
+    private readonly onUnavailable?: (error: LazylayerError) => void,
+  ) {}
+
+  /**
+   * Makes mount points below a directory, one a slot. Takes over what a process before this one left mounted there, or, where that is not
+   * `resumed`, takes it away. `onUnavailable` hears once that this kernel, or this user, cannot have such mounts.
+   */
+  static async open(
+    directory: string,
+    resumed: boolean,
+    onUnavailable?: (error: LazylayerError) => void,
+  ): Promise<WholeMounts> {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    if (!resumed) await releaseWholeMounts(directory);
+    const mounts = new WholeMounts(directory, onUnavailable);
+    for (const target of await targets(directory)) mounts.#mounted.add(Number(basename(target)));
+    for (const name of await readdir(directory))
+      if (!mounts.#mounted.has(Number(name))) await rm(join(directory, name), { recursive: true, force: true });
+    return mounts;
+  }
+
+  /** The directory of a layer that is mounted so. */
+  path(slot: number): string | undefined {
+    return this.#mounted.has(slot) ? join(this.#target(slot), IMAGE_ENTRY) : undefined;
+  }
+
+  #target(slot: number): string {
+    return join(this.directory, String(slot));
+  }
+
+  /**
+   * Mounts a layer, and gives its directory; undefined where no image can show the layer, or the kernel has no such mounts.
+   * @throws what the disk says, and the kernel of this one mount
+   */
+  mount(layer: WholeLayer): Promise<string | undefined> {
+    return this.#line.run(async () => {
+      const { slot, tree, fd } = layer;
+      if (this.#mounted.has(slot)) return this.path(slot);
+      if (this.#unavailable || this.#unshowable.has(slot)) return undefined;
+      const image = erofsImage(tree);
+      if (image === undefined) {
+        this.#unshowable.add(slot);
+        return undefined;
+      }
+      const target = this.#target(slot);
+      const file = `${target}.image`;
+      try {
+        await writeFile(file, image, { mode: 0o600 });
+        await mkdir(target, { recursive: true });
+        await mountImage(file, target, fd);
+      } catch (error) {
+        await rmdir(target).catch(() => {});
+        if (!(error instanceof LazylayerError && error.code === 'UNSUPPORTED')) throw error;
+        this.#unavailable = true;
+        this.onUnavailable?.(error);
+        return undefined;
+      } finally {
+        await rm(file, { force: true });
+      }
+      this.#mounted.add(slot);
+      return this.path(slot);
+    });
+  }
+
+  /** Takes a mount out of sight; whoever has it below an overlay keeps it. */
+  unmount(slot: number): Promise<void> {
+    return this.#line.run(async () => {
+      this.#unshowable.delete(slot);
+      if (this.#mounted.delete(slot)) await release(this.#target(slot));
+    });
+  }
+
+  /** Takes away all mounts but those of the slots that are wanted. */
+  async retain(wanted: (slot: number) => boolean): Promise<void> {
+    for (const slot of [...this.#mounted]) if (!wanted(slot)) await this.unmount(slot);
+  }
+}
+
+/** Takes away what a daemon that is gone left mounted below its directory. Gives the mount points. */
+export async function releaseWholeMounts(directory: string): Promise<string[]> {
+  const found = await targets(directory);
+  for (const target of found) await release(target);
+  return found;
+}
+
+async function targets(directory: string): Promise<string[]> {
+  const mounts = await listMounts();
+  return mounts.filter(({ type, target }) => type === TYPE && dirname(target) === directory).map((m) => m.target);
+}
+
+async function release(target: string): Promise<void> {
+  await unmount(target, { lazy: true });
+  await rmdir(target);
+}
+
+/**
+ * mount(8) would put a loop device below an image that is a file, and such a one knows no second file. `directio`, since Linux 6.15, reads
+ * cache files past the page cache, which would hold all that is read twice.
+ */
+async function mountImage(image: string, target: string, data: number): Promise<void> {
+  const { mountReadOnly, systemError } = await import('../util/syscalls.js');
+  const device = `device=/proc/self/fd/${data}`;
+  let status = 0;
+  for (const options of [`${device},directio`, device]) {
+    status = mountReadOnly(image, target, TYPE, options);
+    if (status === 0) return;
+  }
+  const cause = systemError('mount', status);
+  if (!lacking.includes(-status)) throw cause;
+  throw new LazylayerError('UNSUPPORTED', 'EROFS over files needs Linux 6.12, with EROFS, and root', { cause });
+}

@@ -4,7 +4,7 @@ import { lstat, readdir, readlink } from 'node:fs/promises';
 import { outcomeOf, requirePrograms } from './tools.js';
 
 /** What is told of one file of a tree, as words to compare. */
-type Facts = Readonly<Record<string, string>>;
+export type Facts = Readonly<Record<string, string>>;
 
 export interface CompareOptions {
   /** What is left of a time in nanoseconds by how the trees came to be; applied to both. Default: all of it. */
@@ -22,7 +22,11 @@ export const estargzFiles = ['stargz.index.json', '.prefetch.landmark', '.no.pre
  * Not compared, for they are the filesystem's own: sizes and link counts of directories.
  */
 export async function compareTrees(expected: string, found: string, options: CompareOptions = {}): Promise<string[]> {
-  const [left, right] = await Promise.all([describeTree(expected, options), describeTree(found, options)]);
+  return compareFacts(...(await Promise.all([describeTree(expected, options), describeTree(found, options)])));
+}
+
+/** The same of two trees that are described already. */
+export function compareFacts(left: ReadonlyMap<string, Facts>, right: ReadonlyMap<string, Facts>): string[] {
   const differences: string[] = [];
   for (const [name, facts] of left) {
     const others = right.get(name);

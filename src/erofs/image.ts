@@ -12,7 +12,7 @@ export const IMAGE_ENTRY = 'l';
  *    1152  128    the slot of the second device
  *    1280         inodes, each at a multiple of 32, which is its number (nid), with what belongs to it behind it:
  *                 xattrs; the place of a file's content; a link's target; what of a directory's entries fills no block
- *    ...          directory blocks
+ *    ...          blocks of directories, and of links' targets that have no room there
  *
  * The first inode is the image's root directory, whose one entry is the layer: a path to it leads nowhere where the image is not mounted.
  */
@@ -74,8 +74,8 @@ const dotDot = Buffer.from('..');
 
 /**
  * An image of the layer whose files lie in its cache file, which must end at a block's end; undefined where EROFS cannot show the layer as
- * it is: an xattr of a namespace that it does not know, a link's target that fills a block, a file without chunks to verify it by, or one
- * that does not begin on a block of the cache file.
+ * it is: an xattr of a namespace that it does not know, a file without chunks to verify it by, or one that does not begin on a block of the
+ * cache file.
  */
 export function erofsImage(tree: Tree): Buffer | undefined {
   const image = new Image(tree);
@@ -89,7 +89,7 @@ class Image {
   readonly #at: Float64Array;
   readonly #xattrs: (Buffer | undefined)[] = [];
   readonly #listings = new Map<number, Listing>();
-  /** First block of each directory that has blocks of its own. */
+  /** First block of each directory, or link, that has blocks of its own. */
   readonly #firstBlock = new Map<number, number>();
   #end = INODES;
 
@@ -112,12 +112,11 @@ class Image {
       this.#xattrs.push(xattrs);
       if (tree.isDirectory(inode))
         this.#listings.set(inode, listing(tree, inode, inode === ROOT ? this.#top : tree.parent(inode)));
-      if (tree.isSymlink(inode) && this.#inline(inode) === 0) return false;
       this.#placeInode(inode);
     }
     let block = Math.ceil(this.#end / BLOCK);
-    for (const [inode, { blocks }] of this.#listings) {
-      const own = blocks.length - (this.#inline(inode) > 0 ? 1 : 0);
+    for (let inode = 0; inode <= this.#top; inode++) {
+      const own = this.#ownBlocks(inode);
       if (own === 0) continue;
       this.#firstBlock.set(inode, block);
       block += own;
@@ -138,6 +137,12 @@ class Image {
     const { tree } = this;
     const bytes = this.#listings.get(inode)?.tail ?? (tree.isSymlink(inode) ? tree.count[inode] : 0);
     return INODE_BYTES + this.#xattrBytes(inode) + bytes <= BLOCK ? bytes : 0;
+  }
+
+  /** How many blocks a directory, or a link, has for what does not lie behind its inode. */
+  #ownBlocks(inode: number): number {
+    const all = this.#listings.get(inode)?.blocks.length ?? (this.tree.isSymlink(inode) ? 1 : 0);
+    return all - (this.#inline(inode) > 0 ? 1 : 0);
   }
 
   #xattrBytes(inode: number): number {
@@ -218,7 +223,7 @@ class Image {
     else {
       putLayout(image, at, this.#inline(inode) > 0 ? Layout.INLINE : Layout.PLAIN);
       if (tree.isDirectory(inode)) this.#writeListing(image, inode, rest);
-      else if (tree.isSymlink(inode)) tree.target(inode).copy(image, rest);
+      else if (tree.isSymlink(inode)) this.#writeTarget(image, inode, rest);
       else image.writeUInt32LE(tree.rdev(inode), at + 16);
     }
   }
@@ -232,6 +237,12 @@ class Image {
       image.writeUInt16LE(1, rest + chunk * 8 + 2);
       image.writeUInt32LE(first + chunk * 2 ** bits, rest + chunk * 8 + 4);
     }
+  }
+
+  #writeTarget(image: Buffer, inode: number, rest: number): void {
+    const own = this.#firstBlock.get(inode);
+    image.writeUInt32LE(own ?? 0, this.#at[inode] + 16);
+    this.tree.target(inode).copy(image, own === undefined ? rest : own * BLOCK);
   }
 
   #writeListing(image: Buffer, inode: number, rest: number): void {

@@ -46,7 +46,7 @@ async function prepared(t: ExecutionContext, backend: string): Promise<Prepared>
   const socketPath = join(scene.directory, 'metrics.sock');
   const start = async (idleSeconds: number) => {
     const config = [
-      ['[fuse]', `backend = "${backend}"`, `layer_idle_sec = ${idleSeconds}`],
+      ['[fuse]', `backend = "${backend}"`, `layer_idle_sec = ${idleSeconds}`, 'erofs = false'],
       ['[fetch]', 'background_quiet_sec = 0'],
       ['[metrics]', `address = "${socketPath}"`],
     ];

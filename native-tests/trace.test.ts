@@ -143,7 +143,7 @@ for (const backend of ['kernel', 'fuse-native'])
     const { registry } = await registryOf(t);
     const scene = await Scene.open(t);
     const target = await scene.mountPoint();
-    await writeFile(scene.config, `${background}[fuse]\nbackend = "${backend}"\n`);
+    await writeFile(scene.config, `${background}[fuse]\nbackend = "${backend}"\nerofs = false\n`);
     const sources: string[][] = [];
     for (let i = 0; i < 2; i++) {
       await scene.mount(`${registry.host}/img:1`, target);

@@ -47,7 +47,7 @@ export async function describeTree(root: string, options: CompareOptions = {}): 
   const xattrs = await readXattrs(root);
   const files = new Map<string, { path: Buffer; stat: BigIntStats }>();
   await walk(Buffer.from(root), '.', new Set(options.ignore), files);
-  const firstNames = new Map<bigint, string>();
+  const firstNames = new Map<string, string>();
   const tree = new Map<string, Facts>();
   for (const name of [...files.keys()].sort()) {
     const { path, stat } = files.get(name)!;
@@ -61,8 +61,9 @@ export async function describeTree(root: string, options: CompareOptions = {}): 
     if (!stat.isDirectory()) {
       facts['links'] = `${stat.nlink}`;
       facts['size'] = `${stat.size}`;
-      const first = firstNames.get(stat.ino);
-      if (first === undefined) firstNames.set(stat.ino, name);
+      const file = `${stat.dev} ${stat.ino}`;
+      const first = firstNames.get(file);
+      if (first === undefined) firstNames.set(file, name);
       facts['same file as'] = first ?? name;
     }
     if (stat.isSymbolicLink()) facts['target'] = escape(await readlink(path, { encoding: 'buffer' }));

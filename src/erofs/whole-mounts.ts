@@ -61,6 +61,10 @@ export class WholeMounts {
     return this.#mounted.has(slot) ? join(this.#target(slot), IMAGE_ENTRY) : undefined;
   }
 
+  get count(): number {
+    return this.#mounted.size;
+  }
+
   #target(slot: number): string {
     return join(this.directory, String(slot));
   }

@@ -213,6 +213,11 @@ export class ServedLayers implements AsyncDisposable {
     return { shown: this.#layers.size, awake };
   }
 
+  /** Layers that the kernel reads by itself. */
+  get whole(): number {
+    return this.#options.whole?.count ?? 0;
+  }
+
   /** Chunks that were not what their digest says, of all layers that were ever shown. */
   get badChunks(): number {
     let sum = this.#badChunks;

@@ -14,7 +14,7 @@ const observed: Observed = {
     layers: { scheduler: { requestsInUse: 3, memoryInUse: 1024 } },
   } as unknown as Observed['workspace'],
   fuse: { stats: { requests: 9, cachedReads: 5, deferredReads: 4, waitingReads: 1 } },
-  served: { badChunks: 2, counts: { shown: 3, awake: 1 } },
+  served: { badChunks: 2, counts: { shown: 3, awake: 1 }, whole: 2 },
   mounts: { list: () => [] },
 };
 
@@ -87,6 +87,7 @@ test('what is looked at is looked at each time, and counts on', async (t) => {
     lazylayer_verification_failures_total: 2,
     lazylayer_layers_open: 3,
     lazylayer_layers_awake: 1,
+    lazylayer_layers_whole: 2,
     lazylayer_mounts: 0,
     lazylayer_pool_references: 2,
     lazylayer_cache_bytes: 4096,

@@ -12,7 +12,7 @@ import { listenMetrics, type MetricsServer } from './server.js';
 export interface Observed {
   readonly workspace: Pick<Workspace, 'cache' | 'pool'> & { readonly layers: Pick<Workspace['layers'], 'scheduler'> };
   readonly fuse: Pick<FuseServer, 'stats'>;
-  readonly served: Pick<ServedLayers, 'counts' | 'badChunks'>;
+  readonly served: Pick<ServedLayers, 'counts' | 'whole' | 'badChunks'>;
   readonly mounts: Pick<Mounts, 'list'>;
   /** Where there is one. */
   readonly store?: Pick<AdditionalLayerStore, 'layersInUse'>;
@@ -73,6 +73,11 @@ export class Metrics implements AsyncDisposable {
     this.#gauge('lazylayer_layers_awake', 'Of these, those whose trees are in memory.', ({ served }) => {
       return served.counts.awake;
     });
+    this.#gauge(
+      'lazylayer_layers_whole',
+      'Of these, those that the kernel reads by itself.',
+      ({ served }) => served.whole,
+    );
     this.#gauge('lazylayer_mounts', 'Images mounted by hand.', ({ mounts }) => mounts.list().length);
     this.#gauge('lazylayer_store_layers_in_use', 'Layers that clients of the layer store have.', ({ store }) => {
       return store?.layersInUse ?? 0;

@@ -207,11 +207,11 @@ class Image {
     const at = this.#at[inode];
     const xattrs = this.#xattrs[inode];
     image.writeUInt16LE(tree.mode[inode], at + 4);
-    image.writeBigUInt64LE(BigInt(tree.size[inode]), at + 8);
+    putU64(image, tree.size[inode], at + 8);
     image.writeUInt32LE(inode + 1, at + 20);
     image.writeUInt32LE(tree.uid[inode], at + 24);
     image.writeUInt32LE(tree.gid[inode], at + 28);
-    image.writeBigInt64LE(BigInt(tree.mtime[inode]), at + 32);
+    putU64(image, tree.mtime[inode], at + 32);
     image.writeUInt32LE(tree.mtimeNsec[inode], at + 40);
     image.writeUInt32LE(tree.nlink[inode], at + 44);
     if (xattrs !== undefined) {
@@ -250,7 +250,7 @@ class Image {
     const at = this.#at[inode];
     const inline = this.#inline(inode) > 0;
     const own = this.#firstBlock.get(inode) ?? 0;
-    image.writeBigUInt64LE(BigInt((blocks.length - 1) * BLOCK + tail), at + 8);
+    putU64(image, (blocks.length - 1) * BLOCK + tail, at + 8);
     image.writeUInt32LE(own, at + 16);
     blocks.forEach((first, i) => {
       const last = i === blocks.length - 1;
@@ -258,7 +258,7 @@ class Image {
       const end = last ? names.length : blocks[i + 1];
       let name = (end - first) * DIRENT_BYTES;
       for (let n = first, record = start; n < end; n++, record += DIRENT_BYTES) {
-        image.writeBigUInt64LE(BigInt(this.#nid(inodes[n])), record);
+        putU64(image, this.#nid(inodes[n]), record);
         image.writeUInt16LE(name, record + 8);
         image[record + 10] = fileTypes.get(this.#typeOf(inodes[n]))!;
         image.set(names[n], start + name);
@@ -266,6 +266,12 @@ class Image {
       }
     });
   }
+}
+
+/** A u64, or an i64 in two's complement, of at most 53 bits. */
+function putU64(image: Buffer, value: number, at: number): void {
+  image.writeInt32LE(value | 0, at);
+  image.writeInt32LE(Math.floor(value / 2 ** 32), at + 4);
 }
 
 function putLayout(image: Buffer, at: number, layout: number): void {

@@ -1,11 +1,12 @@
-import { join } from 'node:path';
-import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { lazylayerPlugin, startContainerd, type Containerd } from '../../native-tests/support/containerd.js';
 import { Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
 import { readWhole } from '../../src/bench/fs/whole.js';
 import type { CacheUsage } from '../../src/cache/chunk-cache.js';
+import { listMounts } from '../../src/util/mountinfo.js';
 import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
@@ -52,16 +53,16 @@ export interface OverlayRuns {
 
 /**
  * An image unpacked by containerd into overlayfs first, then the same over lazy layers whose every chunk is cached: mounted by containerd,
- * and, if wanted, by Podman.
+ * once more through FUSE alone, and, if wanted, by Podman.
  */
 export async function benchOverlay(options: OverlayOptions): Promise<OverlayRuns> {
   const { cleanup, runs, signal, say } = options;
   const { directory } = await Scene.open(cleanup);
-  const containerd = await mountByContainerd(options, directory);
-  const byPodman = options.podman ? [await mountByPodman(options, directory)] : [];
+  const { wholeLayers, ...containerd } = await mountByContainerd(options, directory);
+  const podman = options.podman ? [await mountByPodman(options, directory, wholeLayers)] : [];
   const measure = (how: string) =>
     benchFs({
-      directories: [...containerd, ...byPodman],
+      directories: [containerd.local, containerd.lazy, containerd.fuse, ...podman],
       runs,
       dropCaches: true,
       signal,
@@ -73,8 +74,19 @@ export async function benchOverlay(options: OverlayOptions): Promise<OverlayRuns
   return { asIs, polling: await measure(`, guest halt polling ${HALT_POLL_NS / 1000} µs`) };
 }
 
-/** Both ways by one containerd: the image unpacked on local disk, and over lazy layers. */
-async function mountByContainerd(options: OverlayOptions, directory: string): Promise<[local: string, lazy: string]> {
+interface ByContainerd {
+  /** Unpacked. */
+  readonly local: string;
+  /** Over lazy layers as they are mounted once all of them is there. */
+  readonly lazy: string;
+  /** The same through FUSE. */
+  readonly fuse: string;
+  /** Layers that this kernel reads by itself. */
+  readonly wholeLayers: number;
+}
+
+/** All ways by one containerd. */
+async function mountByContainerd(options: OverlayOptions, directory: string): Promise<ByContainerd> {
   const { cleanup, image, lazylayer, signal, say } = options;
   const address = join(directory, 'snapshots', 'lazylayer.sock');
   let daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
@@ -97,7 +109,21 @@ async function mountByContainerd(options: OverlayOptions, directory: string): Pr
   daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
   await lazy.mount();
   cleanup.teardown(() => lazy.umount());
-  return [local.target, lazy.target];
+  const wholeLayers = await wholeLayersOf(daemon);
+  // What was mounted needs none; where the kernel reads no layer by itself, it does, and there is nothing else to mount.
+  if (wholeLayers === 0) return { local: local.target, lazy: lazy.target, fuse: lazy.target, wholeLayers };
+  await daemon[Symbol.asyncDispose]();
+  const config = join(directory, 'fuse.toml');
+  await writeFile(config, '[fuse]\nerofs = false\n');
+  daemon = await LazyDaemon.start({ ...lazylayer, config }, directory, { address }, signal);
+  const fuse = await lazy.again('fuse');
+  await fuse.mount();
+  cleanup.teardown(() => fuse.umount());
+  return { local: local.target, lazy: lazy.target, fuse: fuse.target, wholeLayers };
+}
+
+async function wholeLayersOf({ root }: LazyDaemon): Promise<number> {
+  return (await listMounts()).filter(({ target }) => target.startsWith(join(root, 'whole/'))).length;
 }
 
 /** The one image of a snapshotter, as containerd would mount it read-only: `ctr images mount` knows overlayfs alone. */
@@ -122,6 +148,13 @@ class SnapshotView {
     return new SnapshotView(snapshots, target);
   }
 
+  /** The same, to be mounted beside it. */
+  async again(name: string): Promise<SnapshotView> {
+    const target = join(dirname(this.target), name);
+    await mkdir(target);
+    return new SnapshotView(this.snapshots, target);
+  }
+
   async mount(): Promise<void> {
     // containerd takes a while to find a snapshotter that was started anew.
     const command = await eventually('the snapshotter tells of its mounts', () =>
@@ -135,7 +168,7 @@ class SnapshotView {
   }
 }
 
-async function mountByPodman(options: OverlayOptions, place: string): Promise<string> {
+async function mountByPodman(options: OverlayOptions, place: string, wholeLayers: number): Promise<string> {
   const { cleanup, image, lazylayer, signal, say } = options;
   const directory = join(place, 'podman');
   const layers = join(directory, 'layers');
@@ -153,6 +186,9 @@ async function mountByPodman(options: OverlayOptions, place: string): Promise<st
   await daemon[Symbol.asyncDispose]();
   daemon = await start();
   cleanup.teardown(umount);
+  await eventually('the kernel reads the layers by itself', async () =>
+    (await wholeLayersOf(daemon)) === wholeLayers ? true : undefined,
+  );
   return mount();
 }
 
@@ -173,7 +209,7 @@ async function fetchAll({ signal }: OverlayOptions, daemon: LazyDaemon, tree: st
   await eventually('every chunk is cached', whole, 300_000);
 }
 
-const mounters = ['containerd', 'Podman'];
+const mounters = ['containerd', 'containerd, by FUSE', 'Podman'];
 
 /** Medians of what was measured with the page cache dropped. */
 export function overlayRatios([local, ...lazies]: readonly FsRuns[]): OverlayRatio[] {

@@ -144,12 +144,12 @@ function filesOf({ runs, machine, ratios, polling, verdicts }: FileFigures): str
   return [
     '## Files',
     '',
-    `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by containerd's \`ctr\` over \`lazylayer serve\` and by Podman over \`lazylayer store\`, against overlayfs on local disk.`,
+    `The files of one such image, of six layers, medians of ${runs} runs with the page cache dropped before each: overlayfs over lazy layers whose every chunk is in lazylayer's cache, mounted by containerd's \`ctr\` over \`lazylayer serve\` and by Podman over \`lazylayer store\`, against overlayfs on local disk. What is mounted when all of a layer is there, the kernel reads by itself (EROFS over the cache file, Linux 6.12); "by FUSE" is the same through the daemon, as what was mounted before goes on, and as older kernels have it.`,
     '',
     ...(polling === undefined
       ? ratioTable(ratios)
       : [
-          `The same mounts twice: as the machine is, whose idle processors halt at once, and once more while they poll before they halt. By itself lazylayer keeps the processors of a small machine awake only while requests to it follow each other closely; what that is about, and how a machine polls for all programs, is in [the README](../README.md#in-a-virtual-machine).`,
+          `The same mounts twice: as the machine is, whose idle processors halt at once, and once more while they poll before they halt. By itself lazylayer keeps the processors of a small machine awake only while requests through FUSE follow each other closely; what that is about, and how a machine polls for all programs, is in [the README](../README.md#in-a-virtual-machine).`,
           '',
           `### As the machine is${machine.haltPollNs === undefined ? '' : `, ${formatHaltPolling(machine.haltPollNs)}`}`,
           '',

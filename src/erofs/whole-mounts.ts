@@ -1,4 +1,5 @@
-import { mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { closeSync, openSync } from 'node:fs';
+import { mkdir, readdir, realpath, rm, rmdir, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { LazylayerError } from '../errors.js';
@@ -12,7 +13,7 @@ import { erofsImage, IMAGE_ENTRY } from './image.js';
 export interface WholeLayer {
   readonly slot: number;
   readonly tree: Tree;
-  /** Of the cache file; open until `mount` has resolved. */
+  /** Of the cache file; open when `mount` is called. */
   readonly fd: number;
 }
 
@@ -73,34 +74,41 @@ export class WholeMounts {
    * Mounts a layer, and gives its directory; undefined where no image can show the layer, or the kernel has no such mounts.
    * @throws what the disk says, and the kernel of this one mount
    */
-  mount(layer: WholeLayer): Promise<string | undefined> {
-    return this.#line.run(async () => {
-      const { slot, tree, fd } = layer;
-      if (this.#mounted.has(slot)) return this.path(slot);
-      if (this.#unavailable || this.#unshowable.has(slot)) return undefined;
-      const image = erofsImage(tree);
-      if (image === undefined) {
-        this.#unshowable.add(slot);
-        return undefined;
-      }
-      const target = this.#target(slot);
-      const file = `${target}.image`;
-      try {
-        await writeFile(file, image, { mode: 0o600 });
-        await mkdir(target, { recursive: true });
-        await mountImage(file, target, fd);
-      } catch (error) {
-        await rmdir(target).catch(() => {});
-        if (!(error instanceof LazylayerError && error.code === 'UNSUPPORTED')) throw error;
-        this.#unavailable = true;
-        this.onUnavailable?.(error);
-        return undefined;
-      } finally {
-        await rm(file, { force: true });
-      }
-      this.#mounted.add(slot);
-      return this.path(slot);
-    });
+  async mount({ slot, tree, fd }: WholeLayer): Promise<string | undefined> {
+    if (this.#mounted.has(slot) || this.#unavailable || this.#unshowable.has(slot)) return this.path(slot);
+    // Of its own, at once: the layer may be closed meanwhile, and the number be another file's.
+    const data = openSync(`/proc/self/fd/${fd}`, 'r');
+    try {
+      return await this.#line.run(() => this.#mount(slot, tree, data));
+    } finally {
+      closeSync(data);
+    }
+  }
+
+  async #mount(slot: number, tree: Tree, data: number): Promise<string | undefined> {
+    if (this.#mounted.has(slot) || this.#unavailable || this.#unshowable.has(slot)) return this.path(slot);
+    const image = erofsImage(tree);
+    if (image === undefined) {
+      this.#unshowable.add(slot);
+      return undefined;
+    }
+    const target = this.#target(slot);
+    const file = `${target}.image`;
+    try {
+      await writeFile(file, image, { mode: 0o600 });
+      await mkdir(target, { recursive: true });
+      await mountImage(file, target, data);
+    } catch (error) {
+      await rmdir(target).catch(() => {});
+      if (!(error instanceof LazylayerError && error.code === 'UNSUPPORTED')) throw error;
+      this.#unavailable = true;
+      this.onUnavailable?.(error);
+      return undefined;
+    } finally {
+      await rm(file, { force: true });
+    }
+    this.#mounted.add(slot);
+    return this.path(slot);
   }
 
   /** Takes a mount out of sight; whoever has it below an overlay keeps it. */
@@ -125,8 +133,9 @@ export async function releaseWholeMounts(directory: string): Promise<string[]> {
 }
 
 async function targets(directory: string): Promise<string[]> {
+  const real = await realpath(directory).catch(() => directory);
   const mounts = await listMounts();
-  return mounts.filter(({ type, target }) => type === TYPE && dirname(target) === directory).map((m) => m.target);
+  return mounts.filter(({ type, target }) => type === TYPE && dirname(target) === real).map((m) => m.target);
 }
 
 async function release(target: string): Promise<void> {

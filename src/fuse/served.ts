@@ -134,8 +134,11 @@ export class ServedLayers implements AsyncDisposable {
     const mount = async (layer: Layer) => (layer.isPresent ? whole.mount(layer.view) : undefined);
     try {
       const path = await this.using(slot, mount);
-      if (path !== undefined) await this.#showAgain(slot);
-      return path;
+      if (path === undefined) return undefined;
+      // Let go of meanwhile, while nothing was mounted yet.
+      if (!this.#layers.has(slot)) await whole.unmount(slot);
+      await this.#showAgain(slot);
+      return whole.path(slot);
     } catch (error) {
       onError?.(`mount the layer in slot ${slot} by EROFS`, error);
       return undefined;

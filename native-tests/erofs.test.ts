@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { hash } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
-import { WholeMounts } from '../src/erofs/whole-mounts.js';
+import { releaseWholeMounts, WholeMounts } from '../src/erofs/whole-mounts.js';
 import { FixtureLayer, type FixtureEntry } from '../src/testing/fs-fixture.js';
 import { ROOT, S_IFMT, S_IFREG, type Tree } from '../src/toc/tree.js';
 import { listMounts } from '../src/util/mountinfo.js';
@@ -19,8 +19,7 @@ const SLOT = 7;
 async function temporary(t: ExecutionContext): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'lazylayer-erofs-'));
   t.teardown(async () => {
-    const mounts = await WholeMounts.open(directory, false);
-    await mounts.retain(() => false);
+    await releaseWholeMounts(directory);
     await rm(directory, { recursive: true, force: true });
   });
   return directory;
@@ -39,7 +38,7 @@ function whole(t: ExecutionContext, entries: readonly FixtureEntry[], chunkSize?
 
 test.serial('a layer is by EROFS what it is by FUSE, whatever is in it', async (t) => {
   await using fuse = await startMount('kernel');
-  const mounts = await WholeMounts.open(await temporary(t), false);
+  const mounts = await WholeMounts.open(await temporary(t));
   const path = await mounts.mount(whole(t, lower).view(SLOT));
   t.deepEqual(await compareTrees(join(fuse.mountpoint, 'l/1'), path!), []);
 });
@@ -136,7 +135,7 @@ test.serial('any layer is by EROFS what its tree says', async (t) => {
         entries.filter((entry) => entry.type === 'dir' || !isDirectory.has(entry.name)),
         BLOCK * 4,
       );
-      const mounts = await WholeMounts.open(directory, false);
+      const mounts = await WholeMounts.open(directory);
       const path = await mounts.mount(layer.view(SLOT));
       try {
         t.deepEqual(compareFacts(expected(layer), await describeTree(path!)), []);
@@ -151,28 +150,52 @@ test.serial('any layer is by EROFS what its tree says', async (t) => {
 test.serial('mounts outlive the process, are taken over by the next, and leave nothing', async (t) => {
   const directory = await temporary(t);
   const layer = whole(t, [{ name: 'file', size: 5000 }]);
-  const first = await WholeMounts.open(directory, false);
+  const first = await WholeMounts.open(directory);
   const path = await first.mount(layer.view(1));
   t.is(await first.mount(layer.view(1)), path, 'once');
   await first.mount(layer.view(2));
   t.deepEqual((await readdir(directory)).sort(), ['1', '2'], 'no image is left');
   await mkdir(join(directory, '3'));
 
-  const second = await WholeMounts.open(directory, true);
+  const second = await WholeMounts.open(directory);
   t.is(second.path(1), path);
   t.is(second.path(3), undefined, 'a mount point alone is no mount');
   await second.retain((slot) => slot === 1);
   t.deepEqual(await readdir(directory), ['1']);
   t.is((await stat(join(path!, 'file'))).size, 5000);
 
-  const third = await WholeMounts.open(directory, false);
-  t.is(third.path(1), undefined, 'of another connection');
+  t.deepEqual(await releaseWholeMounts(directory), [join(directory, '1')], 'of a daemon that is gone');
   t.deepEqual(await readdir(directory), []);
   t.false((await listMounts()).some(({ target }) => target.startsWith(directory)));
 });
 
+test.serial(
+  'a mount that is wanted again stays; one that goes is hidden first; none is made after the end',
+  async (t) => {
+    const directory = await temporary(t);
+    const mounts = await WholeMounts.open(directory);
+    const layer = whole(t, [{ name: 'file', size: 5000 }]);
+    const path = await mounts.mount(layer.view(1));
+    await mounts.unmount(1, { wanted: () => true });
+    t.is(mounts.path(1), path);
+    await mounts.unmount(1, {
+      hidden: async () => {
+        t.is(mounts.path(1), undefined);
+        t.is((await stat(join(path!, 'file'))).size, 5000, 'whoever was told of it before still finds it');
+      },
+    });
+    await t.throwsAsync(stat(path!), { code: 'ENOENT' }, 'not an empty directory');
+
+    const making = mounts.mount(layer.view(2));
+    await mounts[Symbol.asyncDispose]();
+    t.not(await making, undefined);
+    t.is(await mounts.mount(layer.view(3)), undefined);
+    t.deepEqual(await readdir(directory), []);
+  },
+);
+
 test.serial('a layer that no image can show stays where it is, and so do its neighbours', async (t) => {
-  const mounts = await WholeMounts.open(await temporary(t), false);
+  const mounts = await WholeMounts.open(await temporary(t));
   const odd = whole(t, [{ name: 'file', xattrs: { 'other.namespace': 'x' } }]);
   t.is(await mounts.mount(odd.view(1)), undefined);
   t.is(mounts.path(1), undefined);
@@ -181,7 +204,7 @@ test.serial('a layer that no image can show stays where it is, and so do its nei
 
 test.serial('a cache file that cannot be opened is an error of this layer alone', async (t) => {
   const directory = await temporary(t);
-  const mounts = await WholeMounts.open(directory, false, (error) => t.fail(error.message));
+  const mounts = await WholeMounts.open(directory, (error) => t.fail(error.message));
   const layer = whole(t, [{ name: 'file', size: 5000 }]);
   await t.throwsAsync(mounts.mount({ ...layer.view(1), fd: 2 ** 20 }), { code: 'ENOENT' });
   t.deepEqual(await readdir(directory), []);

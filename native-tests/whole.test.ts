@@ -149,12 +149,12 @@ test.serial('erofs = false leaves all layers to FUSE', async (t) => {
 test.serial(
   'content that has to make room takes its mount along; who has it open reads on, and the next mount fetches',
   async (t) => {
-    const config = 'background_quiet_sec = 0\n[fuse]\nlayer_idle_sec = 2\n[cache]\nmax_bytes = "1MiB"\n';
+    const config = 'background_quiet_sec = 0\n[fuse]\nlayer_idle_sec = 2\n[cache]\nmax_bytes = 0\n';
     const place = await stage(t, config);
     const { scene, image, target, fixtures } = place;
     await scene.mount(image('lazy'), target, '--no-background-fetch');
     // What upper layers hide, too.
-  await run('sh', ['-c', 'tar -c . | cat >/dev/null'], { cwd: join(scene.root, 'fuse/l') });
+    await run('sh', ['-c', 'tar -c . | cat >/dev/null'], { cwd: join(scene.root, 'fuse/l') });
     const second = await scene.mountPoint('second');
     // Whole as they are, none is dropped as long as it is awake: so they are mounted by the kernel, if only for a moment.
     await scene.mount(image('lazy'), second, '--no-background-fetch');
@@ -203,8 +203,8 @@ test.serial(
     const expected = `${await digestOf(fixtures.reference.lazy)}  -\n`;
 
     t.teardown(async () => {
-    await ctr('tasks', 'rm', '--force', 'one').catch(() => {}); // where the test itself has done it
-  });
+      await ctr('tasks', 'rm', '--force', 'one').catch(() => {}); // where the test itself has done it
+    });
     await ctr('run', '--detach', '--snapshotter', 'lazylayer', image('lazy'), 'one', 'sh', '-c', 'sleep 1000');
     let execs = 0;
     const sum = () =>

@@ -20,6 +20,8 @@ export interface ChunkCacheOptions {
   readonly onEvent?: (event: CacheEvent) => void;
   /** Content of the layer in a slot, which is not open, is about to go. */
   readonly onForget?: (slot: number) => Promise<void>;
+  /** Whether content of the layer in a slot goes after that of all others. */
+  readonly goesLast?: (slot: number) => boolean;
   /** How often bitmaps are saved while chunks come in, in milliseconds. */
   readonly saveEveryMs?: number;
 }
@@ -95,6 +97,7 @@ export class ChunkCache implements AsyncDisposable {
       ...options,
       isOpen: (name) => cache.#open.has(name),
       forget: (name) => cache.#forget(name),
+      goesLast: (name) => cache.#goesLast(name),
     });
     return cache;
   }
@@ -327,6 +330,11 @@ export class ChunkCache implements AsyncDisposable {
   /** Makes room for `bytes` after a write found the disk full, by dropping what nobody has open. False when there is nothing. */
   makeRoom(bytes: number, error: unknown): Promise<boolean> {
     return this.#directories.makeRoom(bytes, error);
+  }
+
+  #goesLast(name: string): boolean {
+    const slot = this.index.knownSlot(name);
+    return slot !== undefined && this.options.goesLast?.(slot) === true;
   }
 
   /** Makes descriptor and hints forget a layer whose content is about to go. */

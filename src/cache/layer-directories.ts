@@ -19,6 +19,8 @@ export interface LayerDirectoriesOptions {
   readonly isOpen: (name: string) => boolean;
   /** Called in the layer's line before its content goes. */
   readonly forget: (name: string) => Promise<void>;
+  /** Whether its content goes after that of all others. */
+  readonly goesLast?: (name: string) => boolean;
 }
 
 interface Known {
@@ -164,7 +166,7 @@ export class LayerDirectories {
 
   /**
    * Drops layers that nobody uses, the one longest not used first, until `target` bytes are left; with `content`, then the content of
-   * those that are kept. Gives how many were dropped.
+   * those that are kept, of some last. Gives how many were dropped.
    */
   async evictTo(target: number, options: { content: boolean }): Promise<number> {
     let dropped = 0;
@@ -178,7 +180,10 @@ export class LayerDirectories {
       }
     };
     await evict(false, (name) => this.drop(name));
-    if (options.content) await evict(true, (name) => this.#dropContent(name));
+    if (!options.content) return dropped;
+    const last = new Set(idle.map(([name]) => name).filter((name) => this.options.goesLast?.(name) === true));
+    await evict(true, async (name) => !last.has(name) && this.#dropContent(name));
+    await evict(true, async (name) => last.has(name) && this.#dropContent(name));
     return dropped;
   }
 

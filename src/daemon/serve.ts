@@ -55,10 +55,11 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onError: fault,
     onEvict: ({ reference }) => store?.evicted(reference),
     onForget: (slot) => served.forgotten(slot),
+    readsItself: (slot) => served.readsItself(slot),
   });
   const served = new ServedLayers({
     idleMs: config.fuse.layer_idle_sec * 1000,
-    whole: config.fuse.erofs ? await WholeMounts.open(layout.whole, resume !== undefined, unavailable) : undefined,
+    whole: config.fuse.erofs ? await WholeMounts.open(layout.whole, unavailable) : undefined,
     onError: fault,
   });
   const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;

@@ -30,6 +30,7 @@ const INCOMPAT_CHUNKED_FILE = 4;
 const INCOMPAT_DEVICE_TABLE = 8;
 
 /** Extended inodes: 64 bytes, with ids of 32 bits and a time. */
+const MAX_BLOCKS = 2 ** 32 - 1;
 const INODE_BYTES = 64;
 const EXTENDED = 1;
 const Layout = { PLAIN: 0, INLINE: 2, CHUNKS: 4 } as const;
@@ -49,7 +50,11 @@ const fileTypes = new Map([
 
 const XATTR_HEADER = 12;
 const XATTR_ENTRY = 4;
-/** Beginnings of names that a number stands for, the more exact first. */
+/** An inode counts them, in entries' units, by 16 bits. */
+const MAX_XATTRS = XATTR_HEADER + XATTR_ENTRY * 0xfffe;
+/** Xattrs of the image's root directory, by which whoever mounts it sees that this kernel shows any. */
+export const PROBES = ['trusted.lazylayer', 'security.lazylayer'] as const;
+/** What a number stands for: beginnings of names, or whole names. */
 const prefixes = [
   ['user.', 1],
   ['system.posix_acl_access', 2],
@@ -78,12 +83,13 @@ const dotDot = Buffer.from('..');
  * cache file.
  */
 export function erofsImage(tree: Tree): Buffer | undefined {
+  if (tree.facts.cacheBytes > BLOCK * MAX_BLOCKS) return undefined;
   const image = new Image(tree);
   return image.place() ? image.write() : undefined;
 }
 
 class Image {
-  /** The image's root directory, behind the layer's inodes. */
+  /** The image's root directory: by number behind the layer's inodes, by place before them. */
   readonly #top: number;
   /** Byte where each inode begins. */
   readonly #at: Float64Array;
@@ -102,14 +108,15 @@ class Image {
   place(): boolean {
     const { tree } = this;
     const records = new Map<number, Buffer | undefined>();
+    this.#xattrs[this.#top] = probes;
     this.#listings.set(this.#top, inBlocks([dot, dotDot, Buffer.from(IMAGE_ENTRY)], [this.#top, this.#top, ROOT]));
     this.#placeInode(this.#top);
     for (let inode = 0; inode < tree.counts.inodes; inode++) {
       const set = tree.xattr[inode];
-      if (set !== 0 && !records.has(set)) records.set(set, xattrRecords(tree, inode));
+      if (set !== 0 && !records.has(set)) records.set(set, xattrRecords(tree.xattrsOf(inode)));
       const xattrs = records.get(set);
       if ((set !== 0 && xattrs === undefined) || !this.#showable(inode)) return false;
-      this.#xattrs.push(xattrs);
+      this.#xattrs[inode] = xattrs;
       if (tree.isDirectory(inode))
         this.#listings.set(inode, listing(tree, inode, inode === ROOT ? this.#top : tree.parent(inode)));
       this.#placeInode(inode);
@@ -199,7 +206,8 @@ class Image {
     image.writeUInt16LE(S_IFDIR | 0o755, at + 4);
     image.writeUInt32LE(this.#top + 1, at + 20);
     image.writeUInt32LE(3, at + 44);
-    this.#writeListing(image, this.#top, at + INODE_BYTES);
+    putXattrs(image, at, probes);
+    this.#writeListing(image, this.#top, at + INODE_BYTES + probes.byteLength);
   }
 
   #writeInode(image: Buffer, inode: number): void {
@@ -214,10 +222,7 @@ class Image {
     putU64(image, tree.mtime[inode], at + 32);
     image.writeUInt32LE(tree.mtimeNsec[inode], at + 40);
     image.writeUInt32LE(tree.nlink[inode], at + 44);
-    if (xattrs !== undefined) {
-      image.writeUInt16LE(1 + (xattrs.byteLength - XATTR_HEADER) / XATTR_ENTRY, at + 2);
-      xattrs.copy(image, at + INODE_BYTES);
-    }
+    if (xattrs !== undefined) putXattrs(image, at, xattrs);
     const rest = at + INODE_BYTES + this.#xattrBytes(inode);
     if (tree.isRegular(inode) && tree.size[inode] > 0) this.#writeChunks(image, inode, at, align(rest, 8));
     else {
@@ -278,6 +283,11 @@ function putLayout(image: Buffer, at: number, layout: number): void {
   image.writeUInt16LE(EXTENDED | (layout << 1), at);
 }
 
+function putXattrs(image: Buffer, at: number, records: Buffer): void {
+  image.writeUInt16LE(1 + (records.byteLength - XATTR_HEADER) / XATTR_ENTRY, at + 2);
+  records.copy(image, at + INODE_BYTES);
+}
+
 function align(value: number, to: number): number {
   return Math.ceil(value / to) * to;
 }
@@ -325,12 +335,15 @@ function inBlocks(names: readonly Uint8Array[], inodes: readonly number[]): List
 }
 
 /** What stands behind an inode that has these xattrs; undefined where one of them has no form. */
-function xattrRecords(tree: Tree, inode: number): Buffer | undefined {
+function xattrRecords(xattrs: Iterable<{ name: Buffer; value: Buffer }>): Buffer | undefined {
   const records = [Buffer.alloc(XATTR_HEADER)];
-  for (const { name, value } of tree.xattrsOf(inode)) {
-    const prefix = prefixes.find(([text]) => name.toString('latin1').startsWith(text));
+  for (const { name, value } of xattrs) {
+    const text = name.toString('latin1');
+    const prefix = prefixes.find(([start]) => (start.endsWith('.') ? text.startsWith(start) : text === start));
     if (prefix === undefined || value.byteLength > 0xffff) return undefined;
     const rest = name.subarray(prefix[0].length);
+    // A length that did not fit would make the kernel read the rest of the name as xattrs of their own.
+    if (rest.byteLength > 0xff) return undefined;
     const record = Buffer.alloc(align(XATTR_ENTRY + rest.byteLength + value.byteLength, XATTR_ENTRY));
     record[0] = rest.byteLength;
     record[1] = prefix[1];
@@ -339,5 +352,8 @@ function xattrRecords(tree: Tree, inode: number): Buffer | undefined {
     record.set(value, XATTR_ENTRY + rest.byteLength);
     records.push(record);
   }
-  return Buffer.concat(records);
+  const all = Buffer.concat(records);
+  return all.byteLength <= MAX_XATTRS ? all : undefined;
 }
+
+const probes = xattrRecords(PROBES.map((name) => ({ name: Buffer.from(name), value: Buffer.alloc(0) })))!;

@@ -7,7 +7,7 @@ import type { Tree } from '../toc/tree.js';
 import { listMounts } from '../util/mountinfo.js';
 import { Serial } from '../util/serial.js';
 import { unmount } from '../util/unmount.js';
-import { erofsImage, IMAGE_ENTRY } from './image.js';
+import { erofsImage, IMAGE_ENTRY, PROBES } from './image.js';
 
 /** A layer all of whose content is in its cache file. */
 export interface WholeLayer {
@@ -19,9 +19,9 @@ export interface WholeLayer {
 
 const TYPE = 'erofs';
 
-const { EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM } = { ...constants.errno, ENOTBLK: 15 };
+const { EACCES, EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM } = { ...constants.errno, ENOTBLK: 15 };
 /** How a kernel says that it has no EROFS, none over files, or not for this user. */
-const lacking: readonly number[] = [EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM];
+const lacking: readonly number[] = [EACCES, EINVAL, ENODEV, ENOTBLK, EOPNOTSUPP, EPERM];
 
 /**
  * Layers that the kernel reads by itself: mounts of EROFS over their cache files. Nothing of them is asked of this process, and they outlive it.
@@ -33,6 +33,7 @@ export class WholeMounts {
   readonly #unshowable = new Set<number>();
   readonly #line = new Serial();
   #unavailable = false;
+  #closed = false;
 
   private constructor(
     private readonly directory: string,
@@ -40,16 +41,11 @@ export class WholeMounts {
   ) {}
 
   /**
-   * Makes mount points below a directory, one a slot. Takes over what a process before this one left mounted there, or, where that is not
-   * `resumed`, takes it away. `onUnavailable` hears once that this kernel, or this user, cannot have such mounts.
+   * Makes mount points below a directory, one a slot, and takes over what an earlier process left mounted there. `onUnavailable` hears once
+   * that this kernel, or this user, cannot have such mounts.
    */
-  static async open(
-    directory: string,
-    resumed: boolean,
-    onUnavailable?: (error: LazylayerError) => void,
-  ): Promise<WholeMounts> {
+  static async open(directory: string, onUnavailable?: (error: LazylayerError) => void): Promise<WholeMounts> {
     await mkdir(directory, { recursive: true, mode: 0o700 });
-    if (!resumed) await releaseWholeMounts(directory);
     const mounts = new WholeMounts(directory, onUnavailable);
     for (const target of await targets(directory)) mounts.#mounted.add(Number(basename(target)));
     for (const name of await readdir(directory))
@@ -75,7 +71,7 @@ export class WholeMounts {
    * @throws what the disk says, and the kernel of this one mount
    */
   async mount({ slot, tree, fd }: WholeLayer): Promise<string | undefined> {
-    if (this.#mounted.has(slot) || this.#unavailable || this.#unshowable.has(slot)) return this.path(slot);
+    if (this.#isDecided(slot)) return this.path(slot);
     // Of its own, at once: the layer may be closed meanwhile, and the number be another file's.
     const data = openSync(`/proc/self/fd/${fd}`, 'r');
     try {
@@ -85,8 +81,12 @@ export class WholeMounts {
     }
   }
 
+  #isDecided(slot: number): boolean {
+    return this.#mounted.has(slot) || this.#unavailable || this.#closed || this.#unshowable.has(slot);
+  }
+
   async #mount(slot: number, tree: Tree, data: number): Promise<string | undefined> {
-    if (this.#mounted.has(slot) || this.#unavailable || this.#unshowable.has(slot)) return this.path(slot);
+    if (this.#isDecided(slot)) return this.path(slot);
     const image = erofsImage(tree);
     if (image === undefined) {
       this.#unshowable.add(slot);
@@ -100,7 +100,8 @@ export class WholeMounts {
       await mountImage(file, target, data);
     } catch (error) {
       await rmdir(target).catch(() => {});
-      if (!(error instanceof LazylayerError && error.code === 'UNSUPPORTED')) throw error;
+      // One that has such mounts does not lack them: this image is at fault.
+      if (!(error instanceof LazylayerError && error.code === 'UNSUPPORTED') || this.#mounted.size > 0) throw error;
       this.#unavailable = true;
       this.onUnavailable?.(error);
       return undefined;
@@ -111,17 +112,33 @@ export class WholeMounts {
     return this.path(slot);
   }
 
-  /** Takes a mount out of sight; whoever has it below an overlay keeps it. */
-  unmount(slot: number): Promise<void> {
+  /**
+   * Takes a mount out of sight; whoever has it below an overlay keeps it. Not where it is `wanted` again when its turn comes. Nobody is told of
+   * it any more from when on `hidden` is called, and until that resolves it is still there.
+   */
+  unmount(slot: number, options: { wanted?: () => boolean; hidden?: () => Promise<void> } = {}): Promise<void> {
     return this.#line.run(async () => {
+      if (options.wanted?.() === true) return;
       this.#unshowable.delete(slot);
-      if (this.#mounted.delete(slot)) await release(this.#target(slot));
+      if (!this.#mounted.delete(slot)) return;
+      try {
+        await options.hidden?.();
+      } finally {
+        await release(this.#target(slot));
+      }
     });
   }
 
   /** Takes away all mounts but those of the slots that are wanted. */
   async retain(wanted: (slot: number) => boolean): Promise<void> {
-    for (const slot of [...this.#mounted]) if (!wanted(slot)) await this.unmount(slot);
+    for (const slot of [...this.#mounted]) await this.unmount(slot, { wanted: () => wanted(slot) });
+  }
+
+  /** Takes away all mounts, and makes none any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    await this.#line.flushed();
+    await this.retain(() => false);
   }
 }
 
@@ -148,12 +165,18 @@ async function release(target: string): Promise<void> {
  * cache files past the page cache, which would hold all that is read twice.
  */
 async function mountImage(image: string, target: string, data: number): Promise<void> {
-  const { mountReadOnly, systemError } = await import('../util/syscalls.js');
+  const { mountReadOnly, systemError, xattrLength } = await import('../util/syscalls.js');
   const device = `device=/proc/self/fd/${data}`;
   let status = 0;
   for (const options of [`${device},directio`, device]) {
     status = mountReadOnly(image, target, TYPE, options);
-    if (status === 0) return;
+    if (status !== 0) continue;
+    if (PROBES.every((name) => xattrLength(target, name) === 0)) return;
+    await unmount(target, { lazy: true });
+    throw new LazylayerError(
+      'UNSUPPORTED',
+      "this kernel's EROFS shows no extended attributes, of which layers are made too",
+    );
   }
   const cause = systemError('mount', status);
   if (!lacking.includes(-status)) throw cause;

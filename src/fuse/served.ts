@@ -116,7 +116,7 @@ export class ServedLayers implements AsyncDisposable {
       if (served === undefined || --served.uses > 0) continue;
       this.#layers.delete(slot);
       await served.end();
-      await this.#options.whole?.unmount(slot);
+      await this.#letGoOf(slot);
       this.#badChunks += served.totals.badChunks;
     }
     collectSoon();
@@ -135,8 +135,8 @@ export class ServedLayers implements AsyncDisposable {
     try {
       const path = await this.using(slot, mount);
       if (path === undefined) return undefined;
-      // Let go of meanwhile, while nothing was mounted yet.
-      if (!this.#layers.has(slot)) await whole.unmount(slot);
+      // It may have been let go of before there was a mount.
+      await this.#letGoOf(slot);
       await this.#showAgain(slot);
       return whole.path(slot);
     } catch (error) {
@@ -147,10 +147,24 @@ export class ServedLayers implements AsyncDisposable {
 
   /** The content of a layer that nobody has open is about to go. */
   async forgotten(slot: number): Promise<void> {
-    const { whole } = this.#options;
-    if (whole?.path(slot) === undefined) return;
-    await whole.unmount(slot);
-    await this.#showAgain(slot);
+    await this.#unmount(slot, { hidden: () => this.#showAgain(slot) });
+  }
+
+  /** Takes the layer's mount away where the layer is not shown, or no more. */
+  async #letGoOf(slot: number): Promise<void> {
+    await this.#unmount(slot, { wanted: () => this.#layers.has(slot) });
+  }
+
+  /** What goes on without the layer must not fail for a mount that stays. */
+  async #unmount(slot: number, options: Parameters<WholeMounts['unmount']>[1]): Promise<void> {
+    await this.#options.whole?.unmount(slot, options).catch((error: unknown) => {
+      this.#options.onError?.(`take away the mount of the layer in slot ${slot}`, error);
+    });
+  }
+
+  /** Whether the kernel reads the layer by itself, for overlays that nobody here knows of. */
+  readsItself(slot: number): boolean {
+    return this.#options.whole?.path(slot) !== undefined;
   }
 
   /** Lets go of mounts, taken over from an earlier process, of layers that are not shown. */
@@ -206,6 +220,7 @@ export class ServedLayers implements AsyncDisposable {
   /** Has the server put each read that the cache answers in a ring, or none any more: see `FuseServer`. */
   async trace(ring: ReadRing | undefined): Promise<void> {
     this.#traced = ring !== undefined;
+    for (const reference of [...this.#references.keys()]) await this.#showReference(reference);
     await this.#fuse?.trace(ring);
   }
 
@@ -272,13 +287,14 @@ export class ServedLayers implements AsyncDisposable {
     const layers = new Map<string, ReferenceLayer>();
     for (const [slot, { digest }] of known.added) layers.set(digest, { digest, slot });
     for (const layer of known.stored ?? []) layers.set(layer.digest, layer);
-    return [...layers.values()].map((layer) => ({ ...layer, path: this.#options.whole?.path(layer.slot) }));
+    const whole = this.#traced ? undefined : this.#options.whole;
+    return [...layers.values()].map((layer) => ({ ...layer, path: whole?.path(layer.slot) }));
   }
 
   /** No layer falls asleep from now on. What is shown by FUSE stays shown. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.#looking;
-    await this.#options.whole?.retain(() => false);
+    await this.#options.whole?.[Symbol.asyncDispose]();
   }
 }

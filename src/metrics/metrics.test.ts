@@ -69,7 +69,7 @@ test('layers that clients ask for, by what came of it', async (t) => {
   const layers = metrics.watch(remote);
   for (const what of ['lazy', 'lazy', 'nothing', 'broken']) await layers.prepare({ what });
   t.is(layers.idmapRefusal, 'no');
-  t.is(await layers.lower(1), '1');
+  t.is(await layers.lower(1, false), '1');
   t.true(layers.restore(1).isLocal);
   t.like(await values(metrics), {
     'lazylayer_remote_snapshots_total{outcome="prepared",reason=""}': 2,

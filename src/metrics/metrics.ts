@@ -147,7 +147,7 @@ export class Metrics implements AsyncDisposable {
       return answer;
     },
     restore: (record) => layers.restore(record),
-    lower: (record) => layers.lower(record),
+    lower: (record, together) => layers.lower(record, together),
     starting: (record) => layers.starting(record),
     usage: (record) => layers.usage(record),
     root: (record) => layers.root(record),

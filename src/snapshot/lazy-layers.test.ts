@@ -51,7 +51,7 @@ test('the first layer asked for brings the others along; what cannot be lazy say
   const first = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const second = asPrepared(t, await lazy.prepare(labelsOf(1)));
   await Promise.all([first.shown, second.shown]);
-  t.not(await lazy.lower(first.record), await lazy.lower(second.record));
+  t.not(await lazy.lower(first.record, false), await lazy.lower(second.record, false));
   t.is(served.initial().layers.length, 2);
   const third = await lazy.prepare(labelsOf(2));
   t.regex((third as { reason: string }).reason, /no TOC digest in its annotations/);
@@ -188,7 +188,7 @@ test('a client may leave until the TOC is verified, and no later', async (t) => 
   const { shown, record } = asPrepared(t, await lazy.prepare(labels, late.signal));
   late.abort(new Error('I leave'));
   await shown;
-  t.regex(await lazy.lower(record), /^\/fuse\/l\/\d+$/);
+  t.regex(await lazy.lower(record, false), /^\/fuse\/l\/\d+$/);
   t.true(lazy.usage(record).size > 0);
   t.deepEqual(await lazy.root(record), { mode: 0o755, uid: 0, gid: 0 });
   await lazy.release(record);
@@ -201,7 +201,7 @@ test('a restart brings layers back without a request, in the same places; unreac
   const before = await open(root);
   const prepared = asPrepared(t, await before.lazy.prepare(labelsOf(0)));
   await prepared.shown;
-  const place = await before.lazy.lower(prepared.record);
+  const place = await before.lazy.lower(prepared.record, false);
   await before.lazy.release(prepared.record);
   await before.workspace[Symbol.asyncDispose]();
   registry.reset();
@@ -210,7 +210,7 @@ test('a restart brings layers back without a request, in the same places; unreac
   t.teardown(() => workspace[Symbol.asyncDispose]());
   const record = JSON.parse(JSON.stringify(prepared.record)) as unknown;
   await lazy.restore(record).shown;
-  t.is(await lazy.lower(record), place);
+  t.is(await lazy.lower(record, false), place);
   t.is(registry.requests.length, 0);
   t.deepEqual(served.counts, { shown: 1, awake: 0 }, 'known by its head alone');
   await down(registry, async () => {
@@ -235,7 +235,7 @@ test('two snapshots of one layer share it; it goes with the last', async (t) => 
   const one = asPrepared(t, await lazy.prepare(labelsOf(0)));
   const two = asPrepared(t, await lazy.prepare(labelsOf(0)));
   await Promise.all([one.shown, two.shown]);
-  t.is(await lazy.lower(one.record), await lazy.lower(two.record));
+  t.is(await lazy.lower(one.record, false), await lazy.lower(two.record, false));
   await lazy.release(one.record);
   t.is(served.initial().layers.length, 1);
   await lazy.release(two.record);

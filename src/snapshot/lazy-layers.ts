@@ -178,9 +178,10 @@ export class LazyLayers implements RemoteLayers {
     void this.#options.programs?.expect(slots, async () => (await image()).config.config);
   }
 
-  async lower(record: unknown): Promise<string> {
+  async lower(record: unknown, together: boolean): Promise<string> {
     const { slot } = this.#heldFor(digestOf(record)).layer;
-    return (await this.#options.served.lower(slot)) ?? join(this.#options.fuseRoot, LAYERS, String(slot));
+    const whole = together ? undefined : await this.#options.served.lower(slot);
+    return whole ?? join(this.#options.fuseRoot, LAYERS, String(slot));
   }
 
   #openLayer(

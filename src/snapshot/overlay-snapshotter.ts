@@ -144,8 +144,9 @@ export class OverlaySnapshotter implements Snapshotter {
         'FAILED_PRECONDITION',
         `mounts of ${key}: expected an active snapshot or a view, found a committed one: prepare or view a snapshot over it`,
       );
-    const lower = await this.#lower(record.parent, options.signal);
-    return this.#mounts(record.id, record.kind, lower, await this.#idmap(record));
+    const mapping = await this.#idmap(record);
+    const lower = await this.#lower(record.parent, mapping, options.signal);
+    return this.#mounts(record.id, record.kind, lower, mapping);
   }
 
   async prepare(key: string, parent: string, options: CreateOptions = {}): Promise<Mount[]> {
@@ -279,10 +280,10 @@ export class OverlaySnapshotter implements Snapshotter {
     signal: AbortSignal | undefined,
   ): Promise<Mount[]> {
     this.#store.checkNew(key, parent);
-    const lower = await this.#lower(parent, signal);
+    const mapping = await this.#idmap({ parent, labels });
+    const lower = await this.#lower(parent, mapping, signal);
     // What is unpacked has the name that it will have.
     if (kind === 'active' && labels[label.ref] === undefined) this.#layers.starting(this.#store.chain(parent));
-    const mapping = await this.#idmap({ parent, labels });
     const root = await this.#rootAttributes(parent);
     const id = this.#store.takeId();
     const directory = join(this.#directory, String(id));
@@ -312,7 +313,7 @@ export class OverlaySnapshotter implements Snapshotter {
   }
 
   /** The trees of a parent and its ancestors, nearest first. @throws UNAVAILABLE where one of them is not to be had */
-  async #lower(parent: string, signal: AbortSignal | undefined): Promise<string[]> {
+  async #lower(parent: string, mapping: readonly string[], signal: AbortSignal | undefined): Promise<string[]> {
     const chain = this.#store.chain(parent);
     const gone = chain.find(({ id }) => this.#missing.has(id));
     if (gone !== undefined)
@@ -320,11 +321,15 @@ export class OverlaySnapshotter implements Snapshotter {
         'UNAVAILABLE',
         `the directory of snapshot ${gone.name} is gone: remove its image and pull it again`,
       );
-    const lower = await Promise.all(
-      chain.map(async (record) => (record.remote === undefined ? this.#tree(record.id) : this.#layers.lower(record))),
-    );
+    const remote = chain.filter((record) => record.remote !== undefined);
+    await Promise.all(remote.map((record) => this.#layers.shown(record)));
     await this.#layers.check(chain, signal);
-    return lower;
+    const together = mapping.length > 0;
+    return Promise.all(
+      chain.map(async (record) =>
+        record.remote === undefined ? this.#tree(record.id) : this.#layers.lower(record, together),
+      ),
+    );
   }
 
   /** @throws FAILED_PRECONDITION where the labels ask for what the kernel cannot do */

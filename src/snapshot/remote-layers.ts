@@ -45,8 +45,11 @@ export interface RemoteLayers {
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
   /** Brings a layer back. */
   restore(record: unknown): RestoredLayer;
-  /** Absolute path of the tree of a layer that is shown, for an overlay that is mounted next: another time it may be another. */
-  lower(record: unknown): Promise<string>;
+  /**
+   * Absolute path of the tree of a layer that is shown, for an overlay that is mounted next: another time it may be another. `together`: all of
+   * the overlay's must be on one mount.
+   */
+  lower(record: unknown, together: boolean): Promise<string>;
   /** A container is about to be started whose topmost layer this is. */
   starting(record: unknown): void;
   /** Bytes on disk that a layer takes by being known; 0 while that cannot be told. */
@@ -99,7 +102,7 @@ export class LayersInUse {
         const release = await slots.acquire(0);
         try {
           const { isLocal } = this.#restore(record);
-          const restored = this.#bringBack(record).catch((error: unknown) => onFailure(record, error));
+          const restored = this.shown(record).catch((error: unknown) => onFailure(record, error));
           if (isLocal) await restored;
         } finally {
           release();
@@ -113,13 +116,13 @@ export class LayersInUse {
     return this.#lost.get(id);
   }
 
-  /** The tree of a remote snapshot; one that could not be restored before is tried again. @throws UNAVAILABLE */
-  async lower(snapshot: SnapshotRecord): Promise<string> {
-    await this.#bringBack(snapshot);
-    return this.#remoteFor(snapshot.name).lower(snapshot.remote!.record);
+  /** The tree of a remote snapshot that is shown. */
+  lower({ name, remote }: SnapshotRecord, together: boolean): Promise<string> {
+    return this.#remoteFor(name).lower(remote!.record, together);
   }
 
-  async #bringBack(snapshot: SnapshotRecord): Promise<void> {
+  /** Resolves once the tree of a remote snapshot is shown; one that could not be restored before is tried again. @throws UNAVAILABLE */
+  async shown(snapshot: SnapshotRecord): Promise<void> {
     try {
       await (this.#shown.get(snapshot.id) ?? this.#restore(snapshot).shown);
     } catch (cause) {

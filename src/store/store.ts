@@ -88,7 +88,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
     await Promise.all(restoring);
   }
 
-  /** Has the kernel read restored layers by itself, once the mount is served: a link leads to one only from then on, so whoever follows it is late. */
+  /** Has the kernel read restored layers by itself, once the mount is served: whoever follows their links before has them by FUSE. */
   async mountWhole(): Promise<void> {
     for (const layers of [...this.#visible.values()])
       for (const { layer } of layers.values())

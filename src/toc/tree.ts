@@ -54,6 +54,7 @@ export interface TreeFacts {
  *   96     sections, widest elements first, so that each is aligned without padding
  */
 const MAGIC = 'lazytree';
+/** Places in the cache may only change with another name of the cache file: mounts of the one that there is outlive the process. */
 const VERSION = 2;
 const NO_LANDMARK = -1;
 export const HEADER_BYTES = 96;

@@ -17,6 +17,9 @@ const calls = {
   mount: libc.func(
     'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
   ) as Call<[string, string, string, number, string]>,
+  getxattr: libc.func('long getxattr(const char *path, const char *name, void *value, size_t size)') as Call<
+    [string, string, null, number]
+  >,
 };
 
 /** glibc has it for files beyond 2 GiB by a name of its own, musl by the one. */
@@ -52,6 +55,11 @@ const MS_NOATIME = 1024;
 /** mount(2), read-only and without access times. 0, or a negated errno. For what mount(8) does in another way. */
 export function mountReadOnly(source: string, target: string, type: string, data: string): number {
   return result(calls.mount(source, target, type, MS_RDONLY | MS_NOATIME, data));
+}
+
+/** getxattr(2) that asks for the length of an extended attribute alone: bytes, or a negated errno. */
+export function xattrLength(path: string, name: string): number {
+  return result(calls.getxattr(path, name, null, 0));
 }
 
 /** libc would touch whatever lies behind them. */

@@ -1,0 +1,40 @@
+import test from 'ava';
+import { FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
+import { erofsImage } from './image.js';
+
+/*
+ * Whether an image shows what its tree says, the kernel tells in native-tests/erofs.test.ts; here is what no image can show: none is made then, since
+ * one that was wrong would be believed.
+ */
+
+const imageOf = (...entries: FixtureEntry[]) => {
+  using layer = new FixtureLayer(entries);
+  return erofsImage(layer.tree);
+};
+
+test('lengths of names of xattrs have 8 bits: a name cannot pose as xattrs of its own', (t) => {
+  const named = (bytes: number) => imageOf({ name: 'f', xattrs: { [`user.${'n'.repeat(bytes)}`]: 'value' } });
+  t.not(named(255), undefined);
+  for (const bytes of [256, 257, 300, 512 + 4]) t.is(named(bytes), undefined, `${bytes}`);
+});
+
+test('namespaces are known, or there is no image', (t) => {
+  const named = (name: string) => imageOf({ name: 'f', xattrs: { [name]: 'value' } });
+  for (const name of ['user.a', 'trusted.a', 'security.capability', 'system.posix_acl_access'])
+    t.not(named(name), undefined, name);
+  for (const name of ['other.a', 'system.posix_acl_accessX', 'system.posix_acl', 'system.nfs4_acl', 'users.a'])
+    t.is(named(name), undefined, name);
+});
+
+test('values of xattrs, and all of an inode, fit their 16 bits', (t) => {
+  t.not(imageOf({ name: 'f', xattrs: { 'user.a': 'v'.repeat(0xffff) } }), undefined);
+  t.is(imageOf({ name: 'f', xattrs: { 'user.a': 'v'.repeat(0x10000) } }), undefined);
+  const many = (count: number) =>
+    Object.fromEntries(Array.from({ length: count }, (_, i) => [`user.${i}`, 'v'.repeat(0xffff)]));
+  t.not(imageOf({ name: 'f', xattrs: many(3) }), undefined);
+  t.is(imageOf({ name: 'f', xattrs: many(4) }), undefined);
+});
+
+test('an empty layer is one', (t) => {
+  t.is(imageOf()!.byteLength, 4096);
+});

@@ -1,7 +1,7 @@
 import { chmod, lstat, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import type { Snapshotter } from '../src/snapshot/snapshotter.js';
+import type { Mount, Snapshotter } from '../src/snapshot/snapshotter.js';
 import { mountSnapshot, upperDirectory } from '../src/testing/snapshot-mounts.js';
 import { connectSnapshots } from '../src/testing/snapshots-client.js';
 import { startContainerd } from './support/containerd.js';
@@ -26,8 +26,8 @@ interface Pulled extends Stage {
 }
 
 /** The lazy image, pulled by containerd into a snapshotter that says that clients may map ids. */
-async function pulled(t: ExecutionContext, more = ''): Promise<Pulled> {
-  const staged = await stage(t, `background = false\n[snapshotter]\nremap_ids = true\n${more}`);
+async function pulled(t: ExecutionContext, more = '', fetch = 'background = false'): Promise<Pulled> {
+  const staged = await stage(t, `${fetch}\n[snapshotter]\nremap_ids = true\n${more}`);
   const { scene, image } = staged;
   // What a container of another user is made of lies below.
   await chmod(scene.directory, 0o711);
@@ -106,6 +106,24 @@ test.serial(
     t.is(await ownerOf(join(scene.directory, 'again/srv/hard/small')), root);
   },
 );
+
+test.serial('clients map the directory that all lower directories share, so these stay on one mount', async (t) => {
+  const { scene, snapshotter, top } = await pulled(t, '', 'background_quiet_sec = 0');
+  await eventually('the kernel reads the layers by itself', async () =>
+    (await scene.mounted()).filter((target) => target.startsWith(join(scene.root, 'whole/'))).length === 4
+      ? true
+      : undefined,
+  );
+  const lower = ([{ options }]: Mount[]) =>
+    options
+      .find((option) => option.startsWith('lowerdir='))!
+      .slice('lowerdir='.length)
+      .split(':');
+  for (const path of lower(await snapshotter.view('as it is', top)))
+    t.true(path.startsWith(join(scene.root, 'whole/')));
+  for (const path of lower(await snapshotter.prepare('mapped', top, { labels })))
+    t.true(path.startsWith(join(scene.root, 'fuse/l/')));
+});
 
 test.serial('a lazy layer alone is bound with its owners mapped', async (t) => {
   const { scene, snapshotter, top } = await pulled(t);

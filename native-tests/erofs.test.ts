@@ -12,6 +12,9 @@ import { listMounts } from '../src/util/mountinfo.js';
 import { lower } from './fs-layers.js';
 import { startMount } from './fs-client.js';
 import { compareFacts, compareTrees, describeTree, type Facts } from './support/compare.js';
+import { requireErofs } from './support/tools.js';
+
+test.before('a kernel that has EROFS over files', () => requireErofs());
 
 const BLOCK = 4096;
 const SLOT = 7;

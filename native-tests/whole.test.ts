@@ -9,12 +9,14 @@ import { PodmanScene } from './support/podman.js';
 import type { Scene } from './support/scene.js';
 import { ServedScene } from './support/serve.js';
 import { differences, stageFor, type Stage } from './support/stage.js';
-import { eventually, freePort, run } from './support/tools.js';
+import { eventually, freePort, requireErofs, run } from './support/tools.js';
 
 /*
  * Layers whose content is all in the cache are mounted by the kernel (EROFS) for what is mounted from then on. These tests say of each way to
  * mount whether it is so, and that nothing depends on the daemon any more.
  */
+
+test.before('a kernel that has EROFS over files', () => requireErofs());
 
 const stage = stageFor(test);
 const layerCount = 4;

@@ -1,8 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
+import { release } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { kernelAtLeast } from '../../src/snapshot/overlay.js';
 
 export { Teardown } from '../../src/util/teardown.js';
 
@@ -55,6 +57,12 @@ function isInstalled(program: string): boolean {
       return false;
     }
   });
+}
+
+/** @throws where the kernel cannot have EROFS over files */
+export function requireErofs(): void {
+  if (!kernelAtLeast(release(), 6, 12))
+    throw new Error(`expected Linux 6.12 or later, with EROFS (CONFIG_EROFS_FS_BACKED_BY_FILE), found ${release()}`);
 }
 
 export interface RunOptions {

@@ -5,6 +5,7 @@ import type { Mount, Snapshotter } from '../src/snapshot/snapshotter.js';
 import { mountSnapshot, upperDirectory } from '../src/testing/snapshot-mounts.js';
 import { connectSnapshots } from '../src/testing/snapshots-client.js';
 import { startContainerd } from './support/containerd.js';
+import { mountedWhole } from './support/scene.js';
 import { ServedScene } from './support/serve.js';
 import { stageFor, type Stage } from './support/stage.js';
 import { eventually } from './support/tools.js';
@@ -110,9 +111,7 @@ test.serial(
 test.serial('clients map the directory that all lower directories share, so these stay on one mount', async (t) => {
   const { scene, snapshotter, top } = await pulled(t, '', 'background_quiet_sec = 0');
   await eventually('the kernel reads the layers by itself', async () =>
-    (await scene.mounted()).filter((target) => target.startsWith(join(scene.root, 'whole/'))).length === 4
-      ? true
-      : undefined,
+    (await mountedWhole(scene.root)).length === 4 ? true : undefined,
   );
   const lower = ([{ options }]: Mount[]) =>
     options

@@ -1,12 +1,13 @@
-import { readdir, writeFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { dropCaches } from '../src/bench/caches.js';
 import { DaemonClient } from '../src/daemon/client.js';
 import { listMounts } from '../src/util/mountinfo.js';
 import { sha256File } from './support/compare.js';
 import { startContainerd } from './support/containerd.js';
 import { PodmanScene } from './support/podman.js';
-import type { Scene } from './support/scene.js';
+import { mountedWhole, type Scene } from './support/scene.js';
 import { ServedScene } from './support/serve.js';
 import { differences, stageFor, type Stage } from './support/stage.js';
 import { eventually, freePort, requireErofs, run } from './support/tools.js';
@@ -21,13 +22,7 @@ test.before('a kernel that has EROFS over files', () => requireErofs());
 const stage = stageFor(test);
 const layerCount = 4;
 
-const dropCaches = () => writeFile('/proc/sys/vm/drop_caches', '3');
-
-/** Slots of a scene that are mounted by EROFS. */
-async function whole({ root }: Scene): Promise<string[]> {
-  const mounts = await listMounts();
-  return mounts.filter((m) => m.type === 'erofs' && m.target.startsWith(join(root, 'whole/'))).map((m) => m.target);
-}
+const whole = ({ root }: Scene) => mountedWhole(root);
 
 /** Lower directories of the overlay at a mount point. */
 async function lowers(target: string): Promise<string[]> {

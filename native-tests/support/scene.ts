@@ -7,6 +7,12 @@ import { eventually, outcomeOf, projectRoot, run, type Cleanup, type Outcome, ty
 
 export const program = join(projectRoot, 'dist', 'src', 'cli', 'main.js');
 
+/** Mount points of the layers that the kernel reads by itself, of one root. */
+export async function mountedWhole(root: string): Promise<string[]> {
+  const mounts = await listMounts();
+  return mounts.filter((m) => m.type === 'erofs' && m.target.startsWith(join(root, 'whole/'))).map((m) => m.target);
+}
+
 /** The serving process and its parent, of one root. */
 export interface DaemonProcesses {
   readonly holder?: number;

@@ -1,12 +1,11 @@
 import { dirname, join } from 'node:path';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { lazylayerPlugin, startContainerd, type Containerd } from '../../native-tests/support/containerd.js';
-import { Scene } from '../../native-tests/support/scene.js';
+import { mountedWhole, Scene } from '../../native-tests/support/scene.js';
 import { eventually, run, type Teardown } from '../../native-tests/support/tools.js';
 import { benchFs, fsParts, type FsPart, type FsRuns } from '../../src/bench/fs/fs.js';
 import { readWhole } from '../../src/bench/fs/whole.js';
 import type { CacheUsage } from '../../src/cache/chunk-cache.js';
-import { listMounts } from '../../src/util/mountinfo.js';
 import { HALT_POLL_NS, pollBeforeHalt } from '../../src/util/halt-polling.js';
 import type { Lazylayer } from '../../src/bench/start/engine.js';
 import { LazyDaemon } from '../../src/bench/start/lazylayer.js';
@@ -109,7 +108,7 @@ async function mountByContainerd(options: OverlayOptions, directory: string): Pr
   daemon = await LazyDaemon.start(lazylayer, directory, { address }, signal);
   await lazy.mount();
   cleanup.teardown(() => lazy.umount());
-  const wholeLayers = await wholeLayersOf(daemon);
+  const wholeLayers = (await mountedWhole(daemon.root)).length;
   // What was mounted needs none; where the kernel reads no layer by itself, it does, and there is nothing else to mount.
   if (wholeLayers === 0) return { local: local.target, lazy: lazy.target, fuse: lazy.target, wholeLayers };
   await daemon[Symbol.asyncDispose]();
@@ -120,10 +119,6 @@ async function mountByContainerd(options: OverlayOptions, directory: string): Pr
   await fuse.mount();
   cleanup.teardown(() => fuse.umount());
   return { local: local.target, lazy: lazy.target, fuse: fuse.target, wholeLayers };
-}
-
-async function wholeLayersOf({ root }: LazyDaemon): Promise<number> {
-  return (await listMounts()).filter(({ target }) => target.startsWith(join(root, 'whole/'))).length;
 }
 
 /** The one image of a snapshotter, as containerd would mount it read-only: `ctr images mount` knows overlayfs alone. */
@@ -187,7 +182,7 @@ async function mountByPodman(options: OverlayOptions, place: string, wholeLayers
   daemon = await start();
   cleanup.teardown(umount);
   await eventually('the kernel reads the layers by itself', async () =>
-    (await wholeLayersOf(daemon)) === wholeLayers ? true : undefined,
+    (await mountedWhole(daemon.root)).length === wholeLayers ? true : undefined,
   );
   return mount();
 }

@@ -1,5 +1,4 @@
 import { hash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { codeOf } from '../errors.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
@@ -63,15 +62,10 @@ export async function loadBitmap(path: string, chunks: number, source: string): 
   return presence;
 }
 
-/** Chunks in all and chunks present as a bitmap file says, unverified; undefined for a file that is none. Synchronous. */
-export function countBitmap(path: string): { chunks: number; present: number } | undefined {
-  let file: Buffer;
-  try {
-    file = readFileSync(path);
-  } catch {
-    return undefined;
-  }
-  if (file.length < HEADER_BYTES || file.toString('latin1', 0, 8) !== MAGIC) return undefined;
+/** Chunks in all and chunks present as a bitmap file says, for reports; undefined for a file that is none. */
+export async function countBitmap(path: string): Promise<{ chunks: number; present: number } | undefined> {
+  const file = await readFile(path).catch(() => undefined);
+  if (file === undefined || file.length < HEADER_BYTES || file.toString('latin1', 0, 8) !== MAGIC) return undefined;
   const chunks = file.readUInt32LE(12);
   if (file.length !== HEADER_BYTES + Presence.bytes(chunks)) return undefined;
   const presence = new Presence(new SharedArrayBuffer(Presence.bytes(chunks)));

@@ -9,6 +9,7 @@ import { codeOf, LazylayerError } from '../errors.js';
 import { CACHE_ALIGN } from '../toc/layout.js';
 import type { Tree } from '../toc/tree.js';
 import { syncDirectory } from '../util/atomic-file.js';
+import { roundUp } from '../util/bytes.js';
 import { loadBitmap, saveBitmap } from './bitmap-file.js';
 import type { LayerKey } from './key.js';
 import { Presence } from './presence.js';
@@ -82,7 +83,7 @@ export class CachedLayer implements LayerView {
     try {
       const { size, blocks } = await stat(fd);
       // To a block's end, as EROFS wants it.
-      const length = Math.ceil(tree.facts.cacheBytes / CACHE_ALIGN) * CACHE_ALIGN;
+      const length = roundUp(tree.facts.cacheBytes, CACHE_ALIGN);
       const whole = size >= tree.facts.cacheBytes;
       const saved = await loadBitmap(path(FILES.present), chunks, tree.facts.source);
       if (size < length) await setLength(fd, length);

@@ -336,6 +336,29 @@ test('of a layer that is kept the tree stays, and with it the way back; its cont
   t.deepEqual((await cache.du()).layers, []);
 });
 
+test('content of some layers goes after that of all others, and whoever cares hears of each before it goes', async (t) => {
+  const root = await temporaryDirectory(t, 'cache-test');
+  const [old, young] = [1, 2].map((seed) => layerOf(seed));
+  const heard: { slot: number; whole: boolean[] }[] = [];
+  const lookWhole = () => Promise.all([old, young].map(({ key }) => cache.looksWhole(key)));
+  await using cache: ChunkCache = await ChunkCache.open(root, {
+    onForget: async (slot) => void heard.push({ slot, whole: await lookWhole() }),
+    goesLast: (slot) => slot === slotOf(old),
+  });
+  const slotOf = ({ key }: typeof old) => cache.look(key, () => true)!.slot;
+  for (const layer of [old, young]) await fill(cache, layer);
+  for (const { key } of [old, young]) cache.keep(key, false);
+  const open = (await cache.acquire(young.key, () => true))!;
+  t.deepEqual(await lookWhole(), [true, false], 'one that is open may yet end uncleanly');
+  await cache.release(open);
+  for (let i = 0; i < 2; i++) t.true(await cache.makeRoom(1, new Error('full')));
+  t.deepEqual(heard, [
+    { slot: slotOf(young), whole: [true, true] },
+    { slot: slotOf(old), whole: [true, false] },
+  ]);
+  t.deepEqual(await lookWhole(), [false, false]);
+});
+
 test('what a crash left half written beside a layer is removed at the next start', async (t) => {
   const root = await temporaryDirectory(t, 'cache-test');
   const { key, tree } = layerOf(1);

@@ -1,15 +1,17 @@
 import { randomInt } from 'node:crypto';
-import { closeSync, existsSync, openSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, LazylayerError } from '../errors.js';
 import type { Digest } from '../digest/digest.js';
 import { loadTree, readTreeHeader, saveTree } from '../toc/persist.js';
 import type { Tree, TreeCounts, TreeFacts } from '../toc/tree.js';
+import { roundUp } from '../util/bytes.js';
 import { countBitmap } from './bitmap-file.js';
 import { CachedLayer, FILES, readVerified } from './cached-layer.js';
 import { ChunkIndex } from './chunk-index.js';
 import { digestOfName, nameOf, type LayerKey } from './key.js';
+import { LentFiles } from './lent-files.js';
 import { LayerDirectories, type CacheEvent } from './layer-directories.js';
 
 export type { CacheEvent } from './layer-directories.js';
@@ -54,8 +56,6 @@ export interface LayerOnDisk {
 
 /** Slots from here on are for layers that got no durable one. Times 2^32 it is still an exact number. */
 const VOLATILE_SLOTS = 2 ** 20;
-/** Cache files of layers not in use that are kept open at most. */
-const MAX_LENT = 16;
 
 /**
  * The chunk cache below one root directory: `layers/<name>/{tree,data,present,open}` and `index/`. One process at a time (its
@@ -63,8 +63,7 @@ const MAX_LENT = 16;
  */
 export class ChunkCache implements AsyncDisposable {
   readonly #open = new Map<string, CachedLayer>();
-  /** Descriptors of cache files of layers that are not open, read for chunks shared with them. */
-  readonly #lent = new Map<string, number>();
+  readonly #lent = new LentFiles();
   readonly #timer: NodeJS.Timeout;
   #directories!: LayerDirectories;
 
@@ -134,10 +133,10 @@ export class ChunkCache implements AsyncDisposable {
   }
 
   /** Whether a layer ended cleanly with all its content, as its bitmap says. What cannot be read is not there. */
-  looksWhole(key: LayerKey): boolean {
+  async looksWhole(key: LayerKey): Promise<boolean> {
     const name = nameOf(key);
     if (existsSync(this.#path(name, FILES.open))) return false;
-    const count = countBitmap(this.#path(name, FILES.present));
+    const count = await countBitmap(this.#path(name, FILES.present));
     return count !== undefined && count.present === count.chunks;
   }
 
@@ -215,7 +214,7 @@ export class ChunkCache implements AsyncDisposable {
     if (this.#open.has(name)) throw new LazylayerError('BUSY', `layer ${name}: open already`);
     const slot = await this.#slotOf(name);
     const layer = await CachedLayer.open(key, name, this.#directories.path(name), slot, tree, treeIsNew);
-    this.#closeLent(name);
+    this.#lent.close(name);
     this.#open.set(name, layer);
     await layer.touch();
     this.#directories.learn(name, await layer.measure(), Date.now());
@@ -307,19 +306,9 @@ export class ChunkCache implements AsyncDisposable {
   #fdOfSlot(slot: number): number | undefined {
     const name = this.index.nameOfSlot(slot);
     if (name === undefined) return undefined;
-    const fd = this.#open.get(name)?.fd ?? this.#lent.get(name);
+    const fd = this.#open.get(name)?.fd;
     if (fd !== undefined || !this.#directories.has(name)) return fd;
-    const opened = openSync(this.#path(name, FILES.data), 'r');
-    if (this.#lent.size >= MAX_LENT) this.#closeLent(this.#lent.keys().next().value!);
-    this.#lent.set(name, opened);
-    return opened;
-  }
-
-  #closeLent(name: string): void {
-    const fd = this.#lent.get(name);
-    if (fd === undefined) return;
-    this.#lent.delete(name);
-    closeSync(fd);
+    return this.#lent.open(name, this.#path(name, FILES.data));
   }
 
   /** Passes on a failure of the disk that no reader shall notice. */
@@ -339,7 +328,7 @@ export class ChunkCache implements AsyncDisposable {
 
   /** Makes descriptor and hints forget a layer whose content is about to go. */
   async #forget(name: string): Promise<void> {
-    this.#closeLent(name);
+    this.#lent.close(name);
     const tree = await loadTree(this.#path(name, FILES.tree)).catch(() => undefined);
     const slot = this.index.knownSlot(name);
     if (slot !== undefined) await this.options.onForget?.(slot);
@@ -354,7 +343,7 @@ export class ChunkCache implements AsyncDisposable {
       const bytes = open === undefined ? known.bytes : await open.measure();
       const count =
         open === undefined
-          ? countBitmap(this.#path(name, FILES.present))
+          ? await countBitmap(this.#path(name, FILES.present))
           : { chunks: open.tree.counts.chunks, present: open.presence.count() };
       layers.push({
         digest: digestOfName(name)!,
@@ -392,7 +381,7 @@ export class ChunkCache implements AsyncDisposable {
     clearInterval(this.#timer);
     await this.#directories.idle();
     for (const layer of [...this.#open.values()]) await this.release(layer);
-    for (const fd of this.#lent.values()) closeSync(fd);
+    this.#lent.closeAll();
     await this.index[Symbol.asyncDispose]();
     if (this.temporary) await rm(this.root, { recursive: true, force: true });
   }
@@ -400,5 +389,5 @@ export class ChunkCache implements AsyncDisposable {
 
 /** Bytes that so many take on disk. */
 export function blocks(bytes: number): number {
-  return Math.ceil(bytes / 4096) * 4096;
+  return roundUp(bytes, 4096);
 }

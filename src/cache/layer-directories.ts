@@ -172,18 +172,16 @@ export class LayerDirectories {
     let dropped = 0;
     const idle = [...this.#known]
       .filter(([name]) => !this.options.isOpen(name))
-      .sort((a, b) => a[1].lastUsed - b[1].lastUsed);
+      .map(([name, { lastUsed }]) => ({ name, lastUsed, last: this.options.goesLast?.(name) === true }))
+      .sort((a, b) => Number(a.last) - Number(b.last) || a.lastUsed - b.lastUsed);
     const evict = async (kept: boolean, drop: (name: string) => Promise<boolean>) => {
-      for (const [name] of idle) {
+      for (const { name } of idle) {
         if (this.#used <= target) break;
         if (this.isKept(name) === kept && !this.#entering.has(name) && (await drop(name))) dropped++;
       }
     };
     await evict(false, (name) => this.drop(name));
-    if (!options.content) return dropped;
-    const last = new Set(idle.map(([name]) => name).filter((name) => this.options.goesLast?.(name) === true));
-    await evict(true, async (name) => !last.has(name) && this.#dropContent(name));
-    await evict(true, async (name) => last.has(name) && this.#dropContent(name));
+    if (options.content) await evict(true, (name) => this.#dropContent(name));
     return dropped;
   }
 

@@ -55,7 +55,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
     onError: fault,
     onEvict: ({ reference }) => store?.evicted(reference),
     onForget: (slot) => served.forgotten(slot),
-    readsItself: (slot) => served.readsItself(slot),
+    // What is in use of it stays on disk.
+    goesLast: (slot) => served.readByKernel(slot),
   });
   const served = new ServedLayers({
     idleMs: config.fuse.layer_idle_sec * 1000,

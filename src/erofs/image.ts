@@ -1,4 +1,5 @@
 import { ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, type Tree } from '../toc/tree.js';
+import { roundUp } from '../util/bytes.js';
 
 /** The one entry of the image's root directory: the layer. */
 export const IMAGE_ENTRY = 'l';
@@ -29,8 +30,9 @@ const COMPAT_MTIME = 2;
 const INCOMPAT_CHUNKED_FILE = 4;
 const INCOMPAT_DEVICE_TABLE = 8;
 
-/** Extended inodes: 64 bytes, with ids of 32 bits and a time. */
+/** Of a device: their numbers have 32 bits, and the last stands for none. */
 const MAX_BLOCKS = 2 ** 32 - 1;
+/** Extended inodes: 64 bytes, with ids of 32 bits and a time. */
 const INODE_BYTES = 64;
 const EXTENDED = 1;
 const Layout = { PLAIN: 0, INLINE: 2, CHUNKS: 4 } as const;
@@ -160,13 +162,13 @@ class Image {
     const { tree } = this;
     let bytes = INODE_BYTES + this.#xattrBytes(inode);
     if (inode !== this.#top && tree.isRegular(inode)) {
-      if (tree.size[inode] > 0) bytes = align(bytes, 8) + 8 * chunks(tree.size[inode]).count;
+      if (tree.size[inode] > 0) bytes = roundUp(bytes, 8) + 8 * chunks(tree.size[inode]).count;
     } else {
       bytes += this.#inline(inode);
-      if ((this.#end % BLOCK) + bytes > BLOCK) this.#end = align(this.#end, BLOCK);
+      if ((this.#end % BLOCK) + bytes > BLOCK) this.#end = roundUp(this.#end, BLOCK);
     }
     this.#at[inode] = this.#end;
-    this.#end = align(this.#end + bytes, NID_BYTES);
+    this.#end = roundUp(this.#end + bytes, NID_BYTES);
   }
 
   write(): Buffer {
@@ -224,7 +226,7 @@ class Image {
     image.writeUInt32LE(tree.nlink[inode], at + 44);
     if (xattrs !== undefined) putXattrs(image, at, xattrs);
     const rest = at + INODE_BYTES + this.#xattrBytes(inode);
-    if (tree.isRegular(inode) && tree.size[inode] > 0) this.#writeChunks(image, inode, at, align(rest, 8));
+    if (tree.isRegular(inode) && tree.size[inode] > 0) this.#writeChunks(image, inode, at, roundUp(rest, 8));
     else {
       putLayout(image, at, this.#inline(inode) > 0 ? Layout.INLINE : Layout.PLAIN);
       if (tree.isDirectory(inode)) this.#writeListing(image, inode, rest);
@@ -288,10 +290,6 @@ function putXattrs(image: Buffer, at: number, records: Buffer): void {
   records.copy(image, at + INODE_BYTES);
 }
 
-function align(value: number, to: number): number {
-  return Math.ceil(value / to) * to;
-}
-
 /** A file's content lies together: one chunk of 2^bits blocks, as long as that is long enough. */
 function chunks(size: number): { bits: number; count: number } {
   const blocks = Math.ceil(size / BLOCK);
@@ -344,7 +342,7 @@ function xattrRecords(xattrs: Iterable<{ name: Buffer; value: Buffer }>): Buffer
     const rest = name.subarray(prefix[0].length);
     // A length that did not fit would make the kernel read the rest of the name as xattrs of their own.
     if (rest.byteLength > 0xff) return undefined;
-    const record = Buffer.alloc(align(XATTR_ENTRY + rest.byteLength + value.byteLength, XATTR_ENTRY));
+    const record = Buffer.alloc(roundUp(XATTR_ENTRY + rest.byteLength + value.byteLength, XATTR_ENTRY));
     record[0] = rest.byteLength;
     record[1] = prefix[1];
     record.writeUInt16LE(value.byteLength, 2);

@@ -45,7 +45,7 @@ function scene() {
     slot,
     statistics: { bytes: 100, files: 3 },
     treeBytes: 50,
-    looksWhole: () => present.has(slot),
+    looksWhole: async () => present.has(slot),
     open: async () =>
       ({
         slot,

@@ -40,7 +40,7 @@ function scene() {
       current.set(slot, opened(slot));
       return current.get(slot)!;
     },
-    looksWhole: () => false,
+    looksWhole: async () => false,
     keep: () => {
       said.push(`keep ${slot}`);
       return () => said.push(`let go ${slot}`);

@@ -162,8 +162,8 @@ export class ServedLayers implements AsyncDisposable {
     });
   }
 
-  /** Whether the kernel reads the layer by itself, for overlays that nobody here knows of. */
-  readsItself(slot: number): boolean {
+  /** Whether the kernel reads the layer by itself: for overlays that were mounted since, of which nothing is known here. */
+  readByKernel(slot: number): boolean {
     return this.#options.whole?.path(slot) !== undefined;
   }
 

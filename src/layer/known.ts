@@ -17,7 +17,7 @@ export interface KnownLayer {
   /** Whoever opens it disposes it once. */
   open(): Promise<Layer>;
   /** Whether the disk seems to have all its content: cheap, and no proof. */
-  looksWhole(): boolean;
+  looksWhole(): Promise<boolean>;
   /** Until the returned function is called, `open` finds on disk what it needs, and asks no registry. */
   keep(): () => void;
 }

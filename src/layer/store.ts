@@ -198,7 +198,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /** Whether the disk seems to have all content of a layer. */
-  looksWhole(source: LayerSource): boolean {
+  looksWhole(source: LayerSource): Promise<boolean> {
     return this.#cache.looksWhole(keyOf(source));
   }
 

@@ -92,7 +92,7 @@ export class AdditionalLayerStore implements StoreHost, AsyncDisposable {
   async mountWhole(): Promise<void> {
     for (const layers of [...this.#visible.values()])
       for (const { layer } of layers.values())
-        if (!this.#ending.signal.aborted && layer.looksWhole()) await this.#options.served.lower(layer.slot);
+        if (!this.#ending.signal.aborted && (await layer.looksWhole())) await this.#options.served.lower(layer.slot);
   }
 
   /** @throws INVALID_ARGUMENT for a name that is none, UNAVAILABLE (EIO) for what cannot be served, so that the client pulls it */

@@ -1,10 +1,10 @@
 import { FormatError } from '../errors.js';
-import { bufferOf } from '../util/bytes.js';
+import { bufferOf, roundUp } from '../util/bytes.js';
 
 export const TAR_BLOCK = 512;
 
 /** Bytes that `size` bytes of payload take in the archive. */
-export const paddedBytes = (size: number): number => Math.ceil(size / TAR_BLOCK) * TAR_BLOCK;
+export const paddedBytes = (size: number): number => roundUp(size, TAR_BLOCK);
 
 /** The fields of one 512-byte block, before extended headers have their say. */
 export interface TarHeader {

@@ -1,4 +1,5 @@
 import { FormatError } from '../errors.js';
+import { roundUp } from '../util/bytes.js';
 import type { ChunkList } from './chunk-list.js';
 import { Directory, Leaf } from './nodes.js';
 import { S_IFCHR, S_IFLNK, S_IFMT, Tree, type TreeFacts } from './tree.js';
@@ -122,7 +123,7 @@ export class Layout {
     const places = new Float64Array(this.files.length);
     let last = -1;
     this.files.forEach((file, i) => {
-      const place = inPlace ? chunks.offset[file.firstChunk] : Math.ceil(this.#cacheBytes / CACHE_ALIGN) * CACHE_ALIGN;
+      const place = inPlace ? chunks.offset[file.firstChunk] : roundUp(this.#cacheBytes, CACHE_ALIGN);
       places[i] = place;
       let end = place;
       for (let chunk = file.firstChunk; chunk < file.firstChunk + file.chunkCount; last = chunk++) {

@@ -1,3 +1,8 @@
+/** The first multiple of `step` that is no less. */
+export function roundUp(value: number, step: number): number {
+  return Math.ceil(value / step) * step;
+}
+
 /** The same bytes as a Buffer, which are not copied: `length` of them from `offset`. */
 export function bufferOf(bytes: Uint8Array, offset = 0, length = bytes.byteLength - offset): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset + offset, length);

@@ -36,8 +36,8 @@ export interface WorkspaceHooks {
   readonly onEvict?: (name: PoolName) => void;
   /** Content of the layer in a slot, which is not open, is about to leave the cache. */
   readonly onForget?: (slot: number) => Promise<void>;
-  /** Whether the kernel reads that layer by itself: its content then goes last, since what is in use of it stays on disk. */
-  readonly readsItself?: (slot: number) => boolean;
+  /** Whether content of the layer in a slot leaves the cache after that of all others. */
+  readonly goesLast?: (slot: number) => boolean;
 }
 
 /** A layer that cannot be lazy is being downloaded; bytes of the blob, compressed. */
@@ -138,7 +138,7 @@ export class Workspace implements AsyncDisposable {
       limitBytes: config.cache.max_bytes,
       onEvent: hooks.onEvent && ((event: object) => hooks.onEvent!('cache', event)),
       onForget: hooks.onForget,
-      goesLast: hooks.readsItself,
+      goesLast: hooks.goesLast,
     };
     if (hooks.temporary !== true) await mkdir(config.root, { recursive: true, mode: 0o700 });
     const cache =

@@ -9,6 +9,7 @@ import type { Tree } from '../toc/tree.js';
 import { randomness, tarFile } from '../testing/layer-fixture.js';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { hexOf } from '../digest/digest.js';
+import type { CachedLayer } from './cached-layer.js';
 import { ChunkCache, type CacheEvent } from './chunk-cache.js';
 import type { LayerKey } from './key.js';
 
@@ -357,6 +358,41 @@ test('content of some layers goes after that of all others, and whoever cares he
     { slot: slotOf(old), whole: [true, false] },
   ]);
   t.deepEqual(await lookWhole(), [false, false]);
+});
+
+test('a layer that is given back while another one makes room makes room, too', async (t) => {
+  const root = await temporaryDirectory(t, 'cache-test');
+  const [first, second] = [1, 2].map((seed) => layerOf(seed));
+  const slots: number[] = [];
+  const given: CachedLayer[] = [];
+  await using cache: ChunkCache = await ChunkCache.open(root, {
+    limitBytes: 0,
+    onForget: async (slot) => {
+      if (slots.push(slot) === 1) await cache.release(given[0]);
+    },
+  });
+  for (const { key } of [first, second]) cache.keep(key, false);
+  given.push(await cache.create(second.key, second.tree));
+  await fill(cache, first);
+  t.false(await cache.hasRoom(), 'trees stay');
+  t.deepEqual(slots.slice(1), [given[0].slot]);
+});
+
+test('content above the limit that had to stay goes when it need not any more', async (t) => {
+  const root = await temporaryDirectory(t, 'cache-test');
+  const layer = layerOf(1);
+  await using cache = await ChunkCache.open(root, { limitBytes: 0 });
+  const letGo = [cache.keep(layer.key, true), cache.keep(layer.key, false)];
+  const present = async () => (await cache.du()).layers.map(({ presentChunks }) => presentChunks);
+  await fill(cache, layer);
+  await cache.hasRoom();
+  t.deepEqual(await present(), [10]);
+  letGo[0]();
+  await cache.hasRoom();
+  t.deepEqual(await present(), [0]);
+  letGo[1]();
+  t.true(await cache.hasRoom());
+  t.deepEqual(await present(), []);
 });
 
 test('what a crash left half written beside a layer is removed at the next start', async (t) => {

@@ -379,8 +379,8 @@ export class ChunkCache implements AsyncDisposable {
   /** Every layer must have been released. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await this.#directories.idle();
     for (const layer of [...this.#open.values()]) await this.release(layer);
+    await this.#directories.idle();
     this.#lent.closeAll();
     await this.index[Symbol.asyncDispose]();
     if (this.temporary) await rm(this.root, { recursive: true, force: true });

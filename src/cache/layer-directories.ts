@@ -47,6 +47,8 @@ export class LayerDirectories {
   /** Layers that are being opened, or wait for it: whoever makes room for that must not wait for them in turn. */
   readonly #entering = new Map<string, number>();
   #evicting: Promise<void> | undefined;
+  /** Since the eviction under way looked at what may go. */
+  #changed = false;
   #used = 0;
   #tick = 0;
 
@@ -147,6 +149,7 @@ export class LayerDirectories {
       done = true;
       if (whole) kept.whole--;
       if (--kept.times === 0) this.#kept.delete(name);
+      this.enforceLimit();
     };
   }
 
@@ -154,14 +157,21 @@ export class LayerDirectories {
     return this.#kept.has(name);
   }
 
+  /** Drops what the limit leaves no room for, without waiting for it; called when there is more on disk, and when more of it may go. */
   enforceLimit(): void {
-    if (!this.overLimit || this.#evicting !== undefined) return;
-    this.#evicting = this.evictTo(this.options.limitBytes!, { content: true })
-      .then(
-        () => {},
-        (error: unknown) => this.options.onEvent?.({ type: 'damaged', what: 'layers', error }),
-      )
-      .finally(() => (this.#evicting = undefined));
+    if (!this.overLimit) return;
+    this.#changed = true;
+    this.#evicting ??= this.#enforceLimit();
+  }
+
+  async #enforceLimit(): Promise<void> {
+    while (this.#changed && this.overLimit) {
+      this.#changed = false;
+      await this.evictTo(this.options.limitBytes!, { content: true }).catch((error: unknown) => {
+        this.options.onEvent?.({ type: 'damaged', what: 'layers', error });
+      });
+    }
+    this.#evicting = undefined;
   }
 
   /**

@@ -146,7 +146,7 @@ test.serial('erofs = false leaves all layers to FUSE', async (t) => {
 test.serial(
   'content that has to make room takes its mount along; who has it open reads on, and the next mount fetches',
   async (t) => {
-    const config = 'background_quiet_sec = 0\n[fuse]\nlayer_idle_sec = 2\n[cache]\nmax_bytes = 0\n';
+    const config = 'background_quiet_sec = 0\n[fuse]\nlayer_idle_sec = 4\n[cache]\nmax_bytes = 0\n';
     const place = await stage(t, config);
     const { scene, image, target, fixtures } = place;
     await scene.mount(image('lazy'), target, '--no-background-fetch');

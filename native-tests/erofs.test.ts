@@ -1,5 +1,5 @@
 import { ftruncateSync, fstatSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { hash } from 'node:crypto';
@@ -196,6 +196,36 @@ test.serial(
     t.deepEqual(await readdir(directory), []);
   },
 );
+
+test.serial('a mount that cannot be taken away is told of again, and the others go all the same', async (t) => {
+  const directory = await temporary(t);
+  const mounts = await WholeMounts.open(directory);
+  const layer = whole(t, [{ name: 'file', size: 5000 }]);
+  const paths: (string | undefined)[] = [];
+  for (const slot of [1, 2, 3]) paths.push(await mounts.mount(layer.view(slot)));
+  const { PATH } = process.env;
+  const programs = await mkdtemp(join(tmpdir(), 'lazylayer-umount-'));
+  t.teardown(() => rm(programs, { recursive: true }));
+  const refusing = `#!/bin/sh\ncase $* in */2) exit 32;; esac\nPATH=${PATH} exec umount "$@"\n`;
+  await writeFile(join(programs, 'umount'), refusing, { mode: 0o700 });
+  process.env.PATH = programs;
+  try {
+    await t.throwsAsync(
+      mounts.retain(() => false),
+      { message: /umount ended with 32/ },
+    );
+  } finally {
+    process.env.PATH = PATH;
+  }
+  t.deepEqual(
+    [1, 2, 3].map((slot) => mounts.path(slot)),
+    [undefined, paths[1], undefined],
+  );
+  t.is(await mounts.mount(layer.view(2)), paths[1], 'none above it');
+  t.is((await stat(join(paths[1]!, 'file'))).size, 5000);
+  await mounts.unmount(2);
+  t.false((await listMounts()).some(({ target }) => target.startsWith(directory)));
+});
 
 test.serial('a layer that no image can show stays where it is, and so do its neighbours', async (t) => {
   const mounts = await WholeMounts.open(await temporary(t));

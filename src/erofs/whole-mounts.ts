@@ -6,6 +6,7 @@ import { LazylayerError } from '../errors.js';
 import type { Tree } from '../toc/tree.js';
 import { listMounts } from '../util/mountinfo.js';
 import { Serial } from '../util/serial.js';
+import { Teardown } from '../util/teardown.js';
 import { unmount } from '../util/unmount.js';
 import { erofsImage, IMAGE_ENTRY, PROBES } from './image.js';
 
@@ -115,6 +116,7 @@ export class WholeMounts {
   /**
    * Takes a mount out of sight; whoever has it below an overlay keeps it. Not where it is `wanted` again when its turn comes. Nobody is told of
    * it any more from when on `hidden` is called, and until that resolves it is still there.
+   * @throws what `hidden` throws, and umount(8): then it stays, and is told of again
    */
   unmount(slot: number, options: { wanted?: () => boolean; hidden?: () => Promise<void> } = {}): Promise<void> {
     return this.#line.run(async () => {
@@ -123,15 +125,19 @@ export class WholeMounts {
       if (!this.#mounted.delete(slot)) return;
       try {
         await options.hidden?.();
-      } finally {
         await release(this.#target(slot));
+      } catch (error) {
+        // Another one above it would hide it for good.
+        this.#mounted.add(slot);
+        throw error;
       }
     });
   }
 
   /** Takes away all mounts but those of the slots that are wanted. */
   async retain(wanted: (slot: number) => boolean): Promise<void> {
-    for (const slot of [...this.#mounted]) await this.unmount(slot, { wanted: () => wanted(slot) });
+    await using each = new Teardown();
+    for (const slot of this.#mounted) each.teardown(() => this.unmount(slot, { wanted: () => wanted(slot) }));
   }
 
   /** Takes away all mounts, and makes none any more. */
@@ -157,7 +163,7 @@ async function targets(directory: string): Promise<string[]> {
 
 async function release(target: string): Promise<void> {
   await unmount(target, { lazy: true });
-  await rmdir(target);
+  await rmdir(target).catch(() => {}); // an empty directory is no mount: the next one finds it, or the next opening takes it away
 }
 
 /**

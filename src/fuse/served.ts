@@ -155,11 +155,13 @@ export class ServedLayers implements AsyncDisposable {
     await this.#unmount(slot, { wanted: () => this.#layers.has(slot) });
   }
 
-  /** What goes on without the layer must not fail for a mount that stays. */
   async #unmount(slot: number, options: Parameters<WholeMounts['unmount']>[1]): Promise<void> {
-    await this.#options.whole?.unmount(slot, options).catch((error: unknown) => {
-      this.#options.onError?.(`take away the mount of the layer in slot ${slot}`, error);
-    });
+    await this.#orTold(`take away the mount of the layer in slot ${slot}`, this.#options.whole?.unmount(slot, options));
+  }
+
+  /** What goes on without them must not fail for mounts that stay. */
+  async #orTold(what: string, work: Promise<void> | undefined): Promise<void> {
+    await work?.catch((error: unknown) => this.#options.onError?.(what, error));
   }
 
   /** Whether the kernel reads the layer by itself: for overlays that were mounted since, of which nothing is known here. */
@@ -169,7 +171,11 @@ export class ServedLayers implements AsyncDisposable {
 
   /** Lets go of mounts, taken over from an earlier process, of layers that are not shown. */
   async retainShown(): Promise<void> {
-    await this.#options.whole?.retain((slot) => this.#layers.has(slot));
+    const { whole } = this.#options;
+    await this.#orTold(
+      'take away mounts of layers that are not shown',
+      whole?.retain((slot) => this.#layers.has(slot)),
+    );
   }
 
   /** References that show where the layer is. */
@@ -295,6 +301,6 @@ export class ServedLayers implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.#looking;
-    await this.#options.whole?.[Symbol.asyncDispose]();
+    await this.#orTold('take away all mounts of layers', this.#options.whole?.[Symbol.asyncDispose]());
   }
 }

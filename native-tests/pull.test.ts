@@ -1,15 +1,18 @@
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { PullInfo } from '../src/pull/request.js';
+import { buildImage } from '../src/testing/image.js';
+import { startTestRegistry } from '../src/testing/registry.js';
 import { connectSnapshots } from '../src/testing/snapshots-client.js';
 import { startContainerd, type Containerd } from './support/containerd.js';
 import { manifestOf } from './support/docker-registry.js';
 import { program } from './support/scene.js';
 import { ServedScene } from './support/serve.js';
 import { stageFor, type Stage } from './support/stage.js';
-import { endChild, eventually, startDaemon } from './support/tools.js';
+import { endChild, eventually, run, startDaemon } from './support/tools.js';
 
 const stage = stageFor(test);
 
@@ -162,6 +165,48 @@ test.serial('an index: this machine’s image, or another by --platform; namespa
   t.not(same.digest, other.digest);
   t.deepEqual([same.layers, same.lazyLayers], [4, 4]);
   t.true((await containerd.ctr('--namespace', 'third', 'images', 'check')).includes('complete'));
+});
+
+test.serial('an image is never made of what another one only claims to be, in no namespace', async (t) => {
+  const place = await open(t);
+  const { scene, served, containerd } = place;
+  const good = await buildImage({ layers: [[{ path: 'who', content: 'good' }]] });
+  const [{ diffId }] = good.layers;
+  const evil = await buildImage({ layers: [[{ path: 'who', content: 'evil' }]], diffIds: [diffId] });
+  const registry = await startTestRegistry();
+  t.teardown(() => registry.stop());
+  for (const [tag, { manifest, blobs }] of Object.entries({ good, evil })) {
+    for (const { bytes } of blobs.values()) registry.putBlob(bytes);
+    registry.putManifest('test', tag, manifest.bytes, manifest.descriptor.mediaType);
+  }
+  const named = (tag: string) => `${registry.host}/test:${tag}`;
+  const shown = async (namespace: string) => {
+    const target = await scene.mountPoint(namespace);
+    const snapshots = (...args: string[]) =>
+      containerd.ctr('--namespace', namespace, 'snapshots', '--snapshotter', 'lazylayer', ...args);
+    await snapshots('view', 'look', diffId);
+    await run('sh', ['-ec', await snapshots('mounts', target, 'look')]);
+    try {
+      return await readFile(join(target, 'who'), 'utf8');
+    } finally {
+      await run('umount', [target]);
+    }
+  };
+  await pull(place, named('evil'), '--namespace', 'first');
+  t.is(await shown('first'), 'evil', 'it is its own');
+  await pull(place, named('good'), '--namespace', 'second');
+  t.is(await shown('second'), 'good');
+  const rpull = ['images', 'rpull', '--plain-http', '--snapshotter', 'lazylayer'];
+  await containerd.ctrRemote('--namespace', 'third', ...rpull, named('good'));
+  t.is(await shown('third'), 'good');
+  const [first, ...others] = served.prepared();
+  t.is(first, 'true');
+  t.is(others.length, 2);
+  for (const other of others) t.regex(other, /taken by a lazy layer of another blob/);
+
+  const { status, stderr } = await tryPull(place, named('good'), '--namespace', 'first');
+  t.is(status, 1);
+  t.regex(stderr, /has its diffID already, of another image .*remove that image first/);
 });
 
 test.serial('failures say what to do, and leave nothing', async (t) => {

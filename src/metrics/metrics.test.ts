@@ -25,6 +25,7 @@ const remote: RemoteLayers = {
     if (what === 'nothing') return { reason: 'no labels' };
     return { reason: 'https://registry.example/secret says 503', code: 'UNAVAILABLE' };
   },
+  isOf: () => true,
   restore: () => ({ isLocal: true, shown: Promise.resolve() }),
   lower: async (record) => String(record),
   starting: () => {},
@@ -71,6 +72,7 @@ test('layers that clients ask for, by what came of it', async (t) => {
   t.is(layers.idmapRefusal, 'no');
   t.is(await layers.lower(1, false), '1');
   t.true(layers.restore(1).isLocal);
+  t.true(layers.isOf({}, 1));
   t.like(await values(metrics), {
     'lazylayer_remote_snapshots_total{outcome="prepared",reason=""}': 2,
     'lazylayer_remote_snapshots_total{outcome="refused",reason="no_labels"}': 1,

@@ -146,6 +146,7 @@ export class Metrics implements AsyncDisposable {
       else this.#prepared.inc({ outcome: 'prepared', reason: '' });
       return answer;
     },
+    isOf: (labels, record) => layers.isOf(labels, record),
     restore: (record) => layers.restore(record),
     lower: (record, together) => layers.lower(record, together),
     starting: (record) => layers.starting(record),

@@ -8,7 +8,7 @@ import type { Descriptor } from '../image/descriptor.js';
 import { parseReference, type Reference } from '../image/reference.js';
 import type { MountProgress } from '../mount/request.js';
 import { label } from '../snapshot/labels.js';
-import { labelsOf, sourceOf } from '../snapshot/source-labels.js';
+import { isOfBlob, labelsOf, sourceOf } from '../snapshot/source-labels.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import type { PullInfo, PullRequest } from './request.js';
 
@@ -130,13 +130,12 @@ class ImagePull {
   async #isLazy(index: number, { digest, annotations }: Descriptor): Promise<boolean> {
     const labels = await this.containerd.snapshotLabels(this.#chainIds[index], this.options.signal);
     if (!Object.hasOwn(labels, label.remote)) return false;
+    if (isOfBlob(labels, { digest, tocDigest: annotationTocDigest(annotations) })) return true;
     const there = sourceOf(labels);
-    const tocDigest = annotationTocDigest(annotations);
-    if ('reason' in there || there.digest === digest) return true;
-    if (tocDigest !== undefined && there.tocDigest === tocDigest) return true;
+    const whose = 'reason' in there ? '' : `, of another image (${there.reference}, blob ${there.digest})`;
     throw new LazylayerError(
       'FAILED_PRECONDITION',
-      `layer ${digest}: containerd has its diffID already, of another image (${there.reference}, blob ${there.digest}): remove that image first`,
+      `layer ${digest}: containerd has its diffID already${whose}: remove that image first`,
     );
   }
 

@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError } from '../errors.js';
+import { annotationTocDigest } from '../estargz/annotations.js';
 import { LAYERS } from '../fs/served-tree.js';
 import type { ServedLayers } from '../fuse/served.js';
 import type { KnownLayer } from '../layer/known.js';
@@ -13,7 +14,7 @@ import type { FoundLayer, Image, OpenLayerOptions, Workspace } from '../workspac
 import { servedIdmapRefusal } from './idmap.js';
 import type { PreparedLayer, Refusal, RemoteLayers, RestoredLayer, RootAttributes } from './remote-layers.js';
 import type { Labels, Usage } from './snapshotter.js';
-import { sourceOf, type LayerSourceLabels } from './source-labels.js';
+import { isOfBlob, sourceOf, type LayerSourceLabels } from './source-labels.js';
 
 /** How long a registry that answered counts as reachable, in milliseconds. */
 const reachableMs = 30_000;
@@ -126,6 +127,11 @@ export class LazyLayers implements RemoteLayers {
       if (!this.#ending.signal.aborted) onError?.(`make the tree of layer ${digest}`, error);
     });
     return { shown, record };
+  }
+
+  isOf(labels: Labels, record: unknown): boolean {
+    const { descriptor } = record as LayerRecord;
+    return isOfBlob(labels, { digest: descriptor.digest, tocDigest: annotationTocDigest(descriptor.annotations) });
   }
 
   /** Opens a layer and shows it, from when its TOC is verified without regard to the client. */

@@ -232,7 +232,7 @@ export class OverlaySnapshotter implements Snapshotter {
     labels: Labels,
     signal: AbortSignal | undefined,
   ): Promise<Lazily> {
-    const known = this.#known(name, parent);
+    const known = this.#known(remote, name, parent, labels);
     if (known !== undefined) return known;
     let layer;
     try {
@@ -258,18 +258,24 @@ export class OverlaySnapshotter implements Snapshotter {
     } catch (error) {
       await this.#layers.release(snapshot);
       // Another client was faster with the same layer.
-      const made = codeOf(error) === 'ALREADY_EXISTS' ? this.#known(name, parent) : undefined;
+      const made = codeOf(error) === 'ALREADY_EXISTS' ? this.#known(remote, name, parent, labels) : undefined;
       if (made !== undefined) return made;
       throw error;
     }
   }
 
-  /** Clients look for the name over the same parent: over another one it is of no use to them. */
-  #known(name: string, parent: string): Lazily | undefined {
+  /**
+   * Clients look for the name over the same parent: over another one it is of no use to them. The name is made of diffIDs, which nobody has
+   * verified of a layer that is served lazily: it is the same only where it is of the same blob or TOC. Unpacked, clients verify them.
+   */
+  #known(remote: RemoteLayers, name: string, parent: string, labels: Labels): Lazily | undefined {
     const known = this.#store.find(name);
     if (known === undefined) return undefined;
-    if (known.kind === 'committed' && known.parent === parent) return { name };
-    return { reason: `the name ${name} is taken by another snapshot` };
+    if (known.kind !== 'committed' || known.parent !== parent)
+      return { reason: `the name ${name} is taken by another snapshot` };
+    if (known.remote !== undefined && !remote.isOf(labels, known.remote.record))
+      return { reason: `the name ${name} is taken by a lazy layer of another blob` };
+    return { name };
   }
 
   async #create(

@@ -43,6 +43,8 @@ export interface RemoteLayers {
   readonly idmapRefusal: string | undefined;
   /** Makes the layer that the labels describe available, or says in a few words why it cannot be lazy. */
   prepare(labels: Labels, signal?: AbortSignal): Promise<PreparedLayer | Refusal>;
+  /** Whether what the labels ask for is the layer of a record. */
+  isOf(labels: Labels, record: unknown): boolean;
   /** Brings a layer back. */
   restore(record: unknown): RestoredLayer;
   /**

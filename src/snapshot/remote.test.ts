@@ -116,6 +116,11 @@ test('a layer that is there already is not asked for again', async (t) => {
   const labels = { [label.ref]: 'c1', layer: 'lazy1' };
   await scene.snapshotter.prepare('extract', 'other', { labels });
   t.regex((await scene.snapshotter.stat('extract')).labels[label.reason], /taken by another/);
+  // Nor is it another blob's, whatever the name says.
+  t.is(await scene.pull('lazy2', 'c1', '', 'ns c1'), 'to unpack');
+  t.regex((await scene.snapshotter.stat('ns c1')).labels[label.reason], /lazy layer of another blob/);
+  // What was unpacked has the diffID that it is named by.
+  t.is(await scene.pull('lazy2', 'other', ''), 'served');
   t.deepEqual([...layers.held], [['lazy1', 1]]);
 });
 

@@ -55,6 +55,16 @@ export function sourceOf(labels: Labels): LayerSourceLabels | { readonly reason:
   };
 }
 
+/** Whether labels tell of the layer that this blob is, or another one with the same TOC: a diffID in an image's config is but a word. */
+export function isOfBlob(
+  labels: Labels,
+  { digest, tocDigest }: Pick<LayerSourceLabels, 'digest' | 'tocDigest'>,
+): boolean {
+  const source = sourceOf(labels);
+  if ('reason' in source) return false;
+  return source.digest === digest || (tocDigest !== undefined && source.tocDigest === tocDigest);
+}
+
 /** Labels that `sourceOf` reads this from. Of a layer's annotations, which are its author's words, only what its content is held against. */
 export function labelsOf({ reference, digest, manifest, tocDigest }: Omit<LayerSourceLabels, 'layers'>): Labels {
   return {

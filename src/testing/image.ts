@@ -26,6 +26,8 @@ export interface ImageSpec {
   readonly architecture?: string;
   /** Members of the config's `config` object. */
   readonly config?: Readonly<Record<string, unknown>>;
+  /** What the config says of the layers, true or not. */
+  readonly diffIds?: readonly Digest[];
 }
 
 export interface BuiltDescriptor {
@@ -74,7 +76,7 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
   const config = jsonBlob('application/vnd.oci.image.config.v1+json', {
     ...platform,
     config: spec.config ?? {},
-    rootfs: { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) },
+    rootfs: { type: 'layers', diff_ids: spec.diffIds ?? layers.map((layer) => layer.diffId) },
   });
   const manifestType = 'application/vnd.oci.image.manifest.v1+json';
   const manifest = jsonBlob(manifestType, {

@@ -36,6 +36,10 @@ export class FakeLayers implements RemoteLayers {
     return { shown: this.tree.then(() => this.#hold(layer, 1)), record: { layer } };
   }
 
+  isOf(labels: Labels, record: unknown): boolean {
+    return labels['layer'] === (record as { layer: string }).layer;
+  }
+
   starting(record: unknown): void {
     this.started.push((record as { layer: string }).layer);
   }
@@ -113,8 +117,8 @@ export class RemoteScene {
     this.snapshotter = await OverlaySnapshotter.open({ root: this.root, remote: this.layers, log, ...options });
   }
 
-  /** As containerd pulls a layer: the name of what is there afterwards, and whether it has to be unpacked. */
-  async pull(layer: string, chainId: string, parent: string): Promise<'served' | 'to unpack'> {
+  /** As containerd pulls a layer, which gives what is unpacked a name of its own in each namespace. */
+  async pull(layer: string, chainId: string, parent: string, name = chainId): Promise<'served' | 'to unpack'> {
     const labels = { [label.ref]: chainId, layer };
     try {
       await this.snapshotter.prepare(`extract ${chainId}`, parent, { labels });
@@ -125,7 +129,7 @@ export class RemoteScene {
         throw new Error(`${chainId} exists, and is not to be found`, { cause: error });
       return 'served';
     }
-    await this.snapshotter.commit(chainId, `extract ${chainId}`, { labels });
+    await this.snapshotter.commit(name, `extract ${chainId}`, { labels });
     return 'to unpack';
   }
 }

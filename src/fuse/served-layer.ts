@@ -24,13 +24,14 @@ export class ServedLayer {
   /** It was woken since it was last asked whether it is idle. */
   #fresh = true;
   #ended = false;
-  readonly #line = new Serial();
   #past: LayerTotals = noTotals;
   readonly #letGo: () => void;
 
   constructor(
     readonly known: KnownLayer,
     private readonly fuse: () => FuseServer | undefined,
+    /** Of its slot: that of the layer that had it before, where this one is still going. */
+    readonly line = new Serial(),
   ) {
     this.#letGo = known.keep();
   }
@@ -52,12 +53,12 @@ export class ServedLayer {
 
   /** Has the mount show it, asleep. */
   async show(): Promise<void> {
-    await this.#line.run(async () => this.fuse()?.sleep(this.sleeping));
+    await this.line.run(async () => this.fuse()?.sleep(this.sleeping));
   }
 
   /** Takes over one opening of the layer: it is awake, or gives the opening back where it was awake already. */
   async take(layer: Layer): Promise<void> {
-    await this.#line.run(async () => {
+    await this.line.run(async () => {
       if (this.#layer === undefined && !this.#ended) await this.#attach(layer);
       else await layer[Symbol.asyncDispose]();
     });
@@ -66,7 +67,7 @@ export class ServedLayer {
   /** @throws what opening it from disk throws; the next call tries again */
   wake(): Promise<Layer> {
     if (this.#layer !== undefined) return Promise.resolve(this.#layer);
-    return (this.#waking ??= this.#line
+    return (this.#waking ??= this.line
       .run(async () => {
         if (this.#layer !== undefined) return this.#layer;
         this.#mustServe();
@@ -121,7 +122,7 @@ export class ServedLayer {
     if (layer === undefined || this.#ended) return;
     this.#layer = undefined;
     this.#leaving = layer;
-    await this.#line.run(async () => {
+    await this.line.run(async () => {
       try {
         await this.fuse()?.sleep(this.sleeping).catch(ignoreEnded);
       } catch (error) {
@@ -137,7 +138,7 @@ export class ServedLayer {
   /** Takes it out of the mount. A layer is closed only when nothing reads its cache file any more. */
   async end(): Promise<void> {
     this.#ended = true;
-    await this.#line
+    await this.line
       .run(async () => {
         await this.fuse()?.detach(this.known.slot).catch(ignoreEnded);
         const layer = this.#layer;

@@ -86,6 +86,25 @@ test('an image that shares layers with one that is being added waits until they 
   await first;
 });
 
+test('a layer that is added again while it is still going is there afterwards, awake or asleep', async (t) => {
+  for (const takes of ['an opened one', 'a sleeping one']) {
+    const { served, fuse, known, opened, before, heard } = scene();
+    served.bind(fuse);
+    await served.add('a', [known(1)]);
+    const opening = gate();
+    before.set('open 1', () => opening.promise);
+    const waking = t.throwsAsync(served.wake(1), { code: 'NOT_FOUND' });
+    const removing = served.remove('a', [known(1)]);
+    await new Promise(setImmediate);
+    const adding = served.add('b', [known(1)], takes === 'an opened one' ? [opened(1)] : []);
+    setImmediate(opening.open);
+    await Promise.all([waking, removing, adding]);
+    const mount = heard().filter((step) => /^(attach|sleep|detach)/.test(step));
+    t.is(mount.at(-1), takes === 'an opened one' ? 'attach 1' : 'sleep 1', mount.join());
+    t.is(await served.using(1, async (layer) => layer.slot), 1);
+  }
+});
+
 test('what is shown of a reference grows with each add and goes with as many removes', async (t) => {
   const { served, fuse, known, references } = scene();
   served.bind(fuse);

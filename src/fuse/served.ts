@@ -37,6 +37,8 @@ interface ServedReference {
  */
 export class ServedLayers implements AsyncDisposable {
   readonly #layers = new Map<number, ServedLayer>();
+  /** On their way out of the mount, which tells them apart by their slots alone: whoever has the slot next waits for that. */
+  readonly #ending = new Map<number, ServedLayer>();
   readonly #references = new Map<string, ServedReference>();
   readonly #options: ServedLayersOptions;
   #fuse: FuseServer | undefined;
@@ -88,7 +90,7 @@ export class ServedLayers implements AsyncDisposable {
       const opened = bySlot.get(known.slot)?.pop();
       let served = this.#layers.get(known.slot);
       if (served === undefined) {
-        served = new ServedLayer(known, () => this.#fuse);
+        served = new ServedLayer(known, () => this.#fuse, this.#ending.get(known.slot)?.line);
         this.#layers.set(known.slot, served);
         served.shown = opened === undefined ? served.show() : served.take(opened);
         served.uses = 1;
@@ -115,7 +117,10 @@ export class ServedLayers implements AsyncDisposable {
       const served = this.#layers.get(slot);
       if (served === undefined || --served.uses > 0) continue;
       this.#layers.delete(slot);
-      await served.end();
+      this.#ending.set(slot, served);
+      await served.end().finally(() => {
+        if (this.#ending.get(slot) === served) this.#ending.delete(slot);
+      });
       await this.#letGoOf(slot);
       this.#badChunks += served.totals.badChunks;
     }

@@ -60,7 +60,7 @@ const WIDEST = 0.58;
 
 /** Horizontal bars of stacked parts, as a whole SVG document (SVG 1.1). */
 export function stackedBars(bars: readonly Bar[], { title, subtitle, parts, format }: ChartOptions): string {
-  const most = Math.max(...bars.map(({ values }) => values.reduce((sum, value) => sum + value, 0)), Number.MIN_VALUE);
+  const most = Math.max(...bars.map(({ values }) => values.reduce((sum, value) => sum + value, 0)), 0) || 1;
   const x = (value: number) => left + (value / most) * plot;
   const bottom = top + bars.length * rowHeight;
   const text = (at: number, y: number, content: string, more = '') =>

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { seededBytes } from '../testing/image-files.js';
@@ -117,6 +118,46 @@ test('config errors name the file, the line and the key', async (t) => {
     status: 1,
     err: 'lazylayer: /nowhere: there is no such configuration file\n',
   });
+  const absent = await run('config', 'check', '--json', '--config', '/nowhere');
+  t.is(absent.status, 1);
+  const problems = [{ message: '/nowhere: there is no such configuration file' }];
+  t.deepEqual(JSON.parse(absent.text), { file: null, problems });
+  t.like(await run('ps', '--config', dir), {
+    status: 1,
+    err: `lazylayer: ${dir}: expected a configuration file, found what cannot be read: EISDIR: illegal operation on a directory, read\n`,
+  });
+});
+
+test('an empty argument, as of a variable that is unset, names no directory', async (t) => {
+  const { run } = await scene(t);
+  for (const args of [
+    ['umount', '-l', ''],
+    ['store', ''],
+    ['config', 'podman', ''],
+    ['mount', 'image', ''],
+    ['mount', '--upper', '', 'image', '/mnt'],
+  ])
+    t.like(
+      await run(...args),
+      { status: 2, text: '', err: "lazylayer: expected a directory, found ''\n" },
+      args.join(),
+    );
+});
+
+test('a signal ends at once what does not know what to do at it', async (t) => {
+  const { env } = await scene(t);
+  // Waits for its standard input to end.
+  const child = spawn(process.execPath, [main, 'store-credential'], { env, stdio: ['pipe', 'ignore', 'ignore'] });
+  t.teardown(() => child.kill('SIGKILL'));
+  const caught = async () => {
+    const status = await readFile(`/proc/${child.pid}/status`, 'utf8');
+    return (BigInt(`0x${/^SigCgt:\t(\w+)$/m.exec(status)![1]}`) & (1n << 14n)) !== 0n; // SIGTERM is 15, counted from 1
+  };
+  while (!(await caught())) await setTimeout(10);
+  await setTimeout(300); // it reads by now
+  child.kill('SIGTERM');
+  const [status] = (await once(child, 'exit')) as [number | null];
+  t.is(status, 130);
 });
 
 test('without a daemon: nothing is mounted, the cache is empty, and no root is made', async (t) => {
@@ -184,6 +225,21 @@ test('cat writes bytes as they are, follows symlinks, and goes on behind a path 
   t.is(digestOf(again.out), digestOf(busybox));
   const layers = image.layers.map((layer) => layer.descriptor.digest);
   t.is(registry.requests.filter((r) => layers.some((l) => r.path.includes(l))).length, 0, 'it is in the cache');
+});
+
+test('a reader that is slow gets all, and nobody is warned', async (t) => {
+  const { start, run, name } = await withImage(t);
+  await run('ls', name);
+  const child = start('cat', name, ...Array.from({ length: 30 }, () => '/bin/busybox'));
+  let [bytes, err] = [0, ''];
+  child.stderr.on('data', (piece: Buffer) => (err += piece.toString()));
+  child.stdout.on('data', (piece: Buffer) => {
+    bytes += piece.byteLength;
+    child.stdout.pause();
+    setImmediate(() => child.stdout.resume());
+  });
+  const [status] = (await once(child, 'close')) as [number | null];
+  t.deepEqual({ status, bytes, err }, { status: 0, bytes: 30 * busybox.byteLength, err: '' });
 });
 
 test('cat ends quietly when its reader has gone', async (t) => {

@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
+import { describeError, exitStatusOf, LazylayerError } from '../errors.js';
 import { containerdConfig, type ContainerdVersion } from './containerd-config.js';
 import { podmanConfig, podmanPlaces } from './podman-config.js';
 import { ownerId } from '../util/user-namespace.js';
-import { configFile, configOf, examples, type Cli } from './context.js';
+import { configFile, configOf, directoryOf, examples, type Cli } from './context.js';
 
 interface JsonFlag {
   readonly json?: true;
@@ -54,9 +54,10 @@ export function addConfig(program: Command, cli: Cli): void {
             file === null ? `${path} is not there: defaults are in force\n` : `${path} is good\n`,
           );
       } catch (error) {
-        if (!(flags.json && error instanceof ConfigError)) throw error;
-        await cli.terminal.json({ file, problems: error.problems });
-        process.exitCode = 2;
+        if (!(flags.json && error instanceof LazylayerError)) throw error;
+        const problems = error instanceof ConfigError ? error.problems : [{ message: describeError(error) }];
+        await cli.terminal.json({ file, problems });
+        process.exitCode = exitStatusOf(error);
       }
     });
   config
@@ -102,7 +103,7 @@ export function addConfig(program: Command, cli: Cli): void {
       ),
     )
     .action(async (mountpoint: string | undefined, flags: JsonFlag, command: Command) => {
-      const storeMountPoint = mountpoint === undefined ? undefined : resolve(mountpoint);
+      const storeMountPoint = mountpoint === undefined ? undefined : directoryOf(mountpoint);
       const { defaultConfig } = await import('../config/config.js');
       const places = { defaultRoot: defaultConfig().root, ...podmanPlaces(ownerId(), process.env) };
       const text = podmanConfig(await configOf(command, { storeMountPoint }), places);

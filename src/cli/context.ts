@@ -1,5 +1,7 @@
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Config, ConfigFlags } from '../config/config.js';
+import { LazylayerError } from '../errors.js';
 import { parsePlatform } from '../image/platform.js';
 import type { ProgressOptions } from '../daemon/client.js';
 import type { OpenImageOptions } from '../index.js';
@@ -31,6 +33,12 @@ export function addGlobalFlags(program: Command): void {
     .option('--config <file>', 'configuration file (default: /etc/lazylayer/config.toml; variable LAZYLAYER_CONFIG)')
     .option('--root <dir>', 'directory of cache and daemon (variable LAZYLAYER_ROOT)')
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent (variable LAZYLAYER_LOG_LEVEL)');
+}
+
+/** A directory's absolute path. @throws INVALID_ARGUMENT for an empty one, by which a variable that is unset would name the current directory */
+export function directoryOf(argument: string): string {
+  if (argument === '') throw new LazylayerError('INVALID_ARGUMENT', "expected a directory, found ''");
+  return resolve(argument);
 }
 
 export function addPlatformFlag(command: Command): Command {

@@ -3,16 +3,18 @@ import { LazylayerError } from '../errors.js';
 const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
- * SIGINT, SIGTERM and SIGHUP as abort signals: the first asks for an orderly end, the second for an end at any price. A command that knows
- * what to do at the second takes it over; otherwise that one ends the process.
+ * SIGINT, SIGTERM and SIGHUP as abort signals: the first asks for an orderly end, the second for an end at any price. A command takes those
+ * over that it knows what to do at; the others end the process.
  */
 export class Interrupts implements Disposable {
   readonly #first = new AbortController();
   readonly #second = new AbortController();
+  #firstTaken = false;
   #secondTaken = false;
   readonly #listener = () => {
-    if (!this.#first.signal.aborted) return this.#first.abort(new LazylayerError('ABORTED', 'interrupted'));
-    if (!this.#secondTaken) process.exit(130);
+    const isFirst = !this.#first.signal.aborted;
+    if (isFirst ? !this.#firstTaken : !this.#secondTaken) process.exit(130);
+    if (isFirst) return this.#first.abort(new LazylayerError('ABORTED', 'interrupted'));
     this.#second.abort(new LazylayerError('ABORTED', 'interrupted again'));
   };
 
@@ -20,7 +22,9 @@ export class Interrupts implements Disposable {
     for (const name of names) process.on(name, this.#listener);
   }
 
+  /** The first, which whoever asks for this heeds from now on. */
   get signal(): AbortSignal {
+    this.#firstTaken = true;
     return this.#first.signal;
   }
 

@@ -6,7 +6,7 @@ import type { DaemonClient, MountInfo } from '../daemon/client.js';
 import { codeOf, LazylayerError } from '../errors.js';
 import { parseReference } from '../image/reference.js';
 import { plain } from '../mount/overlay.js';
-import { addImageFlags, configOf, examples, followed, type Cli, type ImageFlags } from './context.js';
+import { addImageFlags, configOf, directoryOf, examples, followed, type Cli, type ImageFlags } from './context.js';
 import { humanBytes, plural } from './text.js';
 
 interface Flags extends ImageFlags {
@@ -57,13 +57,14 @@ export function addMount(program: Command, cli: Cli): void {
       const { signal } = cli.interrupts;
       // What is wrong with the command line is found before a daemon is started for it.
       parseReference(image);
+      const target = directoryOf(dir);
       await checkDirectory(dir);
       await checkOutside(config.root, dir);
-      const upper = flags.upper === undefined ? undefined : plain(resolve(flags.upper));
+      const upper = flags.upper === undefined ? undefined : plain(directoryOf(flags.upper));
       const client = await connectDaemon(config, { signal });
       const request = {
         image,
-        target: resolve(dir),
+        target,
         platform: flags.platform,
         rw: flags.rw === true || upper !== undefined,
         upper,

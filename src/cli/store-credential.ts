@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
 import { LazylayerError } from '../errors.js';
-import { configOf, examples, type Cli } from './context.js';
+import { configOf, examples } from './context.js';
 
 /** A login is much shorter. */
 const mostBytes = 1024 * 1024;
 
-export function addStoreCredential(program: Command, cli: Cli): void {
+export function addStoreCredential(program: Command): void {
   program
     .command('store-credential')
     .summary("hand a client's registry login to the daemon")
@@ -16,7 +16,7 @@ export function addStoreCredential(program: Command, cli: Cli): void {
     .action(async (_flags: object, command: Command) => {
       const { findDaemon } = await import('../daemon/client.js');
       const { parseGiven } = await import('../registry/auth/given.js');
-      const given = parseGiven(await readInput(cli));
+      const given = parseGiven(await readInput());
       const { root } = await configOf(command);
       const daemon = await findDaemon(root);
       if (daemon === undefined)
@@ -28,11 +28,10 @@ export function addStoreCredential(program: Command, cli: Cli): void {
     });
 }
 
-async function readInput(cli: Cli): Promise<string> {
+async function readInput(): Promise<string> {
   const parts: Buffer[] = [];
   let bytes = 0;
   for await (const part of process.stdin) {
-    cli.interrupts.signal.throwIfAborted();
     parts.push(part as Buffer);
     if ((bytes += (part as Buffer).byteLength) > mostBytes)
       throw new LazylayerError('INVALID_ARGUMENT', `expected at most ${mostBytes} bytes of logins, found more`);

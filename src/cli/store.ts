@@ -1,6 +1,5 @@
-import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { configOf, examples, type Cli } from './context.js';
+import { configOf, directoryOf, examples, type Cli } from './context.js';
 import { runDaemon } from './serve.js';
 
 export function addStore(program: Command, cli: Cli): void {
@@ -19,6 +18,6 @@ export function addStore(program: Command, cli: Cli): void {
       ),
     )
     .action(async (mountpoint: string, _flags: object, command: Command) => {
-      await runDaemon(cli, await configOf(command, { address: '', storeMountPoint: resolve(mountpoint) }));
+      await runDaemon(cli, await configOf(command, { address: '', storeMountPoint: directoryOf(mountpoint) }));
     });
 }

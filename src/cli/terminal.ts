@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import { firstOf } from '../util/events.js';
 
 /** The reader of our output has gone: there is nothing left to do, and nothing to complain about. */
 export class OutputClosed extends Error {}
@@ -22,7 +22,7 @@ export class Terminal {
   async write(data: Uint8Array | string): Promise<void> {
     this.#check();
     if (this.out.write(data)) return;
-    await Promise.race([once(this.out, 'drain'), once(this.out, 'close')]).catch(() => {});
+    await firstOf(this.out, 'drain', 'close').catch(() => {});
     this.#check();
   }
 

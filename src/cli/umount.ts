@@ -1,7 +1,6 @@
-import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { describeError, exitStatusOf, LazylayerError } from '../errors.js';
-import { configOf, examples, type Cli } from './context.js';
+import { configOf, directoryOf, examples, type Cli } from './context.js';
 import { releaseDead } from './dead-mounts.js';
 import { hintFor } from './hints.js';
 
@@ -24,8 +23,8 @@ export function addUmount(program: Command, cli: Cli): void {
       const config = await configOf(command);
       const released = new Set<string>();
       for (const dir of dirs) {
-        const target = resolve(dir);
         try {
+          const target = directoryOf(dir);
           if (released.has(target)) continue;
           // Asked for each: the daemon ends with its last mount.
           const client = await findDaemon(config.root);

@@ -3,7 +3,7 @@ import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import * as v from 'valibot';
-import { LazylayerError } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 import type { HostsConfig } from '../registry/hosts.js';
 import { KeyLines } from '../util/toml-lines.js';
 import { absoluteHosts } from './host-paths.js';
@@ -114,7 +114,14 @@ async function readConfig(file: { path: string; required: boolean }): Promise<Pa
   try {
     text = await readFile(file.path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    if (codeOf(error) !== 'NOT_FOUND')
+      throw new LazylayerError(
+        codeOf(error),
+        `${file.path}: expected a configuration file, found what cannot be read`,
+        {
+          cause: error,
+        },
+      );
     if (!file.required) return v.parse(configSchema, {});
     throw new LazylayerError('NOT_FOUND', `${file.path}: there is no such configuration file`);
   }

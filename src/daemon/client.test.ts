@@ -15,7 +15,7 @@ const unexpected = async (): Promise<never> => {
   throw new Error('nobody asks for this here');
 };
 
-async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}) {
+async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}, settleMs?: number) {
   const root = await temporaryDirectory(t, 'client');
   const servers: Server[] = [];
   const end = (server: Server) => {
@@ -40,7 +40,7 @@ async function daemon(t: ExecutionContext, handler: Partial<ControlHandler> = {}
     servers.push(server);
     return server;
   };
-  return { root, path, listen, end, servers, client: new DaemonClient(root) };
+  return { root, path, listen, end, servers, client: new DaemonClient(root, settleMs) };
 }
 
 const request: MountRequest = { image: 'imagé', target: '/mnt' } as MountRequest;
@@ -151,6 +151,28 @@ test('waiting for a mount to go outlives the process that serves it', async (t) 
   await listen();
   await waiting;
   t.deepEqual(asked, ['/a mount & more', '/a mount & more']);
+});
+
+test('waiting for a mount to go outlives any number of them; with none, it is over', async (t) => {
+  let asked = 0;
+  const hang = (_target: string, signal: AbortSignal) =>
+    new Promise<never>((_, reject) => {
+      asked++;
+      signal.addEventListener('abort', () => reject(signal.reason as Error));
+    });
+  const { listen, client, end } = await daemon(t, { gone: hang }, 300);
+  let over = false;
+  const waiting = client.waitGone('/mnt').then(() => (over = true));
+  for (let life = 1; life <= 3; life++) {
+    const server = await listen();
+    await until(() => asked === life);
+    await sleep(400); // longer than nobody may listen
+    end(server);
+    await once(server, 'close');
+    t.false(over);
+  }
+  await waiting;
+  t.is(asked, 3);
 });
 
 const trace: Trace = {

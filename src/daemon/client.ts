@@ -32,11 +32,16 @@ type Method = 'GET' | 'POST' | 'DELETE';
 interface Ask {
   readonly body?: unknown;
   readonly signal?: AbortSignal;
+  /** Somebody listens, and may answer. */
+  readonly onConnect?: () => void;
 }
 
 /** Talks to the daemon of one root over its control socket. */
 export class DaemonClient {
-  constructor(private readonly root: string) {}
+  constructor(
+    private readonly root: string,
+    private readonly settle = settleMs,
+  ) {}
 
   /** Mounts an image; resolves when its files can be read. Aborting cancels it. */
   async mount(request: MountRequest, options?: ProgressOptions): Promise<MountInfo> {
@@ -82,7 +87,7 @@ export class DaemonClient {
   /** Resolves when no daemon has the root any more, or after 10 seconds. */
   async #ended(): Promise<void> {
     const { isLocked } = await import('../workspace/lock.js');
-    for (const deadline = Date.now() + settleMs; isLocked(this.root) && Date.now() < deadline;) await sleep(20);
+    for (const deadline = Date.now() + this.settle; isLocked(this.root) && Date.now() < deadline;) await sleep(20);
   }
 
   async list(): Promise<MountInfo[]> {
@@ -95,9 +100,11 @@ export class DaemonClient {
    */
   async waitGone(target: string, signal?: AbortSignal): Promise<void> {
     const path = `/mounts/gone?${new URLSearchParams({ target }).toString()}`;
-    for (let lost: number | undefined; lost === undefined || Date.now() - lost < settleMs;) {
+    let lost: number | undefined;
+    const onConnect = () => (lost = undefined);
+    while (lost === undefined || Date.now() - lost < this.settle) {
       try {
-        await this.#call('GET', path, { signal });
+        await this.#call('GET', path, { signal, onConnect });
         return;
       } catch (error) {
         if (error instanceof LazylayerError || signal?.aborted === true) throw error;
@@ -137,7 +144,7 @@ export class DaemonClient {
   async #ask<V>(
     method: Method,
     path: string,
-    { body, signal }: Ask,
+    { body, signal, onConnect }: Ask,
     read: (response: IncomingMessage) => Promise<V>,
   ): Promise<V> {
     const { control: socketPath } = layoutOf(this.root);
@@ -145,6 +152,7 @@ export class DaemonClient {
       const response = await new Promise<IncomingMessage>((resolve, reject) => {
         const request = sendRequest({ socketPath, method, path, agent: false, signal });
         request.once('response', resolve);
+        if (onConnect !== undefined) request.once('socket', (socket) => socket.once('connect', onConnect));
         // For good: an error that comes when the answer has begun comes here too, as well as to whoever reads it.
         request.on('error', reject);
         request.end(body === undefined ? undefined : JSON.stringify(body));

@@ -68,8 +68,8 @@ export class Tracer {
       requests = running.requests.at(end);
       seen = running.reads.all();
     } finally {
-      this.#running = undefined;
-      await served.trace(undefined);
+      // In this order, lest another trace that has begun lose its ring.
+      await served.trace(undefined).finally(() => (this.#running = undefined));
     }
     const { begin, answered } = running;
     for (const { size: length, ...read } of answered) seen.push({ ...read, length, source: 'cache' });

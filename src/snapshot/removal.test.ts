@@ -38,8 +38,11 @@ test('a mount that was left in a directory keeps its files; what is stuck is tol
   await runCommand('mount', ['--bind', join(directory, 'precious'), stuck]);
   let mounted = true;
   t.teardown(async () => void (mounted && (await runCommand('umount', ['-l', stuck]))));
-  await mkdir(join(directory, '2'));
-  await removal.throwAway(join(directory, '2'), '2');
+  // More than one run of rm takes.
+  for (let i = 2; i < 450; i++) {
+    await mkdir(join(directory, `${i}`));
+    await removal.throwAway(join(directory, `${i}`), `${i}`);
+  }
   await removal.idle();
   t.deepEqual(await readdir(trash), ['1']);
   t.true(failures.length > 0);

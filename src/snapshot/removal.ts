@@ -68,16 +68,17 @@ export class Removal {
     const stuck = new Set<string>();
     while (this.#more && !this.#closed) {
       this.#more = false;
-      try {
-        const names = (await readdir(this.#trash)).filter((name) => !stuck.has(name));
-        for (let from = 0; from < names.length && !this.#closed; from += batch) {
-          const some = names.slice(from, from + batch);
-          for (const name of some) stuck.add(name);
-          // A mount that somebody left in there is not ours to empty.
-          await runCommand('rm', ['-rf', '--one-file-system', '--', ...some], { cwd: this.#trash });
-        }
-      } catch (error) {
+      const names = await readdir(this.#trash).catch((error: unknown) => {
         this.#onFailure(error);
+        return [];
+      });
+      const left = names.filter((name) => !stuck.has(name));
+      for (let from = 0; from < left.length && !this.#closed; from += batch) {
+        const some = left.slice(from, from + batch);
+        for (const name of some) stuck.add(name);
+        // A mount that somebody left in there is not ours to empty.
+        const rm = runCommand('rm', ['-rf', '--one-file-system', '--', ...some], { cwd: this.#trash });
+        await rm.catch((error: unknown) => this.#onFailure(error));
       }
     }
     this.#working = undefined;

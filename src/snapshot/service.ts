@@ -7,10 +7,10 @@ import type {
   ServerWritableStream,
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
-import { once } from 'node:events';
 import { describeError, grpcStatusOf, LazylayerError } from '../errors.js';
 import { grpcDefinition } from '../containerd/grpc.js';
 import * as wire from '../containerd/proto/snapshots_pb.js';
+import { firstOf } from '../util/events.js';
 import type { Info, Snapshotter } from './snapshotter.js';
 import { infoToWire } from './wire.js';
 
@@ -76,7 +76,7 @@ async function list(
   const send = async () => {
     const message = create(wire.ListSnapshotsResponseSchema, { info: infos.map(infoToWire) });
     infos = [];
-    if (!call.write(message)) await Promise.race([once(call, 'drain'), once(call, 'cancelled')]);
+    if (!call.write(message)) await firstOf(call, 'drain', 'cancelled');
   };
   for await (const info of snapshotter.walk(call.request.filters)) {
     if (call.cancelled) return;

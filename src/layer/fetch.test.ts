@@ -1,3 +1,5 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import test from 'ava';
 import fc from 'fast-check';
 import { setImmediate as turn } from 'node:timers/promises';
@@ -227,6 +229,10 @@ test('random reads over random layers give the right bytes, and no byte of a blo
         }
       }
       await Promise.all(reads);
+      if (!s.restart) {
+        await background;
+        if (s.background && layer.stats.presentBytes < layer.stats.totalBytes) throw new Error('not all came');
+      }
       await layer[Symbol.asyncDispose]();
       await background;
       if (s.restart) return; // a range that was aborted half-way may be asked for again
@@ -240,6 +246,55 @@ test('random reads over random layers give the right bytes, and no byte of a blo
     { numRuns: 60 },
   );
   t.pass();
+});
+
+for (const kept of ['other files of the layer', 'files of another layer', 'files of a life that ended badly'])
+  test(`members that several files share are completed where the disk has some: ${kept}`, async (t) => {
+    await using bench = await LayerBench.create();
+    const random = randomness(50);
+    const files = Array.from({ length: 40 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(20_000) }));
+    const some = files.filter((_, i) => i % 7 === 3 || i % 5 === 0);
+    const shared = { minChunkSize: 90_000 };
+    const { blob, source } = await estargzLayer(files, shared);
+    const read = async (from: typeof source, names: typeof some) => {
+      const layer = await bench.store.open(from);
+      for (const { name } of names) await layer.read(inodeAt(layer.tree, name), 0, 1 << 20);
+      const directory = join(bench.layerDirectory((await bench.cache.du()).layers[0].name));
+      await layer[Symbol.asyncDispose]();
+      return directory;
+    };
+    if (kept === 'files of another layer') await read((await estargzLayer(some, shared)).source, some);
+    else {
+      const directory = await read(source, some);
+      if (kept === 'files of a life that ended badly') await writeFile(join(directory, 'open'), '');
+    }
+    await bench.stop();
+    await bench.start();
+    await using layer = await bench.store.open(source);
+    await layer.fetchAll();
+    t.is(layer.stats.presentBytes, layer.stats.totalBytes);
+    for (const { name, bytes } of files)
+      t.true(bytes.equals(await layer.read(inodeAt(layer.tree, name), 0, 1 << 20)), name);
+    t.true(layer.stats.reusedBytes <= layer.stats.totalBytes, 'nothing is taken up twice');
+    t.true((await bench.cache.du()).bytes < 1.5 * bench.cache.usedBytes);
+    t.true(bench.cache.usedBytes < 3_000_000, `${bench.cache.usedBytes}`);
+    t.true(blob.asked.length < 30, `${blob.asked.length}`);
+  });
+
+test('one bad chunk in a member that several files share fails what reads it, and nothing else', async (t) => {
+  await using bench = await LayerBench.create();
+  const random = randomness(51);
+  const files = Array.from({ length: 20 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(20_000) }));
+  const { source } = await estargzLayer(files, { minChunkSize: 90_000 });
+  await using layer = await bench.store.open(source);
+  const bad = layer.tree.first[inodeAt(layer.tree, 'f1')];
+  layer.tree.chunkDigests[bad * 32] ^= 1;
+  await t.throwsAsync(layer.fetchAll(), { code: 'DATA_LOSS' });
+  for (const { name, bytes } of files) {
+    const reading = layer.read(inodeAt(layer.tree, name), 0, 1 << 20);
+    if (name === 'f1') await t.throwsAsync(reading, { code: 'DATA_LOSS' });
+    else t.true(bytes.equals(await reading), name);
+  }
 });
 
 test('what is fetched ahead and has to wait goes first once a reader waits for it', async (t) => {

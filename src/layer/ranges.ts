@@ -152,11 +152,11 @@ export class Ranges implements AsyncDisposable {
     return end;
   }
 
-  /** The first chunk of [from, stop) that is neither there nor on its way, or `stop`. */
+  /** The first chunk of [from, stop) that is neither there nor on its way, or `stop`. Those before it in its member are. */
   #nextMissing(from: number, stop: number): number {
     let chunk = from;
     while (chunk < stop && this.isKnown(chunk)) chunk++;
-    return chunk === stop ? stop : firstOfMember(this.#host.target.tree, chunk, from);
+    return chunk;
   }
 
   /** The first chunk of [from, stop) that only the network has, or `stop`; what the disk has is taken up to a bound for one turn. */

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { layoutOf } from '../daemon/layout.js';
-import { OVERLAY_SOURCE } from '../mount/overlay.js';
+import { isOurs } from '../mount/overlay.js';
 import { listMounts } from '../util/mountinfo.js';
 
 /**
@@ -8,7 +8,7 @@ import { listMounts } from '../util/mountinfo.js';
  * overlay is left at the target. Gives the mount points that are free now.
  */
 export async function releaseDead(root: string, target: string): Promise<string[]> {
-  if (!(await listMounts()).some((m) => m.target === target && m.source === OVERLAY_SOURCE)) return [];
+  if (!(await listMounts()).some((mount) => mount.target === target && isOurs(mount))) return [];
   const { releaseStale } = await import('../mount/stale.js');
   const { lockRoot } = await import('../workspace/lock.js');
   const layout = layoutOf(root);

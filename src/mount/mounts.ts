@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
-import { isAbsolute, join, relative } from 'node:path';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import { LazylayerError } from '../errors.js';
 import { MergedTree } from '../fs/merged.js';
@@ -9,15 +9,13 @@ import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
-import { unmount } from '../util/unmount.js';
+import { Serial } from '../util/serial.js';
 import { imageOf, layerOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
-import { mountOverlay, OVERLAY_SOURCE } from './overlay.js';
+import { isOurs, mountOverlay, overlaysAt, unmountOverlay } from './overlay.js';
 import type { MountInfo, MountProgress, MountRequest } from './request.js';
+import { realDirectory } from './target.js';
 import type { ServedLayers } from '../fuse/served.js';
-
-/** How often the kernel's mount table is looked at for mounts that somebody else took away, in milliseconds. */
-const watchMs = 2000;
 
 export interface MountsOptions {
   readonly workspace: Workspace;
@@ -38,6 +36,8 @@ export interface MountsOptions {
   readonly onError: (what: string, error: unknown) => void;
   /** Called whenever the last mount has gone. */
   readonly onEmpty: () => void;
+  /** How often the kernel's mount table is looked at for mounts that somebody else took away, in milliseconds. By default 2000. */
+  readonly watchMs?: number;
 }
 
 /** The names of more layers that are mounted apart may not fit in the options of an overlay. */
@@ -70,6 +70,8 @@ interface Mounted {
   readonly fetching: AbortController;
   /** Whether the overlay was there once. */
   overlaid: boolean;
+  /** Whoever unmounts it does so in turn. */
+  readonly leaving: Serial;
 }
 
 /** Images mounted by hand: an overlay over the layers' directories in the one FUSE mount. */
@@ -78,8 +80,10 @@ export class Mounts implements AsyncDisposable {
   readonly #mounted = new Map<string, Mounted>();
   /** Of the above, and of mounts that are being made. */
   readonly #targets = new Set<string>();
-  /** Requests under way. */
-  #pending = 0;
+  /** Mounts that are being made. */
+  readonly #making = new Set<Promise<unknown>>();
+  /** Ends them. */
+  readonly #ending = new AbortController();
   /** Taken away lazily: whoever has files open goes on reading them. */
   readonly #lingering: Mounted[] = [];
   readonly #leavers = new Map<string, Set<() => void>>();
@@ -91,7 +95,7 @@ export class Mounts implements AsyncDisposable {
     this.#options = options;
     this.#watch = setInterval(() => {
       this.#sweep().catch((error: unknown) => options.onError('look at the mount table', error));
-    }, watchMs);
+    }, options.watchMs ?? 2000);
     this.#watch.unref();
   }
 
@@ -125,21 +129,26 @@ export class Mounts implements AsyncDisposable {
 
   async mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo> {
     if (!this.accepting) throw new LazylayerError('BUSY', 'the daemon of this root is ending: try again');
-    this.#pending++;
+    const making = this.#mount(request, onProgress, AbortSignal.any([signal, this.#ending.signal]));
+    this.#making.add(making);
     try {
-      const target = await checkTarget(request.target);
-      if (this.#targets.has(target))
-        throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
-      this.#targets.add(target);
-      try {
-        return await this.#mountAt({ ...request, target }, onProgress, signal);
-      } catch (error) {
-        this.#targets.delete(target);
-        throw error;
-      }
+      return await making;
     } finally {
-      this.#pending--;
+      this.#making.delete(making);
       this.#announceIfEmpty();
+    }
+  }
+
+  async #mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo> {
+    const target = await realDirectory(request.target);
+    if (this.#targets.has(target))
+      throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
+    this.#targets.add(target);
+    try {
+      return await this.#mountAt({ ...request, target }, onProgress, signal);
+    } catch (error) {
+      this.#targets.delete(target);
+      throw error;
     }
   }
 
@@ -166,18 +175,22 @@ export class Mounts implements AsyncDisposable {
       since: new Date().toISOString(),
     };
     const mounted = this.#mountedOf(id, record, image, layers);
+    const { target } = request;
+    const before = await overlaysAt(target);
     try {
       await this.#serve(mounted, layers);
       await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
       await this.#overlay(mounted, signal);
       mounted.overlaid = true;
     } catch (error) {
+      // A program that was ended may have mounted it before.
+      if ((await overlaysAt(target)) > before) await this.#unmount(target, { lazy: true });
       await this.#forget(mounted);
       throw error;
     }
     if (signal.aborted) {
       // Whoever asked has left, just when it was done.
-      await this.umount(request.target, { lazy: true });
+      await this.umount(target, { lazy: true });
       signal.throwIfAborted();
     }
     return this.#info(mounted);
@@ -210,6 +223,7 @@ export class Mounts implements AsyncDisposable {
       blobBytes: opened.reduce((sum, { size }) => sum + size, 0),
       fetching: new AbortController(),
       overlaid: false,
+      leaving: new Serial(),
     };
   }
 
@@ -217,7 +231,9 @@ export class Mounts implements AsyncDisposable {
   async #serve(mounted: Mounted, opened: readonly Layer[]): Promise<void> {
     const { served, programs, workspace, onError } = this.#options;
     const { id, image, layers, record, fetching } = mounted;
-    this.#mounted.set(record.request.target, mounted);
+    const { target } = record.request;
+    this.#mounted.set(target, mounted);
+    this.#targets.add(target);
     workspace.pool.use(image.reference, useKey(id), record.request.platform);
     await served.add(image.reference, layers, opened);
     programs?.know(layers.map(({ slot }) => slot));
@@ -254,22 +270,33 @@ export class Mounts implements AsyncDisposable {
     return path === undefined ? `${LAYERS}/${slot}` : relative(this.#options.base, path);
   }
 
+  /** @throws NOT_FOUND where no image of ours is mounted; BUSY where it is still being made, somebody uses it, or another mount covers it */
   async umount(path: string, options: { lazy?: boolean } = {}): Promise<void> {
-    const target = this.#mounted.has(path) ? path : await realpath(path).catch(() => path);
+    const target = this.#mounted.has(path) ? path : await realDirectory(path).catch(() => path);
     const mounted = this.#mounted.get(target);
     if (mounted === undefined)
       throw new LazylayerError(
         'NOT_FOUND',
         `${target} has no image mounted; \`lazylayer ps\` shows the mounts there are`,
       );
-    await unmount(target, options);
-    if (options.lazy === true) this.#lingering.push(mounted);
-    await this.#forget(mounted);
+    if (!mounted.overlaid) throw new LazylayerError('BUSY', `${target} is being mounted: wait for that, or end it`);
+    // Whoever comes second must not take away what was below it.
+    await mounted.leaving.run(async () => {
+      if (this.#mounted.get(target) !== mounted) return;
+      await unmountOverlay(target, options);
+      if (options.lazy === true) this.#lingering.push(mounted);
+      await this.#forget(mounted);
+    });
+  }
+
+  /** What goes on without it must not fail for a mount that stays. */
+  async #unmount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
+    await unmountOverlay(target, options).catch((error: unknown) => this.#options.onError(`unmount ${target}`, error));
   }
 
   /** Whether nothing is mounted and nothing is being mounted. */
   get idle(): boolean {
-    return this.#mounted.size === 0 && this.#pending === 0;
+    return this.#mounted.size === 0 && this.#making.size === 0;
   }
 
   list(): MountInfo[] {
@@ -283,16 +310,21 @@ export class Mounts implements AsyncDisposable {
     this.#leavers.set(target, leavers);
     await new Promise<void>((resolve, reject) => {
       leavers.add(resolve);
-      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+      const leave = () => {
+        leavers.delete(resolve);
+        reject(signal.reason as Error);
+      };
+      signal.addEventListener('abort', leave, { once: true });
     });
   }
 
   /** Lets go of mounts that somebody else took away, such as umount(8). */
   async #sweep(): Promise<void> {
     if (this.#mounted.size === 0) return;
-    const there = new Set((await listMounts()).filter((m) => m.source === OVERLAY_SOURCE).map((m) => m.target));
-    for (const [target, mounted] of this.#mounted)
-      if (!there.has(target) && mounted.overlaid) await this.#forget(mounted);
+    // Before the table is read: one that is made meanwhile may be missing there.
+    const known = [...this.#mounted].filter(([, { overlaid }]) => overlaid);
+    const there = new Set((await listMounts()).filter(isOurs).map(({ target }) => target));
+    for (const [target, mounted] of known) if (!there.has(target)) await this.#forget(mounted);
   }
 
   async #forget(mounted: Mounted): Promise<void> {
@@ -341,12 +373,12 @@ export class Mounts implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.accepting = false;
     clearInterval(this.#watch);
+    this.#ending.abort(new LazylayerError('UNAVAILABLE', 'the daemon is ending'));
+    await Promise.allSettled(this.#making);
     for (const mounted of [...this.#mounted.values()].reverse()) {
       const { target } = mounted.record.request;
-      await unmount(target).catch((error: unknown) => {
-        this.#options.onError(`unmount ${target}`, error);
-        return unmount(target, { lazy: true });
-      });
+      await this.#unmount(target);
+      await this.#unmount(target, { lazy: true });
       await this.#forget(mounted);
     }
     for (const { image, layers } of this.#lingering) await this.#options.served.remove(image.reference, layers);
@@ -360,19 +392,3 @@ function visible(layers: readonly Layer[]): Layer[] {
 
 /** The refPool's uses by mounts carry the mount's id, so that those of a daemon that died can be told and taken back. */
 const useKey = (id: string) => `mount ${id}`;
-
-async function checkTarget(target: string): Promise<string> {
-  if (!isAbsolute(target))
-    throw new LazylayerError('INVALID_ARGUMENT', `mount point: expected an absolute path, found ${target}`);
-  const real = await realpath(target).catch((cause: unknown) => {
-    throw new LazylayerError('NOT_FOUND', `mount point ${target}: expected a directory, found nothing: make it first`, {
-      cause,
-    });
-  });
-  if (!(await stat(real)).isDirectory())
-    throw new LazylayerError(
-      'NOT_A_DIRECTORY',
-      `mount point ${target}: expected a directory, found another type of file`,
-    );
-  return real;
-}

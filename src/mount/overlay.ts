@@ -1,8 +1,10 @@
 import { LazylayerError } from '../errors.js';
 import { runCommand } from '../util/command.js';
+import { listMounts, type MountEntry } from '../util/mountinfo.js';
+import { unmount, type UnmountOptions } from '../util/unmount.js';
 
 /** What our overlays name as their source, so that they are known again in the kernel's mount table. */
-export const OVERLAY_SOURCE = 'lazylayer';
+const OVERLAY_SOURCE = 'lazylayer';
 
 /** The kernel takes at most one page of mount options, its terminating NUL included (mount(2)). */
 const optionBytes = 4096;
@@ -54,4 +56,28 @@ export async function mountOverlay(mount: OverlayMount, signal?: AbortSignal): P
   const enter = 'cd "$0" && exec "$@"';
   const command = ['mount', '-i', '-t', 'overlay', '-o', overlayOptions(mount), OVERLAY_SOURCE, mount.target];
   await runCommand('sh', ['-c', enter, mount.base, ...command], { signal });
+}
+
+/** Whether a mount is an overlay of ours, of whichever daemon. */
+export const isOurs = ({ type, source }: Pick<MountEntry, 'type' | 'source'>) =>
+  type === 'overlay' && source === OVERLAY_SOURCE;
+
+/** How many overlays of ours lie at a directory, one above the other. */
+export async function overlaysAt(target: string): Promise<number> {
+  return (await listMounts()).filter((mount) => mount.target === target && isOurs(mount)).length;
+}
+
+/**
+ * Unmounts the overlay of ours at a directory, and nothing else; nothing where there is none.
+ * @throws BUSY where something else is mounted over it, or somebody uses it and `lazy` is not set
+ */
+export async function unmountOverlay(target: string, options: UnmountOptions = {}): Promise<void> {
+  const there = (await listMounts()).filter((mount) => mount.target === target);
+  if (!there.some(isOurs)) return;
+  if (!isOurs(there.at(-1)!))
+    throw new LazylayerError(
+      'BUSY',
+      `${target} is covered by another mount (${there.at(-1)!.source}): umount that first`,
+    );
+  await unmount(target, options);
 }

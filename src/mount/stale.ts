@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { releaseWholeMounts } from '../erofs/whole-mounts.js';
 import { listMounts } from '../util/mountinfo.js';
 import { unmount } from '../util/unmount.js';
-import { OVERLAY_SOURCE } from './overlay.js';
+import { isOurs } from './overlay.js';
 
 /** What a daemon has below its root. */
 export interface MountedBelow {
@@ -15,14 +15,16 @@ export interface MountedBelow {
 
 /**
  * Takes away what a daemon that died left mounted: the overlays that its records name, layers that the kernel reads by itself, then its FUSE
- * mount. That answers ENOTCONN by now, so it is detached whether it is busy or not. Only for the owner of the root's lock.
+ * mount. That answers ENOTCONN by now, so it is detached whether it is busy or not. What is not ours, or covered by what is not, stays. Only for
+ * the owner of the root's lock.
  * @returns the targets that were taken away
  */
 export async function releaseStale({ fuse, mounts: records, whole }: MountedBelow): Promise<string[]> {
   const released: string[] = [];
   for (const name of await readdir(records).catch(() => [])) {
     const target = await targetOf(join(records, name));
-    if (target !== undefined && (await listMounts()).some((m) => m.target === target && m.source === OVERLAY_SOURCE)) {
+    const top = (await listMounts()).findLast((mount) => mount.target === target);
+    if (target !== undefined && top !== undefined && isOurs(top)) {
       await unmount(target, { lazy: true });
       released.push(target);
     }

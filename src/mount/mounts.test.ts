@@ -1,0 +1,153 @@
+import { pbkdf2 } from 'node:crypto';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import test, { type ExecutionContext } from 'ava';
+import { digestOf } from '../digest/digester.js';
+import { buildImage } from '../testing/image.js';
+import { temporaryDirectory } from '../testing/temporary.js';
+import { TreeBuilder } from '../toc/builder.js';
+import { runCommand } from '../util/command.js';
+import { listMounts } from '../util/mountinfo.js';
+import { imageOf } from '../workspace/image.js';
+import { Mounts, type MountsOptions } from './mounts.js';
+import type { MountRequest } from './request.js';
+
+/** Mounts whose layers are directories on disk: what becomes of overlays is as ever. */
+async function scene(t: ExecutionContext) {
+  const root = await temporaryDirectory(t, 'mounts');
+  const target = join(root, 'target');
+  const at = async () => (await listMounts()).filter((mount) => mount.target === target).map(({ source }) => source);
+  t.teardown(async () => {
+    for (const _ of await at()) await runCommand('umount', ['-l', target]);
+  });
+  for (const name of ['base/l/1', 'base/l/2', 'records', 'uppers', 'empty', 'target'])
+    await mkdir(join(root, name), { recursive: true });
+  const { manifest, config } = await buildImage({ layers: [[{ path: 'a' }], [{ path: 'b' }]] });
+  const image = imageOf('docker.io/library/r:1', manifest.bytes, config.bytes, manifest.descriptor);
+  const tree = new TreeBuilder().build({ source: digestOf('toc'), contentEnd: 0 });
+  const layers = [1, 2].map((slot) => ({ slot, tree, lazy: { lazy: true }, size: 1, digest: `sha256:${slot}` }));
+  const errors: unknown[] = [];
+  let shown = 0;
+  const open = (options: Pick<MountsOptions, 'watchMs'> = {}) => {
+    shown = 0; // another process
+    return new Mounts({
+      ...options,
+      workspace: {
+        image: async () => image,
+        openLayers: async () => layers,
+        known: (_source: unknown, layer: unknown) => layer,
+        pool: { use: () => {}, release: () => {}, entries: () => [] },
+        layers: { fetchAhead: async () => {} },
+      } as unknown as MountsOptions['workspace'],
+      served: {
+        add: async () => void shown++,
+        remove: async () => void shown--,
+        ahead: () => ({}),
+        lower: async () => undefined,
+        totals: () => ({ fetchedBytes: 0, requests: 0, badChunks: 0, presentBytes: 0, totalBytes: 0 }),
+      } as unknown as MountsOptions['served'],
+      base: join(root, 'base'),
+      prefetch: false,
+      records: join(root, 'records'),
+      uppers: join(root, 'uppers'),
+      empty: join(root, 'empty'),
+      onError: (_what, error) => errors.push(error),
+      onEmpty: () => {},
+    });
+  };
+  const request: MountRequest = { image: 'r', target, backgroundFetch: false, allowNoVerification: false };
+  const mount = (mounts: Mounts, signal = new AbortController().signal) => mounts.mount(request, () => {}, signal);
+  const nothingLeft = async (what: string) => {
+    t.deepEqual(await at(), [], what);
+    t.deepEqual(await readdir(join(root, 'records')), [], what);
+    t.is(shown, 0, what);
+  };
+  return { root, target, at, open, mount, nothingLeft, errors, shown: () => shown };
+}
+
+test.serial('whoever leaves while the overlay is being made leaves none, at any moment', async (t) => {
+  const { target, open, mount, nothingLeft } = await scene(t);
+  await using mounts = open();
+  for (let ms = 0; ms < 20; ms += 0.5) {
+    const leaving = new AbortController();
+    const outcome = mount(mounts, leaving.signal).then(
+      () => 'mounted',
+      () => 'not mounted',
+    );
+    await sleep(ms);
+    leaving.abort(new Error('I leave'));
+    if ((await outcome) === 'mounted') await mounts.umount(target);
+    await nothingLeft(`after ${ms} ms`);
+  }
+});
+
+test.serial('a daemon that ends while an overlay is being made leaves none, at any moment', async (t) => {
+  const { open, mount, nothingLeft } = await scene(t);
+  for (let ms = 0; ms < 20; ms += 0.5) {
+    const mounts = open();
+    const outcome = mount(mounts).catch(() => {});
+    await sleep(ms);
+    await mounts[Symbol.asyncDispose]();
+    await nothingLeft(`after ${ms} ms`);
+    await outcome;
+  }
+});
+
+test.serial('what was mounted before a takeover cannot be mounted over, nor is it unmounted half made', async (t) => {
+  const { target, at, open, mount, nothingLeft } = await scene(t);
+  await mount(open());
+  await using second = open();
+  await second.restore();
+  await t.throwsAsync(mount(second), { code: 'ALREADY_EXISTS' });
+  t.is((await at()).length, 1);
+  await second.umount(target);
+  const making = mount(second);
+  while (second.list().length === 0) await sleep(0);
+  await t.throwsAsync(second.umount(target), { code: 'BUSY', message: /is being mounted/ });
+  await making;
+  await Promise.all([second.umount(target), second.umount(target)]);
+  await nothingLeft('unmounted twice at once');
+});
+
+test.serial('only what is ours is unmounted, and only where nothing covers it', async (t) => {
+  const { target, at, open, mount, shown } = await scene(t);
+  const tmpfs = (source: string) => runCommand('mount', ['-t', 'tmpfs', source, target]);
+  await tmpfs('below');
+  const mounts = open();
+  await mount(mounts);
+  await tmpfs('above');
+  await t.throwsAsync(mounts.umount(target), { code: 'BUSY', message: /covered by another mount \(above\)/ });
+  t.deepEqual(await at(), ['below', 'lazylayer', 'above']);
+  t.is(shown(), 1);
+  await runCommand('umount', [target]);
+  await Promise.all([mounts.umount(target), mounts.umount(target).catch(() => {})]);
+  t.deepEqual(await at(), ['below']);
+
+  await mount(mounts);
+  await runCommand('umount', [target]); // by somebody else
+  await mounts[Symbol.asyncDispose]();
+  t.deepEqual(await at(), ['below']);
+});
+
+test.serial('a mount that is made while the mount table is looked at is not taken for one that has gone', async (t) => {
+  const { target, at, open, mount, nothingLeft } = await scene(t);
+  await using mounts = open({ watchMs: 1 });
+  // The table is read by a thread of the pool, which is busy.
+  let busy = true;
+  t.teardown(() => (busy = false));
+  const loads = Array.from({ length: 4 }, async () => {
+    while (busy) await promisify(pbkdf2)('x', 'y', 10_000, 32, 'sha256');
+  });
+  for (let round = 0; round < 20; round++) {
+    await mount(mounts);
+    await sleep(30);
+    t.is(mounts.list().length, 1);
+    t.is((await at()).length, 1);
+    await mounts.umount(target);
+  }
+  busy = false;
+  await Promise.all(loads);
+  await nothingLeft('at the end');
+});

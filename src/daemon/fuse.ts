@@ -81,14 +81,11 @@ export async function startFuse(
   };
   const start = async (): Promise<FuseServer> => {
     const serve = { pool, ...served.initial(), stayAwake: config.fuse.stay_awake };
-    const server =
-      config.fuse.backend === 'kernel'
-        ? await serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume })
-        : await (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
-    served.bind(server);
-    return server;
+    if (config.fuse.backend !== 'kernel')
+      return (await import('../fuse/native-server.js')).mountNative(mountpoint, host, serve);
+    return serveConnection({ fd: descriptors.fuse, mountpoint }, host, { ...serve, resume: options.resume });
   };
-  const started = start();
+  const started = served.bind(start());
   return started;
 }
 

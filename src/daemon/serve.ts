@@ -65,6 +65,8 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   });
   const programs = config.fetch.prefetch ? new ProgramsAhead(served) : undefined;
   const order = new EndOrder();
+  // Whoever starts a persistent daemon again finds the root free.
+  if (persistent) process.once('disconnect', () => order.now('the holder is gone'));
   const mounts = new Mounts({
     workspace,
     served,
@@ -149,9 +151,10 @@ async function serve({ config, resume, persistent }: ServeOrder): Promise<void> 
   if (storePoint !== '') await bindStore(layout.fuse, storePoint);
   await snapshots?.offer();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => order.now(signal));
-  // Whoever starts a persistent daemon again finds the root free.
-  if (persistent) process.once('disconnect', () => order.now('the holder is gone'));
-  void fuse.ended.then(() => order.now('the FUSE mount was taken away'));
+  fuse.ended.then(
+    () => order.now('the FUSE mount was taken away'),
+    () => process.exit(1), // another process goes on
+  );
   log.info({ root: config.root, backend: config.fuse.backend, resumed: resume !== undefined }, 'serving');
   report({ kind: 'ready', negotiated: fuse.negotiated });
 

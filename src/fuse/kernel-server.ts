@@ -76,13 +76,17 @@ class KernelServer implements FuseServer {
         reject(new LazylayerError('UNAVAILABLE', `${connection.mountpoint} was unmounted before it was served`)),
       );
     });
-    this.ended = new Promise((resolve) =>
+    this.ended = new Promise((resolve, reject) => {
+      this.#worker.once('error', (error) => {
+        host.onError?.(error);
+        reject(error);
+      });
       this.#worker.once('exit', () => {
         this.#stop();
         resolve();
-      }),
-    );
-    this.#worker.on('error', (error) => host.onError?.(error));
+      });
+    });
+    this.ended.catch(() => {}); // not everybody looks at it
   }
 
   get stats(): FuseStats {

@@ -29,7 +29,8 @@ export class ServedLayer {
 
   constructor(
     readonly known: KnownLayer,
-    private readonly fuse: () => FuseServer | undefined,
+    /** The server once there is to be one: it knows then what was so before. */
+    private readonly fuse: () => Promise<FuseServer> | undefined,
     /** Of its slot: that of the layer that had it before, where this one is still going. */
     readonly line = new Serial(),
   ) {
@@ -53,7 +54,7 @@ export class ServedLayer {
 
   /** Has the mount show it, asleep. */
   async show(): Promise<void> {
-    await this.line.run(async () => this.fuse()?.sleep(this.sleeping));
+    await this.line.run(async () => (await this.fuse())?.sleep(this.sleeping));
   }
 
   /** Takes over one opening of the layer: it is awake, or gives the opening back where it was awake already. */
@@ -86,7 +87,9 @@ export class ServedLayer {
           'INTERNAL',
           `layer ${layer.digest}: expected slot ${this.known.slot}, found ${layer.slot}`,
         );
-      await this.fuse()?.attach(layer.view);
+      // Not a turn later where there is none yet: it would be told of a layer that sleeps.
+      const fuse = this.fuse();
+      if (fuse !== undefined) await (await fuse).attach(layer.view);
     } catch (error) {
       await layer[Symbol.asyncDispose]();
       throw error;
@@ -124,7 +127,7 @@ export class ServedLayer {
     this.#leaving = layer;
     await this.line.run(async () => {
       try {
-        await this.fuse()?.sleep(this.sleeping).catch(ignoreEnded);
+        await (await this.fuse())?.sleep(this.sleeping).catch(ignoreEnded);
       } catch (error) {
         // The mount still reads its cache file.
         this.#leaving = undefined;
@@ -140,7 +143,7 @@ export class ServedLayer {
     this.#ended = true;
     await this.line
       .run(async () => {
-        await this.fuse()?.detach(this.known.slot).catch(ignoreEnded);
+        await (await this.fuse())?.detach(this.known.slot).catch(ignoreEnded);
         const layer = this.#layer;
         this.#layer = undefined;
         this.#leaving = layer;

@@ -35,7 +35,7 @@ class FakeWhole {
   }
 }
 
-function scene() {
+async function scene() {
   const whole = new FakeWhole();
   const present = new Set<number>();
   const references = new Map<string, readonly ReferenceLayer[]>();
@@ -73,14 +73,14 @@ function scene() {
     whole: whole as unknown as WholeMounts,
     onError: (what, error) => errors.push(`${what}: ${(error as Error).message}`),
   });
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   /** Where the layers of a reference are, to whoever follows its links. */
   const paths = (reference: string) => references.get(reference)?.map(({ path }) => path);
   return { served, whole, present, known, paths, errors, ended };
 }
 
 test('a layer is read by the kernel once all of it is there, and links then lead there', async (t) => {
-  const { served, present, known, paths, whole } = scene();
+  const { served, present, known, paths, whole } = await scene();
   await served.add('a', [known(1), known(2)]);
   t.is(await served.lower(1), undefined);
   t.deepEqual(paths('a'), [undefined, undefined]);
@@ -95,7 +95,7 @@ test('a layer is read by the kernel once all of it is there, and links then lead
 });
 
 test('while reads are traced all is read through FUSE, by links too', async (t) => {
-  const { served, present, known, paths } = scene();
+  const { served, present, known, paths } = await scene();
   present.add(1);
   await served.add('a', [known(1)]);
   await served.lower(1);
@@ -108,7 +108,7 @@ test('while reads are traced all is read through FUSE, by links too', async (t) 
 });
 
 test('content that goes is not linked to any more when its mount goes', async (t) => {
-  const { served, present, known, paths, whole } = scene();
+  const { served, present, known, paths, whole } = await scene();
   present.add(1);
   await served.add('a', [known(1)]);
   await served.lower(1);
@@ -120,7 +120,7 @@ test('content that goes is not linked to any more when its mount goes', async (t
 });
 
 test('a layer that is let go and comes back before its mount went keeps it', async (t) => {
-  const { served, present, known, paths, whole } = scene();
+  const { served, present, known, paths, whole } = await scene();
   present.add(1);
   await served.add('a', [known(1)]);
   const path = await served.lower(1);
@@ -136,7 +136,7 @@ test('a layer that is let go and comes back before its mount went keeps it', asy
 });
 
 test('a layer that is let go while it is being mounted is not left mounted', async (t) => {
-  const { served, present, known, whole } = scene();
+  const { served, present, known, whole } = await scene();
   present.add(1);
   await served.add('a', [known(1)]);
   let free!: () => void;
@@ -151,7 +151,7 @@ test('a layer that is let go while it is being mounted is not left mounted', asy
 });
 
 test('a mount that cannot be taken away is told of, and keeps nothing else back', async (t) => {
-  const { served, present, known, whole, errors, ended } = scene();
+  const { served, present, known, whole, errors, ended } = await scene();
   for (const slot of [1, 2]) present.add(slot);
   await served.add('a', [known(1), known(2)]);
   for (const slot of [1, 2]) await served.lower(slot);

@@ -76,7 +76,7 @@ const gate = () => {
 
 test('an image that shares layers with one that is being added waits until they are there', async (t) => {
   const { served, fuse, known, opened, before, heard } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   const attaching = gate();
   before.set('attach 2', () => attaching.promise);
   const first = served.add('a', [known(1), known(2)], [opened(1), opened(2)]);
@@ -89,7 +89,7 @@ test('an image that shares layers with one that is being added waits until they 
 test('a layer that is added again while it is still going is there afterwards, awake or asleep', async (t) => {
   for (const takes of ['an opened one', 'a sleeping one']) {
     const { served, fuse, known, opened, before, heard } = scene();
-    served.bind(fuse);
+    await served.bind(Promise.resolve(fuse));
     await served.add('a', [known(1)]);
     const opening = gate();
     before.set('open 1', () => opening.promise);
@@ -105,9 +105,32 @@ test('a layer that is added again while it is still going is there afterwards, a
   }
 });
 
+test('what changes while the server starts, it is told of once it is there', async (t) => {
+  const { served, fuse, known, opened, references, heard } = scene();
+  await served.add('a', [known(1)]);
+  t.is(served.initial().asleep.length, 1);
+  let start!: (server: FuseServer) => void;
+  const binding = served.bind(new Promise((resolve) => (start = resolve)));
+  const changing = [served.wake(1), served.add('b', [known(2), known(3)], [opened(2)])];
+  await new Promise(setImmediate);
+  t.deepEqual(
+    heard().filter((step) => /^(attach|sleep)/.test(step)),
+    [],
+  );
+  start(fuse);
+  await Promise.all([binding, ...changing]);
+  t.deepEqual(
+    heard()
+      .filter((step) => /^(attach|sleep)/.test(step))
+      .sort(),
+    ['attach 1', 'attach 2', 'sleep 3'],
+  );
+  t.deepEqual([...references.keys()], ['b']);
+});
+
 test('what is shown of a reference grows with each add and goes with as many removes', async (t) => {
   const { served, fuse, known, references } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   const shown = () =>
     [...references].map(([reference, layers]) => `${reference} ${layers.map(({ slot }) => slot).join()}`);
   await served.add('a', [known(1)]);
@@ -133,7 +156,7 @@ test('a layer sleeps until something needs it, and again once nothing does; the 
     { slot: 2, statistics: { bytes: 100, files: 3 } },
   ]);
   t.deepEqual(served.initial().layers, []);
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   t.deepEqual(heard(), ['keep 1', 'keep 2']);
   const [slot] = await Promise.all([served.using(1, async (layer) => layer.slot), served.wake(1), served.wake(1)]);
   t.is(slot, 1);
@@ -154,7 +177,7 @@ test('a layer sleeps until something needs it, and again once nothing does; the 
 
 test('what is being used, read or fetched stays awake', async (t) => {
   const { served, fuse, known, current, heard, idle } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
   const working = gate();
   const work = served.using(1, () => working.promise);
@@ -174,7 +197,7 @@ test('what is being used, read or fetched stays awake', async (t) => {
 
 test('who wakes a layer that is falling asleep waits for that, and gets a new one', async (t) => {
   const { served, fuse, known, before, heard } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
   await served.wake(1);
   await served.sleepIdle();
@@ -203,7 +226,7 @@ test('who wakes a layer that is falling asleep waits for that, and gets a new on
 
 test('a layer that cannot be opened or shown is tried again by the next who wants it', async (t) => {
   const { served, fuse, known, before, heard } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
   const broken = async () => {
     throw new LazylayerError('DATA_LOSS', 'broken');
@@ -221,7 +244,7 @@ test('a layer that cannot be opened or shown is tried again by the next who want
 
 test('a layer that the mount still reads stays open, and tries again', async (t) => {
   const { served, fuse, known, before, errors, heard, idle } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
   await served.wake(1);
   before.set('sleep 1', async () => {
@@ -240,7 +263,7 @@ test('a layer that the mount still reads stays open, and tries again', async (t)
 
 test('an opening that comes for a layer that sleeps wakes it; one too many is given back', async (t) => {
   const { served, fuse, known, opened, heard } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
   await served.add('b', [known(1)], [opened(1)]);
   t.deepEqual(heard(), ['keep 1', 'sleep 1', 'attach 1']);
@@ -251,7 +274,7 @@ test('an opening that comes for a layer that sleeps wakes it; one too many is gi
 
 test('counts only grow, however often layers fall asleep, and after they are gone', async (t) => {
   const { served, fuse, known, idle } = scene();
-  served.bind(fuse);
+  await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1), known(2)]);
   for (let round = 1; round <= 3; round++) {
     await served.wake(1);

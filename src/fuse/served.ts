@@ -41,7 +41,9 @@ export class ServedLayers implements AsyncDisposable {
   readonly #ending = new Map<number, ServedLayer>();
   readonly #references = new Map<string, ServedReference>();
   readonly #options: ServedLayersOptions;
-  #fuse: FuseServer | undefined;
+  /** Since `initial` was called: it may still be starting. */
+  #fuse: Promise<FuseServer> | undefined;
+  #started: FuseServer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
   /** Somebody wants to see each read. */
@@ -65,14 +67,19 @@ export class ServedLayers implements AsyncDisposable {
 
   /** What kernel and server agreed on; undefined before a server is bound, and of fuse-native. */
   get negotiated(): Negotiated | undefined {
-    return this.#fuse?.negotiated;
+    return this.#started?.negotiated;
   }
 
-  /** From here on, changes go to this server, which shows what `initial` gave, and layers fall asleep. */
-  bind(fuse: FuseServer): void {
-    this.#fuse = fuse;
+  /**
+   * From here on, changes go to this server, which shows what `initial` gave in the same turn of the event loop; those that come before it is
+   * there wait for it. Then layers fall asleep. @throws what starting throws
+   */
+  async bind(starting: Promise<FuseServer>): Promise<FuseServer> {
+    this.#fuse = starting;
+    const fuse = (this.#started = await starting);
     const { idleMs } = this.#options;
     if (idleMs !== undefined) this.#timer = setInterval(() => void this.sleepIdle(), idleMs).unref();
+    return fuse;
   }
 
   /**
@@ -102,7 +109,7 @@ export class ServedLayers implements AsyncDisposable {
     const outcomes = await Promise.allSettled(shown);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
-    await this.#fuse?.setReference(reference, this.#layersOf(reference));
+    await (await this.#fuse)?.setReference(reference, this.#layersOf(reference));
   }
 
   /** The opposite of one `add`, or of a part of it. */
@@ -232,7 +239,7 @@ export class ServedLayers implements AsyncDisposable {
   async trace(ring: ReadRing | undefined): Promise<void> {
     this.#traced = ring !== undefined;
     for (const reference of [...this.#references.keys()]) await this.#showReference(reference);
-    await this.#fuse?.trace(ring);
+    await (await this.#fuse)?.trace(ring);
   }
 
   /** Layers that are shown, and of these, those that are awake. */
@@ -260,7 +267,7 @@ export class ServedLayers implements AsyncDisposable {
   }
 
   async #sleepIdle(): Promise<void> {
-    const fuse = this.#fuse;
+    const fuse = this.#started;
     if (fuse === undefined) return;
     let slept = false;
     for (const [slot, served] of this.#layers) {
@@ -288,7 +295,7 @@ export class ServedLayers implements AsyncDisposable {
   async #showReference(reference: string): Promise<void> {
     const { added, stored } = this.#reference(reference);
     if (added.size === 0 && stored === undefined) this.#references.delete(reference);
-    await this.#fuse?.setReference(reference, this.#layersOf(reference)).catch(ignoreEnded);
+    await (await this.#fuse)?.setReference(reference, this.#layersOf(reference)).catch(ignoreEnded);
   }
 
   /** The store knows more of a layer than that it is there. */

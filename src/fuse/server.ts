@@ -99,7 +99,10 @@ export interface FuseServer extends AsyncDisposable {
   setReference(reference: string, layers: readonly ReferenceLayer[] | undefined): Promise<void>;
   /** Has each READ that the cache answers put in a ring, or none any more. Resolves once the ring before is let go of. */
   trace(ring: ReadRing | undefined): Promise<void>;
-  /** Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. */
+  /**
+   * Resolves when nothing is served any more: unmounted from outside, connection aborted, or disposed. Rejects where what answers the kernel
+   * died: the connection is there, and this process cannot go on with it.
+   */
   readonly ended: Promise<void>;
   /** Of the kernel backend. */
   readonly negotiated: Negotiated | undefined;

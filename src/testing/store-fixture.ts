@@ -47,7 +47,7 @@ export async function openStore(
   const shown = new Map(served.initial().references.map(({ reference, layers }) => [reference, layers]));
   const { layers: awake, asleep } = served.initial();
   const attached = new Set<number>([...awake, ...asleep].map(({ slot }) => slot));
-  served.bind({
+  const fuse = {
     attach: async ({ slot }: { slot: number }) => void attached.add(slot),
     detach: async (slot: number) => void attached.delete(slot),
     sleep: async ({ slot }: { slot: number }) => void attached.add(slot),
@@ -55,7 +55,8 @@ export async function openStore(
       if (layers === undefined) shown.delete(reference);
       else shown.set(reference, layers);
     },
-  } as unknown as FuseServer);
+  } as unknown as FuseServer;
+  await served.bind(Promise.resolve(fuse));
   return {
     workspace,
     served,

@@ -378,6 +378,27 @@ test('a layer that is given back while another one makes room makes room, too', 
   t.deepEqual(slots.slice(1), [given[0].slot]);
 });
 
+test('a layer that is kept while it waits to be dropped stays; one that is being dropped is not to be found', async (t) => {
+  const root = await temporaryDirectory(t, 'cache-test');
+  const [kept, dropped] = [1, 2].map((seed) => layerOf(seed));
+  const found: boolean[] = [];
+  const look = ({ key }: typeof kept) => cache.look(key, () => true) !== undefined;
+  await using cache: ChunkCache = await ChunkCache.open(root, {
+    onForget: async () => void found.push(look(kept), look(dropped)),
+  });
+  await fill(cache, kept);
+  const pruning = cache.prune({ all: true });
+  cache.keep(kept.key, true);
+  t.is((await pruning).layers, 0);
+  t.deepEqual(found, []);
+  await fill(cache, dropped);
+  t.is((await cache.prune({ all: true })).layers, 1);
+  t.deepEqual(found, [true, false]);
+  const open = (await cache.acquire(kept.key, () => true))!;
+  t.is(open.presence.count(), 10);
+  await cache.release(open);
+});
+
 test('content above the limit that had to stay goes when it need not any more', async (t) => {
   const root = await temporaryDirectory(t, 'cache-test');
   const layer = layerOf(1);

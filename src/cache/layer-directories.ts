@@ -116,9 +116,10 @@ export class LayerDirectories {
 
   /** Takes a layer that is about to go out of the books. In its line. */
   async forget(name: string): Promise<void> {
-    await this.options.forget(name);
+    // At once: from now on nobody finds it, and keeps it.
     this.#used -= this.#known.get(name)?.bytes ?? 0;
     this.#known.delete(name);
+    await this.options.forget(name);
   }
 
   /** Bytes on disk over all layers, as counted. */
@@ -190,16 +191,16 @@ export class LayerDirectories {
         if (this.isKept(name) === kept && !this.#entering.has(name) && (await drop(name))) dropped++;
       }
     };
-    await evict(false, (name) => this.drop(name));
+    await evict(false, (name) => this.drop(name, { unlessKept: true }));
     if (options.content) await evict(true, (name) => this.#dropContent(name));
     return dropped;
   }
 
-  /** Drops a layer that is not open, kept or not. */
-  drop(name: string): Promise<boolean> {
+  /** Drops a layer that is not open, kept or not, unless that is asked for. */
+  drop(name: string, { unlessKept = false } = {}): Promise<boolean> {
     return this.inLine(name, async () => {
       const known = this.#known.get(name);
-      if (known === undefined || this.options.isOpen(name)) return false;
+      if (known === undefined || this.options.isOpen(name) || (unlessKept && this.isKept(name))) return false;
       await this.forget(name);
       const dead = this.scratchPath();
       await rename(this.path(name), dead); // gone in one step, whatever happens during the removal
@@ -212,9 +213,10 @@ export class LayerDirectories {
   #dropContent(name: string): Promise<boolean> {
     return this.inLine(name, async () => {
       const known = this.#known.get(name);
-      if (known === undefined || known.bare || this.options.isOpen(name) || (this.#kept.get(name)?.whole ?? 0) > 0)
-        return false;
+      const isWanted = () => (this.#kept.get(name)?.whole ?? 0) > 0;
+      if (known === undefined || known.bare || this.options.isOpen(name) || isWanted()) return false;
       await this.options.forget(name);
+      if (isWanted()) return false;
       // The bits first: without them what is left of the content is held against its digests, should the process die here.
       for (const file of [FILES.present, FILES.data]) await rm(join(this.path(name), file), { force: true });
       const bytes = await sizeOf(this.path(name));

@@ -1,7 +1,10 @@
 import test from 'ava';
 import { inodeAt } from '../testing/image-tree.js';
-import { estargzLayer, LayerBench, randomness } from '../testing/layer-fixture.js';
+import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
+import { Ranges } from './ranges.js';
+import type { ChunkSpan } from './read-ahead.js';
+import { DEMAND } from './scheduler.js';
 
 test('the rest of a file follows on what is missed in the same request, before it in another', async (t) => {
   const bytes = randomness(14).bytes(6_000_000); // about half of it compressed
@@ -94,4 +97,25 @@ test('a layer so short that it came with its TOC is asked for once, and its chun
     else t.true(bytes.equals(await reading));
     t.is(blob.asked.length, wrong ? 3 : 1);
   }
+});
+
+test('of a member whose rest comes for somebody else only what is missing is asked for', async (t) => {
+  await using bench = await LayerBench.create();
+  const files = [1, 2, 3, 4].map((seed) => ({ name: `${seed}`, bytes: randomness(seed).bytes(20_000) }));
+  const { blob, source } = await estargzLayer(files, { minChunkSize: 100_000 });
+  await using layer = await bench.store.open(source);
+  const { tree, presence, fd } = layer.view;
+  t.is(tree.chunkOffset[0], tree.chunkOffset[3], 'one member');
+  const { scheduler } = bench.store;
+  const nothing = () => {};
+  const counts = { counted: nothing, requested: nothing, arrived: async () => {} };
+  const host = { target: { tree, presence, fd, trusting: false }, scheduler, reader: blob.reader(), what: 'layer' };
+  await using ranges = new Ranges({ ...host, ...counts }, () => false);
+  const open = gate(blob);
+  const coming = ranges.fetch({ first: 2, end: 4 }, DEMAND, await scheduler.admit(DEMAND, () => 1));
+  const next = ranges.next(0, 4, 1 << 20);
+  t.like(next, { first: 0, end: 2 });
+  t.true(ranges.isFree(next as ChunkSpan));
+  open();
+  t.is((await coming).failed, 0);
 });

@@ -134,6 +134,7 @@ export class Ranges implements AsyncDisposable {
     const start = tree.chunkOffset[first];
     const most = tree.chunkEnd(stop - 1) - start <= 1.5 * limit ? Infinity : limit;
     let end = endOfMember(tree, first, stop);
+    for (let chunk = first + 1; chunk < end; chunk++) if (this.covering(chunk) !== undefined) return chunk;
     let local = 0;
     for (let at = end; at < stop && local < REUSE_BYTES;) {
       const next = endOfMember(tree, at, stop);

@@ -121,6 +121,36 @@ for (const [what, { bytes, change, message }] of Object.entries(wrong))
     t.deepEqual(await readdir(join(bench.root, 'layers')), []);
   });
 
+const skippable = (length: number) => {
+  const frame = Buffer.alloc(length);
+  frame.writeUInt32LE(0x184d2a50);
+  frame.writeUInt32LE(length - 8, 4);
+  return frame;
+};
+for (const [what, stream, behind] of [
+  ['zeros behind a gzip stream', packed.gzip, (length: number) => Buffer.alloc(length)],
+  ['a skippable frame behind a zstd stream', packed.zstd, skippable],
+] as const)
+  test(`${what} count for digest and size, however many there are`, async (t) => {
+    for (const length of [100, 60_000, 100_000, 1 << 20]) {
+      await using bench = await LayerBench.create();
+      const bytes = Buffer.concat([stream, behind(length)]);
+      const [blob, source] = plain(bytes);
+      const { descriptor } = source;
+      for (const [wrong, message] of [
+        [{ ...descriptor, digest: digestOf('x') }, /expected sha256:2d71/],
+        [{ ...descriptor, size: bytes.length - 1 }, /expected sha256/],
+      ] as const) {
+        await t.throwsAsync(bench.store.open({ ...source, descriptor: wrong }), { message }, `${length}`);
+        t.deepEqual(await readdir(join(bench.root, 'layers')), []);
+      }
+      await using layer = await bench.store.open(source);
+      t.true(await allRight(layer));
+      t.is(layer.stats.fetchedBytes, bytes.length);
+      t.is(blob.aborted, 0);
+    }
+  });
+
 test('a download that its only opener leaves is stopped, and leaves nothing', async (t) => {
   await using bench = await LayerBench.create();
   const [blob, source] = plain(packed.tar);
@@ -133,6 +163,21 @@ test('a download that its only opener leaves is stopped, and leaves nothing', as
   blob.beforePiece = () => {};
   await using layer = await bench.store.open(source);
   t.true(await allRight(layer));
+});
+
+test('a download that its only opener leaves is stopped, also where only zeros are still to come', async (t) => {
+  await using bench = await LayerBench.create();
+  const [blob, source] = plain(Buffer.concat([packed.gzip, Buffer.alloc(4 << 20)]));
+  const controller = new AbortController();
+  let last = 0;
+  blob.beforePiece = (offset) => {
+    last = offset;
+    if (offset > packed.gzip.length + (2 << 20)) controller.abort(new Error('I leave'));
+  };
+  await t.throwsAsync(bench.store.open(source, { signal: controller.signal }), { message: 'I leave' });
+  t.true(last < packed.gzip.length + (3 << 20));
+  t.is(blob.aborted, 1);
+  t.deepEqual(await readdir(join(bench.root, 'layers')), []);
 });
 
 test('an annotated layer that is no eStargz is downloaded whole; one that is, without the annotation, too', async (t) => {

@@ -64,7 +64,7 @@ export class TestRegistry implements AsyncDisposable {
   connections = 0;
   readonly #blobs = new Map<string, Content>();
   readonly #manifests = new Map<string, StoredManifest>();
-  readonly #gate: Gate;
+  #gate: Gate;
   #registry: Server | undefined;
   #storage: Server | undefined;
   #port: number;
@@ -103,6 +103,11 @@ export class TestRegistry implements AsyncDisposable {
 
   reset(): void {
     this.requests.length = 0;
+  }
+
+  /** From now on requests are answered only to those who authorize themselves so, or to anybody. */
+  guard(auth: TestAuth | undefined): void {
+    this.#gate = new Gate(auth);
   }
 
   putBlob(bytes: Uint8Array, mediaType = 'application/octet-stream'): Descriptor {

@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { NO_LOGINS } from '../../testing/registry-auth.js';
 import { startTestRegistry, type TestRegistry } from '../../testing/registry.js';
@@ -7,6 +8,10 @@ import type { TestAuth } from '../../testing/registry-auth.js';
 import { makeCertificates } from '../../testing/registry-tls.js';
 import { temporaryDirectory } from '../../testing/temporary.js';
 import { Registry, type RegistryOptions } from '../client.js';
+import { RegistryError } from '../errors.js';
+import type { Exchanger, OutgoingRequest } from '../exchange.js';
+import type { Endpoint } from '../hosts.js';
+import { Authorizer } from './authorizer.js';
 import type { Credential } from './credentials.js';
 
 const joe: Credential = { kind: 'password', username: 'joe', password: 'hidden-pw' };
@@ -61,6 +66,70 @@ test('an expired token is replaced: before the request where its end is known, e
   late.server.reset();
   await late.reader().read(0, 4);
   t.deepEqual(seen(late.server), ['/v2/team/app 401', '/token 200', '/v2/team/app 206']);
+});
+
+test('a token that cannot be renewed is forgotten, and the registry asked what it wants by now', async (t) => {
+  const everybody = { kind: 'bearer', expiresIn: 0 } as const;
+  const change: Record<string, { wants: TestAuth | undefined; requests: string[] }> = {
+    Basic: { wants: { ...joe, kind: 'basic' }, requests: ['/token 404', '/v2/team/app 401', '/v2/team/app 206'] },
+    nothing: { wants: undefined, requests: ['/token 404', '/v2/team/app 206'] },
+  };
+  for (const [what, { wants, requests }] of Object.entries(change)) {
+    const { server, reader } = await setUp(t, everybody, { credentials: async () => joe });
+    await reader().read(0, 4);
+    server.guard(wants);
+    server.reset();
+    await reader().read(0, 4);
+    t.deepEqual(seen(server), requests, what);
+    server.reset();
+    await reader().read(0, 4);
+    t.deepEqual(seen(server), ['/v2/team/app 206'], what);
+  }
+
+  const { server, reader } = await setUp(t, everybody);
+  await reader().read(0, 4);
+  server.faults.add({ path: '/token', times: 1, action: { kind: 'status', status: 404 } });
+  server.reset();
+  await Promise.all(Array.from({ length: 10 }, async (_, i) => reader().read(i, 1)));
+  t.deepEqual(seen(server).slice(0, 2), ['/token 404', '/v2/team/app 401']);
+  t.is(server.count('/token'), 2);
+});
+
+test('who is told of a new token service does not wait for the renewal by the old one', async (t) => {
+  let renewals = 0;
+  const send = async ({ url }: OutgoingRequest) => {
+    if (url.host === 'old' && renewals++ > 0) await new Promise(() => {});
+    return {
+      status: 200,
+      text: async () => JSON.stringify({ token: url.host, expires_in: url.host === 'old' ? 0 : 60 }),
+    };
+  };
+  const authorizer = new Authorizer({ send } as unknown as Exchanger, async () => ({
+    credential: undefined,
+    problems: [],
+  }));
+  const endpoint = { base: 'https://registry/v2', credentialHost: 'registry' } as Endpoint;
+  const error = new RegistryError('UNAUTHENTICATED', 'refused', { method: 'GET', url: endpoint.base });
+  const answer = (realm: string) =>
+    authorizer.answer(endpoint, 'app', { challenge: `Bearer realm="${realm}"`, used: 'Bearer old', error });
+  await answer('https://old');
+  const leave = new AbortController();
+  const renewing = authorizer.known(endpoint, 'app', leave.signal);
+  while (renewals < 2) await sleep(1);
+  t.is(await answer('https://new'), 'Bearer new');
+  leave.abort(new Error('I leave'));
+  await t.throwsAsync(renewing, { message: 'I leave' });
+  t.is(await authorizer.known(endpoint, 'app'), 'Bearer new');
+});
+
+test('a token service that fails for a while is told of, and asked again by the next request', async (t) => {
+  const { server, reader } = await setUp(t, { kind: 'bearer', expiresIn: 0 }, { retry: { attempts: 1 } });
+  await reader().read(0, 4);
+  const mend = server.faults.add({ path: '/token', action: { kind: 'status', status: 503 } });
+  for (let i = 0; i < 2; i++)
+    await t.throwsAsync(reader().read(0, 4), { code: 'UNAVAILABLE', message: /token.*503.*the token service gave no/ });
+  mend();
+  t.is((await reader().read(0, 4)).byteLength, 4);
 });
 
 test('Bearer with a password, and with an identity token by POST', async (t) => {

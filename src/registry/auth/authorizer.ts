@@ -52,13 +52,20 @@ export class Authorizer {
     if (challenged || !this.#challenged.has(endpoint.base)) this.#challenged.set(endpoint.base, challenged);
   }
 
-  /** The header for a request, from what earlier refusals taught. */
+  /** The header for a request, from what earlier refusals taught; undefined also where that does not hold any more. @throws the signal's reason */
   async known(endpoint: Endpoint, repository: string, signal?: AbortSignal): Promise<string | undefined> {
     const key = keyOf(endpoint, repository);
     const grant = this.#grants.get(key);
     if (grant === undefined) return undefined;
     if (grant.expires > Date.now()) return grant.header;
-    return this.#obtain(key, endpoint, repository, grant.challenge, undefined, signal);
+    try {
+      return await this.#obtain(key, endpoint, repository, grant.challenge, undefined, signal);
+    } catch {
+      signal?.throwIfAborted();
+      // The registry may want to be answered otherwise by now: it tells by a 401, and why that cannot be answered is told then.
+      if (this.#grants.get(key) === grant) this.#grants.delete(key);
+      return undefined;
+    }
   }
 
   /** The header that answers a 401. @throws the refusal's error, with what failed on the way, when there is none */
@@ -97,7 +104,10 @@ export class Authorizer {
       this.#grants.set(key, { challenge, header: token.value, expires: token.expires, problems });
       return token.value;
     };
-    return this.#flights.run(key, work, signal);
+    // Who was told of another token service does not wait for the one that is asked no more.
+    const { scheme, parameters } = challenge;
+    const { realm, service, scope } = parameters;
+    return this.#flights.run([key, scheme, realm, service, scope].join('\n'), work, signal);
   }
 
   async #token(

@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { FormatError, VerificationError } from '../errors.js';
 import { digestFromBytes, hexOf, parseDigest } from './digest.js';
-import { createDigester, createPureDigester, digestOf } from './digester.js';
+import { createDigester, createPureDigester, digestInTurns, digestOf } from './digester.js';
 import { verifiedStream, verifyBytes } from './verify.js';
 
 test('both digesters and the one-shot agree on any bytes in any pieces', (t) => {
@@ -19,6 +19,24 @@ test('both digesters and the one-shot agree on any bytes in any pieces', (t) => 
       t.is(b.digest(), whole);
     }),
   );
+});
+
+test('many bytes are hashed in turns with other work, few at once', async (t) => {
+  for (const [bytes, least] of [
+    [1000, 0],
+    [4 * 1024 * 1024, 0],
+    [21 * 1024 * 1024, 5],
+  ]) {
+    const data = Buffer.alloc(bytes, 'abc');
+    let turns = 0;
+    let waiting = setImmediate(function again() {
+      turns++;
+      waiting = setImmediate(again);
+    });
+    t.is(await digestInTurns(data), digestOf(data));
+    clearImmediate(waiting);
+    t.is(turns, least);
+  }
 });
 
 test('a digest survives its raw bytes', (t) => {

@@ -1,4 +1,5 @@
 import { createHash, hash } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
 import { Sha256 } from '@aws-crypto/sha256-js';
 import type { Digest } from './digest.js';
 
@@ -35,4 +36,18 @@ export function createPureDigester(): Digester {
 /** SHA-256 of bytes that are all at hand: one call, no stream object. */
 export function digestOf(bytes: Uint8Array | string): Digest {
   return `sha256:${hash('sha256', bytes, 'hex')}` as Digest;
+}
+
+/** Bytes that are hashed without a pause: some 4 milliseconds. */
+const TURN_BYTES = 4 * 1024 * 1024;
+
+/** The same of bytes that may be very many: the thread's other work has its turn in between. */
+export async function digestInTurns(bytes: Uint8Array): Promise<Digest> {
+  if (bytes.byteLength <= TURN_BYTES) return digestOf(bytes);
+  const digester = createDigester();
+  for (let at = 0; at < bytes.byteLength; at += TURN_BYTES) {
+    if (at > 0) await turn();
+    digester.update(bytes.subarray(at, at + TURN_BYTES));
+  }
+  return digester.digest();
 }

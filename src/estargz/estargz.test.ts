@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import test from 'ava';
 import fc from 'fast-check';
@@ -203,6 +204,34 @@ test('what cannot be opened is refused by what is wrong with it', async (t) => {
   });
   const aborted = AbortSignal.abort(new Error('enough'));
   await t.throwsAsync(openToc(reader, { tocDigest, signal: aborted }), { message: 'enough' });
+});
+
+test('a TOC says by its end what it inflates to, and gets no more than that', async (t) => {
+  const layer = await buildLayer({ files, writer: { footer: 'external' } });
+  const tar = gunzipSync(layer.tocBlob!);
+  const saying = (member: Buffer, bytes: number) => {
+    const changed = Buffer.from(member);
+    changed.writeUInt32LE(bytes, changed.length - 4);
+    return changed;
+  };
+  const large = gzipSync(randomBytes(300_000));
+  const cases: [Uint8Array, number | undefined, RegExp | undefined][] = [
+    [layer.tocBlob!, tar.length, undefined],
+    [saying(layer.tocBlob!, 0xffffffff), layer.tocBlob!.length * 1032, /of 4294967295 bytes, as its end says/],
+    [saying(layer.tocBlob!, 1), 1, /of 1 bytes, as its end says/],
+    [Buffer.concat([layer.tocBlob!, gzipSync('x')]), 1, /of 1 bytes, as its end says/],
+    [saying(large, 0xffffffff), undefined, /expected at most \d+ bytes, found 4294967295/],
+    [layer.tocBlob!.subarray(0, 12), 0, /a gzip member/],
+  ];
+  for (const [toc, bytes, message] of cases) {
+    const asked: number[] = [];
+    const onInflate = async (most: number) => void asked.push(most);
+    const options = { externalToc: async () => toc, onInflate, allowNoVerification: true };
+    const opening = openToc(new BufferReader(layer.bytes), options);
+    if (message === undefined) await t.notThrowsAsync(opening);
+    else await t.throwsAsync(opening, { instanceOf: FormatError, message });
+    t.deepEqual(asked, bytes === undefined ? [] : [bytes]);
+  }
 });
 
 test('a layer without digests opens only unverified, and says which chunks nobody can verify', async (t) => {

@@ -1,9 +1,8 @@
 import { promisify } from 'node:util';
 import { gunzip, type ZlibOptions } from 'node:zlib';
 import type { Digest } from '../digest/digest.js';
-import { digestOf } from '../digest/digester.js';
-import { verifyBytes } from '../digest/verify.js';
-import { describeError, FormatError, LazylayerError } from '../errors.js';
+import { digestInTurns } from '../digest/digester.js';
+import { describeError, FormatError, LazylayerError, VerificationError } from '../errors.js';
 import type { BlobEnd, EndOptions, RandomAccessReader } from '../io/reader.js';
 import { parseTarHeader, TAR_BLOCK } from '../tar/header.js';
 import type { Tree } from '../toc/tree.js';
@@ -13,8 +12,8 @@ import { treeFromToc, type TocOptions } from './toc.js';
 
 export const TOC_NAME = 'stargz.index.json';
 
-/** TOCs beyond this, in bytes of JSON, are refused: some 1.5 million files. */
-export const MAX_TOC_BYTES = 512 * 1024 * 1024;
+/** TOCs beyond this, in bytes of the tar that holds the JSON, are refused: some 800,000 files. */
+export const MAX_TOC_BYTES = 256 * 1024 * 1024;
 
 /** The blob is a layer of another kind: to be downloaded whole. */
 export class NotEstargzError extends LazylayerError {
@@ -35,6 +34,8 @@ export interface OpenOptions extends EndOptions {
   readonly allowNoVerification?: boolean;
   /** The blob's end where it was asked for before; what does not fit the blob is asked for again. */
   readonly end?: EndSource;
+  /** Awaited before the TOC is inflated, to so many bytes at most. Its digest is not known by then. */
+  readonly onInflate?: (bytes: number) => Promise<void>;
   /** Brings the bytes of the TOC's own blob (a gzipped tar) for a layer whose TOC lies in another image. */
   readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
 }
@@ -138,9 +139,10 @@ export async function openToc(
         'without it nothing can be verified (--allow-no-verification takes the layer all the same)',
     );
   const { compressed, ...where } = await fetchToc(reader, options);
-  const json = jsonIn(await inflated(compressed));
-  if (claimed !== undefined) verifyBytes(json, claimed, 'TOC');
-  return { ...where, json, tocDigest: claimed ?? digestOf(json), verified: claimed !== undefined };
+  const json = jsonIn(await inflated(compressed, options.onInflate));
+  const tocDigest = await digestInTurns(json);
+  if (claimed !== undefined && tocDigest !== claimed) throw new VerificationError('TOC', claimed, tocDigest);
+  return { ...where, json, tocDigest, verified: claimed !== undefined };
 }
 
 /**
@@ -184,15 +186,22 @@ const inflate = promisify<Uint8Array, ZlibOptions, Buffer>(gunzip);
 /** Deflate packs no tighter. */
 const MAX_RATIO = 1032;
 
-/** A gzip member's content, by one call of zlib where the member's end tells its length (RFC 1952, ISIZE: the last four bytes). */
-async function inflated(member: Uint8Array): Promise<Buffer> {
+/**
+ * A gzip member's content, in one piece of memory. The member's end tells its length (RFC 1952, ISIZE: the last four bytes), which then is all that
+ * it may have.
+ */
+async function inflated(member: Uint8Array, onInflate: OpenOptions['onInflate']): Promise<Buffer> {
   const { buffer, byteOffset, byteLength } = member;
   const claimed = byteLength < 18 ? 0 : new DataView(buffer, byteOffset, byteLength).getUint32(byteLength - 4, true);
-  const chunkSize = Math.max(64 * 1024, Math.min(claimed, MAX_RATIO * byteLength, 64 * 1024 * 1024) + 1);
+  const most = Math.min(claimed, MAX_RATIO * byteLength);
+  if (most > MAX_TOC_BYTES)
+    throw new FormatError('TOC', { expected: `at most ${MAX_TOC_BYTES} bytes`, found: `${claimed}` });
+  await onInflate?.(most);
   try {
-    return await inflate(member, { maxOutputLength: MAX_TOC_BYTES, chunkSize });
+    return await inflate(member, { maxOutputLength: Math.max(1, most), chunkSize: Math.max(64 * 1024, most + 1) });
   } catch (error) {
-    throw new FormatError('TOC', { expected: 'a gzip member', found: describeError(error) }, { cause: error });
+    const expected = `a gzip member of ${claimed} bytes, as its end says`;
+    throw new FormatError('TOC', { expected, found: describeError(error) }, { cause: error });
   }
 }
 

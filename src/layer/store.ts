@@ -4,8 +4,15 @@ import type { ChunkCache, LayerOnDisk } from '../cache/chunk-cache.js';
 import { digestOfName, nameOf, type LayerKey } from '../cache/key.js';
 import type { Digest } from '../digest/digest.js';
 import { codeOf, describeError, LazylayerError, VerificationError } from '../errors.js';
-import { blindSuffixBytes, readEstargzTree } from '../estargz/open.js';
+import {
+  blindSuffixBytes,
+  readEstargzTree,
+  type OpenedToc,
+  type OpenedTree,
+  type OpenOptions,
+} from '../estargz/open.js';
 import type { BlobEnd, EndOptions, RandomAccessReader } from '../io/reader.js';
+import { PrioritySemaphore } from '../util/semaphore.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { EarlyReader } from './early-range.js';
 import { EarlyRanges, TINY_BYTES } from './early-ranges.js';
@@ -15,6 +22,7 @@ import { Layer } from './layer.js';
 import { downloadPlain } from './plain.js';
 import { FetchScheduler } from './scheduler.js';
 import type { Laziness, LayerSource, Progress } from './source.js';
+import type { Tree } from '../toc/tree.js';
 import { TocsAhead } from './toc-ahead.js';
 import { TocThreads, type TocThreadsOptions } from './toc-threads.js';
 
@@ -28,6 +36,8 @@ export interface LayerStoreOptions {
   /** How long nobody must have read before background work goes on, in milliseconds; 5000 by default. */
   readonly quietMs?: number;
   readonly tocThreads?: TocThreadsOptions;
+  /** Bytes of inflated TOCs in memory over all layers, until their trees are there; 64 MiB by default. A TOC that is larger goes alone. */
+  readonly maxTocBytes?: number;
   /** How long a layer that was opened ahead waits for somebody to open it, in milliseconds; 30,000 by default. */
   readonly expectedMs?: number;
 }
@@ -65,6 +75,7 @@ export class LayerStore implements AsyncDisposable {
   /** How to give back layers that were opened ahead, by name. */
   readonly #expected = new Map<string, () => void>();
   readonly #threads: TocThreads;
+  readonly #tocBytes: PrioritySemaphore;
   readonly #expectedMs: number;
   #closed = false;
   /** What the layers share for fetching: to look at what is in flight. */
@@ -73,6 +84,7 @@ export class LayerStore implements AsyncDisposable {
   constructor(options: LayerStoreOptions) {
     this.#cache = options.cache;
     this.#threads = new TocThreads(options.tocThreads);
+    this.#tocBytes = new PrioritySemaphore(options.maxTocBytes ?? MAX_TOCS_BYTES, { priorities: 1 });
     this.#expectedMs = options.expectedMs ?? 30_000;
     const { maxConcurrency: maxRequests, maxMemory: memoryBytes, quietMs } = options;
     this.scheduler = new FetchScheduler({ maxRequests, memoryBytes, quietMs });
@@ -250,7 +262,7 @@ export class LayerStore implements AsyncDisposable {
         await using reader = countingReader(source.reader(), meter);
         const end = countingEnd(this.#ahead.take(key.digest), meter);
         const how = { ...source, end, onEnd: early.onEnd, signal: options.signal, reason: 'toc' } as const;
-        const opened = await readEstargzTree(reader, how, (toc) => {
+        const opened = await this.#readTree(reader, how, (toc) => {
           options.onVerified();
           early.known(toc);
           return this.#threads.tree(toc);
@@ -326,6 +338,23 @@ export class LayerStore implements AsyncDisposable {
     await this.scheduler[Symbol.asyncDispose]();
   }
 
+  /** Reads a TOC once there is room for it, and makes its tree. */
+  async #readTree(
+    reader: RandomAccessReader,
+    options: OpenOptions,
+    build: (toc: OpenedToc) => Promise<Tree>,
+  ): Promise<OpenedTree> {
+    let release: (() => void) | undefined;
+    const onInflate = async (bytes: number) => {
+      release = await this.#tocBytes.acquire(0, bytes, options.signal);
+    };
+    try {
+      return await readEstargzTree(reader, { ...options, onInflate }, build);
+    } finally {
+      release?.();
+    }
+  }
+
   /** What the cache has of the layer, if this source's claims vouch for it. */
   async #fromDisk(source: LayerSource, key: LayerKey): Promise<CachedLayer | undefined> {
     const cached = await this.#cache.acquire(key, (found) => accepts(source, found));
@@ -356,6 +385,8 @@ function accepts(source: LayerSource, found: Digest): boolean {
   return source.tocDigest === undefined && source.allowNoVerification === true;
 }
 
+/** Several times what the TOCs of a large image take: what has to wait would have had to wait for a thread. */
+const MAX_TOCS_BYTES = 64 * 1024 * 1024;
 /** Bytes of a blob from which on its TOC may be worth a thread. */
 const LARGE_BYTES = 2 * 1024 * 1024;
 /** Ends of blobs that are asked for side by side before the manifest tells more. */

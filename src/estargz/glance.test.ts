@@ -28,6 +28,8 @@ test('a file is where the tree says, a landmark where what it marks ends', async
   t.is(placeOf(opened.json, 'usr/b'), undefined, 'nothing follows that would tell its end');
   t.is(placeOf(opened.json, 'etc'), undefined);
   t.is(placeOf(opened.json, 'reg'), undefined, 'a word that is no name');
+  const far = Buffer.concat([Buffer.alloc(16 * 1024 * 1024, ' '), opened.json]);
+  t.is(placeOf(far, 'etc/group'), undefined, 'too far to be looked for');
 });
 
 test('the first digests are those of the first chunks of the blob, each once', async (t) => {

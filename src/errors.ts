@@ -75,14 +75,26 @@ export class VerificationError extends LazylayerError {
   }
 }
 
-/** A malformed structure at a known place. `offset` is in bytes from the start of `what`, or undefined where none applies. */
-export class FormatError extends LazylayerError {
-  readonly offset: number | undefined;
+export interface FormatProblem {
+  /** In bytes from the start of what is malformed. */
+  readonly offset?: number;
+  readonly expected: string;
+  readonly found: string;
+}
 
-  constructor(what: string, problem: { offset?: number; expected: string; found: string }, options?: ErrorOptions) {
+/** A malformed structure, `what`, at a known place, or with no offset where none applies. */
+export class FormatError extends LazylayerError {
+  constructor(
+    readonly what: string,
+    readonly problem: FormatProblem,
+    options?: ErrorOptions,
+  ) {
     const where = problem.offset === undefined ? '' : ` at offset ${problem.offset}`;
     super('DATA_LOSS', `${what}${where}: expected ${problem.expected}, found ${problem.found}`, options);
-    this.offset = problem.offset;
+  }
+
+  get offset(): number | undefined {
+    return this.problem.offset;
   }
 }
 

@@ -1,5 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
+import { FormatError } from '../errors.js';
 import { buildTree, type OpenedToc } from '../estargz/open.js';
 import { treeFromToc } from '../estargz/toc.js';
 import type { TocAnswer } from './toc-threads.js';
@@ -15,9 +16,10 @@ port.on('message', (toc: OpenedToc) => {
   asked = true;
   try {
     port.postMessage({ tree: buildTree(toc).buffer } satisfies TocAnswer);
-  } catch {
-    // Whoever asked finds out what is wrong.
-    port.postMessage({ toc } satisfies TocAnswer, [toc.json.buffer as ArrayBuffer]);
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+    const { what, problem } = error;
+    port.postMessage({ what, problem } satisfies TocAnswer);
   }
 });
 

@@ -71,7 +71,9 @@ test('what is wrong with a TOC is told as it is without threads', async (t) => {
     { ...good, json: json(), contentEnd: 10 },
   ]) {
     const expected = t.throws(() => buildTree(toc), { instanceOf: FormatError });
-    await t.throwsAsync(threads.tree(toc), { instanceOf: FormatError, message: expected.message });
+    const error = await t.throwsAsync(threads.tree(toc), { instanceOf: FormatError, message: expected.message });
+    t.is(error.offset, expected.offset);
+    t.notRegex(error.stack!, /buildTree/, 'it is not read a second time, here');
   }
   t.is((await threads.tree(good)).counts.inodes, 910);
 });

@@ -1,11 +1,11 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { LazylayerError } from '../errors.js';
+import { FormatError, LazylayerError } from '../errors.js';
 import { buildTree, type OpenedToc } from '../estargz/open.js';
 import { Tree } from '../toc/tree.js';
 
-/** What a thread answers: the tree's memory, or the TOC itself where it could not make one of it. */
-export type TocAnswer = { readonly tree: SharedArrayBuffer } | { readonly toc: OpenedToc };
+/** What a thread answers: the tree's memory, or what is wrong with the TOC, as an error would lose its class on the way. */
+export type TocAnswer = { readonly tree: SharedArrayBuffer } | Pick<FormatError, 'what' | 'problem'>;
 
 interface Job {
   readonly toc: OpenedToc;
@@ -111,13 +111,8 @@ export class TocThreads implements AsyncDisposable {
     thread.unref();
     this.#feed();
     this.#rest();
-    if (job === undefined) return;
-    try {
-      // What is wrong with a TOC is found again here: an error would lose its class and its cause on the way.
-      job.resolve('tree' in answer ? Tree.over(answer.tree) : buildTree(answer.toc));
-    } catch (error) {
-      job.reject(error);
-    }
+    if ('tree' in answer) job?.resolve(Tree.over(answer.tree));
+    else job?.reject(new FormatError(answer.what, answer.problem));
   }
 
   #lost(thread: Worker, cause: unknown): void {

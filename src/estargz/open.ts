@@ -34,7 +34,7 @@ export interface OpenOptions extends EndOptions {
   readonly allowNoVerification?: boolean;
   /** The blob's end where it was asked for before; what does not fit the blob is asked for again. */
   readonly end?: EndSource;
-  /** Awaited before the TOC is inflated, to so many bytes at most. Its digest is not known by then. */
+  /** Awaited before the TOC is inflated, to so many bytes at most, and again where it turns out to be longer. Its digest is not known by then. */
   readonly onInflate?: (bytes: number) => Promise<void>;
   /** Brings the bytes of the TOC's own blob (a gzipped tar) for a layer whose TOC lies in another image. */
   readonly externalToc?: (signal?: AbortSignal) => Promise<Uint8Array>;
@@ -187,21 +187,27 @@ const inflate = promisify<Uint8Array, ZlibOptions, Buffer>(gunzip);
 const MAX_RATIO = 1032;
 
 /**
- * A gzip member's content, in one piece of memory. The member's end tells its length (RFC 1952, ISIZE: the last four bytes), which then is all that
- * it may have.
+ * What was packed by gzip, in one piece of memory where it is one member, whose end tells its length (RFC 1952, ISIZE: the last four bytes). Of
+ * several members, which no writer is known to make of a TOC, it tells that of the last one alone.
  */
-async function inflated(member: Uint8Array, onInflate: OpenOptions['onInflate']): Promise<Buffer> {
-  const { buffer, byteOffset, byteLength } = member;
+async function inflated(packed: Uint8Array, onInflate: OpenOptions['onInflate']): Promise<Buffer> {
+  const { buffer, byteOffset, byteLength } = packed;
   const claimed = byteLength < 18 ? 0 : new DataView(buffer, byteOffset, byteLength).getUint32(byteLength - 4, true);
-  const most = Math.min(claimed, MAX_RATIO * byteLength);
-  if (most > MAX_TOC_BYTES)
+  if (Math.min(claimed, MAX_RATIO * byteLength) > MAX_TOC_BYTES)
     throw new FormatError('TOC', { expected: `at most ${MAX_TOC_BYTES} bytes`, found: `${claimed}` });
-  await onInflate?.(most);
-  try {
-    return await inflate(member, { maxOutputLength: Math.max(1, most), chunkSize: Math.max(64 * 1024, most + 1) });
-  } catch (error) {
-    const expected = `a gzip member of ${claimed} bytes, as its end says`;
-    throw new FormatError('TOC', { expected, found: describeError(error) }, { cause: error });
+  const possible = Math.min(MAX_RATIO * byteLength, MAX_TOC_BYTES);
+  for (let most = Math.min(claimed, possible); ; most = possible) {
+    await onInflate?.(most);
+    try {
+      return await inflate(packed, { maxOutputLength: Math.max(1, most), chunkSize: Math.max(64 * 1024, most + 1) });
+    } catch (error) {
+      const isLonger = (error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE';
+      if (isLonger && most < possible) continue;
+      const [expected, found] = isLonger
+        ? [`at most ${MAX_TOC_BYTES} bytes`, 'more']
+        : ['what gzip has packed', describeError(error)];
+      throw new FormatError('TOC', { expected, found }, { cause: error });
+    }
   }
 }
 

@@ -346,6 +346,7 @@ export class LayerStore implements AsyncDisposable {
   ): Promise<OpenedTree> {
     let release: (() => void) | undefined;
     const onInflate = async (bytes: number) => {
+      release?.();
       release = await this.#tocBytes.acquire(0, bytes, options.signal);
     };
     try {

@@ -1,5 +1,5 @@
 import { ftruncateSync, fstatSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { hash } from 'node:crypto';
@@ -7,6 +7,7 @@ import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { releaseWholeMounts, WholeMounts } from '../src/erofs/whole-mounts.js';
 import { FixtureLayer, type FixtureEntry } from '../src/testing/fs-fixture.js';
+import { writeProgram } from '../src/testing/program.js';
 import { ROOT, S_IFMT, S_IFREG, type Tree } from '../src/toc/tree.js';
 import { listMounts } from '../src/util/mountinfo.js';
 import { lower } from './fs-layers.js';
@@ -206,8 +207,7 @@ test.serial('a mount that cannot be taken away is told of again, and the others 
   const { PATH } = process.env;
   const programs = await mkdtemp(join(tmpdir(), 'lazylayer-umount-'));
   t.teardown(() => rm(programs, { recursive: true }));
-  const refusing = `#!/bin/sh\ncase $* in */2) exit 32;; esac\nPATH=${PATH} exec umount "$@"\n`;
-  await writeFile(join(programs, 'umount'), refusing, { mode: 0o700 });
+  writeProgram(join(programs, 'umount'), `case $* in */2) exit 32;; esac; PATH=${PATH} exec umount "$@"`);
   process.env.PATH = programs;
   try {
     await t.throwsAsync(

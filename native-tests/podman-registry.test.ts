@@ -1,8 +1,9 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import test from 'ava';
 import { digestOf } from '../src/digest/digester.js';
+import { writeProgram } from '../src/testing/program.js';
 import { manifestOf, startDockerRegistry } from './support/docker-registry.js';
 import type { OciManifest } from './support/oci-layout.js';
 import { PodmanScene } from './support/podman.js';
@@ -53,7 +54,7 @@ test.serial(
     const directory = join(store.mountPoint, Buffer.from(reference).toString('base64'));
     const helper = join(scene.directory, 'helper');
     const main = join(dirname(program), 'store-credential-main.js');
-    await writeFile(helper, `#!/bin/sh\nexec ${process.execPath} ${main}\n`, { mode: 0o755 });
+    writeProgram(helper, `exec ${process.execPath} ${main}`);
     // Without arguments, as clients do.
     const hand = (logins: object) =>
       outcomeOf(helper, [], { env: { ...store.env, LAZYLAYER_ROOT: scene.root }, input: JSON.stringify(logins) });

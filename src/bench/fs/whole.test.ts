@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import test from 'ava';
+import { writeProgram } from '../../testing/program.js';
 import { temporaryDirectory } from '../../testing/temporary.js';
 import { readWhole } from './whole.js';
 
@@ -12,9 +13,8 @@ test('a tree is read to its end', async (t) => {
 
 test('that tar breaks off counts, also after it has read something', async (t) => {
   const directory = await temporaryDirectory(t, 'whole');
-  const failing =
-    '#!/bin/sh\necho some bytes\necho "tar: ./file: Read error at byte 0: Input/output error" >&2\nexit 2\n';
-  await writeFile(join(directory, 'tar'), failing, { mode: 0o755 });
+  const failing = 'echo some bytes; echo "tar: ./file: Read error at byte 0: Input/output error" >&2; exit 2';
+  writeProgram(join(directory, 'tar'), failing);
   const env = { PATH: [directory, process.env.PATH].join(delimiter) };
   await t.throwsAsync(readWhole(directory, [], { env }), {
     code: 'INTERNAL',

@@ -1,7 +1,8 @@
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { writeProgram } from '../../testing/program.js';
 import { temporaryDirectory } from '../../testing/temporary.js';
 import { authFiles, fileCredentials } from './auth-files.js';
 
@@ -17,10 +18,9 @@ async function home(t: ExecutionContext, files: Record<string, unknown>, helpers
   };
   for (const [name, content] of Object.entries(files))
     await write(name, typeof content === 'string' ? content : JSON.stringify(content));
-  for (const [name, script] of Object.entries(helpers)) {
-    await write(`bin/docker-credential-${name}`, `#!/bin/sh\n${script}\n`);
-    await chmod(join(root, `bin/docker-credential-${name}`), 0o755);
-  }
+  await mkdir(join(root, 'bin'));
+  for (const [name, script] of Object.entries(helpers))
+    writeProgram(join(root, `bin/docker-credential-${name}`), script);
   return { root, env: { HOME: root, XDG_RUNTIME_DIR: join(root, 'run'), PATH: `${root}/bin:/usr/bin:/bin` } };
 }
 

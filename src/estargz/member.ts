@@ -100,34 +100,77 @@ class Inflater {
 }
 
 let inflater: Inflater | undefined;
+/** Counts who took the state, from a member's beginning: only the last one goes on from where it stands. */
+let turns = 0;
 let skipped: Uint8Array | undefined;
 const SKIP_BYTES = 64 * 1024;
 
 /**
- * Inflates exactly `size` bytes, those that follow the first `innerOffset` of the data, into `out` from `outOffset`. `member` is
- * one gzip member, or several after each other; what is left of it is not looked at, nor is its checksum: the caller holds
- * the bytes against a digest. Nothing is allocated. Not to be called by two at once in one thread, which, as it is synchronous, nobody
- * can; each thread has a state of its own.
- * @throws FormatError where the data is no gzip, corrupt, or ends early
+ * Reads the data of `member`, one gzip member or several after each other: by one pass for reads in ascending order, however many they
+ * are. A read of what lies before the last one begins anew, and so does the next one after somebody else inflated in this thread, which has
+ * one state for all. What is left of the member is not looked at, nor is its checksum: the caller holds the bytes against a digest. Nothing else is
+ * allocated.
  */
-export function inflateInto(
-  member: Uint8Array,
-  innerOffset: number,
-  size: number,
-  out: Uint8Array,
-  outOffset: number,
-): void {
-  if (outOffset + size > out.byteLength) throw new RangeError(`${size} bytes at ${outOffset} of ${out.byteLength}`);
-  const state = (inflater ??= new Inflater());
-  let at = gzipHeaderBytes(member);
-  state.reset();
-  for (let skip = innerOffset; skip > 0;) {
-    skipped ??= new Uint8Array(SKIP_BYTES);
-    const length = Math.min(skip, SKIP_BYTES);
-    at = fill(state, member, at, skipped, 0, length);
-    skip -= length;
+export class MemberReader {
+  /** Place in the member that the state has come to, and in its data. */
+  #at = 0;
+  #place = 0;
+  /** The one of `turns` that is its own; -1 for none. */
+  #turn = -1;
+  #failed: { readonly end: number; readonly error: unknown } | undefined;
+
+  constructor(private readonly member: Uint8Array) {}
+
+  /**
+   * Inflates exactly `size` bytes, those that follow the first `innerOffset` of the data, into `out` from `outOffset`.
+   * @throws FormatError where the data is no gzip, corrupt, or ends early: then at once for whatever ends there, or behind
+   */
+  read(innerOffset: number, size: number, out: Uint8Array, outOffset: number): void {
+    if (outOffset + size > out.byteLength) throw new RangeError(`${size} bytes at ${outOffset} of ${out.byteLength}`);
+    const end = innerOffset + size;
+    if (this.#failed !== undefined && end >= this.#failed.end) throw this.#failed.error;
+    try {
+      const state = this.#stateAt(innerOffset);
+      while (this.#place < innerOffset) {
+        skipped ??= new Uint8Array(SKIP_BYTES);
+        this.#fill(state, skipped, 0, Math.min(innerOffset - this.#place, SKIP_BYTES));
+      }
+      if (size > 0) this.#fill(state, out, outOffset, size);
+    } catch (error) {
+      this.#turn = -1;
+      this.#failed = { end, error };
+      throw error;
+    }
   }
-  if (size > 0) fill(state, member, at, out, outOffset, size);
+
+  /** The thread's state, not beyond a place in the data. */
+  #stateAt(place: number): Inflater {
+    const state = (inflater ??= new Inflater());
+    if (this.#turn === turns && place >= this.#place) return state;
+    this.#at = gzipHeaderBytes(this.member);
+    this.#place = 0;
+    state.reset();
+    this.#turn = ++turns;
+    return state;
+  }
+
+  /** Fills `out[from, from + length)`, going on to the next member where one ends. */
+  #fill(state: Inflater, out: Uint8Array, from: number, length: number): void {
+    const { member } = this;
+    const end = from + length;
+    for (let at = from; ;) {
+      state.run(member, this.#at, out, at, end - at);
+      at = end - state.outputLeft;
+      this.#at = member.byteLength - state.inputLeft;
+      if (at === end) break;
+      // Output is left: either the input is used up, or a deflate stream has ended, with CRC-32 and length (4 bytes each) behind it.
+      if (this.#at + 8 >= member.byteLength) truncated(this.#at, `${end - at} more bytes of content`, 0);
+      this.#at += 8;
+      this.#at += gzipHeaderBytes(member, this.#at);
+      state.reset();
+    }
+    this.#place += length;
+  }
 }
 
 /**
@@ -138,23 +181,8 @@ export function inflateInto(
 export function inflateBeginning(part: Uint8Array, out: Uint8Array): Uint8Array {
   const state = (inflater ??= new Inflater());
   const at = gzipHeaderBytes(part);
+  turns++;
   state.reset();
   state.run(part, at, out, 0, out.byteLength);
   return out.subarray(0, out.byteLength - state.outputLeft);
-}
-
-/** Fills `out[from, from + length)`, going on to the next member where one ends. Gives the place in the input after it. */
-function fill(state: Inflater, member: Uint8Array, at: number, out: Uint8Array, from: number, length: number): number {
-  const end = from + length;
-  for (;;) {
-    state.run(member, at, out, from, end - from);
-    from = end - state.outputLeft;
-    at = member.byteLength - state.inputLeft;
-    if (from === end) return at;
-    // Output is left: either the input is used up, or a deflate stream has ended, with CRC-32 and length (4 bytes each) behind it.
-    if (at + 8 >= member.byteLength) truncated(at, `${end - from} more bytes of content`, 0);
-    at += 8;
-    at += gzipHeaderBytes(member, at);
-    state.reset();
-  }
 }

@@ -5,7 +5,7 @@ import { LazylayerError } from '../errors.js';
 import type { RandomAccessReader, ReadOptions } from '../io/reader.js';
 import { NO_DIGEST, type TocChunk, type TocEntry } from '../toc/entry.js';
 import { showName } from '../toc/names.js';
-import { inflateInto } from './member.js';
+import { MemberReader } from './member.js';
 import { openToc, tocOptions, type OpenedToc, type OpenOptions } from './open.js';
 import { TocParser } from './toc.js';
 
@@ -81,7 +81,7 @@ export class EstargzReader implements AsyncIterable<TocEntry>, AsyncDisposable {
   async #chunk(entry: TocEntry, chunk: TocChunk, options?: ReadOptions): Promise<Uint8Array> {
     const member = await this.blob.read(chunk.offset, this.#memberEnd(chunk.offset) - chunk.offset, options);
     const bytes = new Uint8Array(chunk.size);
-    inflateInto(member, chunk.innerOffset, chunk.size, bytes, 0);
+    new MemberReader(member).read(chunk.innerOffset, chunk.size, bytes, 0);
     if (chunk.digest !== NO_DIGEST)
       verifyBytes(
         bytes,

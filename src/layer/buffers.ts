@@ -36,6 +36,8 @@ export class BufferPool {
   }
 }
 
+/** Bits of the smallest power of two that holds so many bytes; more than MAX_SHIFT for all that are too large to be kept. */
 function shiftOf(bytes: number): number {
+  if (bytes > 1 << MAX_SHIFT) return MAX_SHIFT + 1;
   return Math.max(MIN_SHIFT, bytes <= 1 ? 0 : 32 - Math.clz32(bytes - 1));
 }

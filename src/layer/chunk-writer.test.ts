@@ -1,5 +1,5 @@
 import { closeSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { gzipSync } from 'node:zlib';
+import { createInflateRaw, gzipSync } from 'node:zlib';
 import { hash } from 'node:crypto';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -8,6 +8,7 @@ import { digestOf } from '../digest/digester.js';
 import { readEstargzTree } from '../estargz/open.js';
 import { estargzLayer, randomness, tarFile } from '../testing/layer-fixture.js';
 import { temporaryDirectory } from '../testing/temporary.js';
+import { NO_DIGEST } from '../toc/entry.js';
 import { TreeBuilder } from '../toc/builder.js';
 import { ChunkWriter, type Batch, type ChunkTarget } from './chunk-writer.js';
 
@@ -106,4 +107,49 @@ test('the work for a member of many chunks grows with their number, not with its
   );
   t.is(result.verified, count);
   t.true(looks < 10 * count, `${looks}`);
+});
+
+/** How often inflating begins anew while `work` runs. */
+function passes(work: () => void): number {
+  const { _handle: handle } = createInflateRaw() as unknown as { _handle: object };
+  const binding = Object.getPrototypeOf(handle) as { reset: () => void };
+  const { reset } = binding;
+  let count = 0;
+  binding.reset = function (this: object) {
+    count++;
+    reset.call(this);
+  };
+  work();
+  binding.reset = reset;
+  return count;
+}
+
+test.serial('a member is inflated once, however many chunks it has, however far apart, sound or not', async (t) => {
+  const count = 100;
+  const apart = 200 * 1024;
+  const content = Buffer.alloc(count * apart);
+  const chunks = Array.from({ length: count }, (_, i) => ({
+    offset: 0,
+    innerOffset: i * apart,
+    size: 1,
+    digest: NO_DIGEST,
+  }));
+  const { target } = await setUp(t, 0);
+  const member = gzipSync(content, { level: 1 });
+  const half = member.subarray(0, member.length / 2);
+  for (const input of [member, half]) {
+    const builder = new TreeBuilder();
+    builder.add({ ...tarFile('f', count), chunks });
+    const tree = builder.build({ source: digestOf('toc'), contentEnd: input.byteLength });
+    const presence = new Presence(new SharedArrayBuffer(Presence.bytes(count)));
+    let failed = 0;
+    const begun = passes(() => {
+      const writer = new ChunkWriter(1 << 20);
+      failed = writer.write({ ...target, tree, presence, trusting: true }, { first: 0, end: count, input, base: 0 })
+        .failed.length;
+    });
+    t.is(begun, 1);
+    t.is(failed > 0, input === half);
+    t.is(presence.count(), count - failed);
+  }
 });

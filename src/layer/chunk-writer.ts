@@ -2,7 +2,8 @@ import { hash } from 'node:crypto';
 import { writeAll } from '../cache/cached-layer.js';
 import type { Presence } from '../cache/presence.js';
 import { codeOf, describeError } from '../errors.js';
-import { inflateInto } from '../estargz/member.js';
+import { MemberReader } from '../estargz/member.js';
+import { endOfMember } from '../toc/members.js';
 import type { Tree } from '../toc/tree.js';
 
 /** Where chunks go: what a thread must know of a layer to bring its chunks to the cache. */
@@ -35,8 +36,6 @@ export interface BatchResult {
   diskError: { code: string; message: string } | undefined;
 }
 
-/** Members that several chunks share are inflated once where they take up to so many bytes; else once for each chunk. */
-const MAX_SHARED_BYTES = 16 * 1024 * 1024;
 const ZERO_DIGEST = Buffer.alloc(32);
 
 /**
@@ -66,9 +65,7 @@ export class ChunkWriter {
     };
     for (let chunk = batch.first; chunk < batch.end;) {
       const memberEnd = endOfMember(tree, chunk, batch.end);
-      const shared = this.#inflateShared(target, batch, chunk, memberEnd);
-      const member = memberBytes(tree, batch, chunk);
-      const sharedInner = tree.chunkInner[chunk];
+      const member = new MemberReader(memberBytes(tree, batch, chunk));
       for (; chunk < memberEnd; chunk++) {
         if (presence.has(chunk)) {
           flush(chunk);
@@ -83,8 +80,7 @@ export class ChunkWriter {
           if (size > out.length) out = Buffer.allocUnsafeSlow(size);
         }
         const at = place - runPlace;
-        const inflated = shared?.subarray(tree.chunkInner[chunk] - sharedInner);
-        const problem = this.#take(target, chunk, member, inflated, out, at);
+        const problem = this.#take(target, chunk, member, out, at);
         if (problem !== undefined) {
           flush(chunk);
           result.failed.push({ chunk, ...problem });
@@ -99,42 +95,20 @@ export class ChunkWriter {
     return result;
   }
 
-  /** The bytes of a member that several chunks share, from the first one's; undefined where each is inflated by itself. */
-  #inflateShared(target: ChunkTarget, batch: Batch, first: number, end: number): Buffer | undefined {
-    if (end - first === 1) return undefined;
-    const { chunkInner, chunkSize } = target.tree;
-    let last = 0;
-    for (let chunk = first; chunk < end; chunk++) last = Math.max(last, chunkInner[chunk] + chunkSize[chunk]);
-    const size = last - chunkInner[first];
-    if (size > MAX_SHARED_BYTES) return undefined;
-    const bytes = Buffer.allocUnsafeSlow(size);
-    try {
-      inflateInto(memberBytes(target.tree, batch, first), chunkInner[first], size, bytes, 0);
-      return bytes;
-    } catch {
-      return undefined; // corrupt somewhere: the chunks before that place may still be had one by one
-    }
-  }
-
-  /** Brings one chunk's verified bytes from its member to `out[at...]`, or says what is wrong with them. `inflated` begins with them. */
+  /** Brings one chunk's verified bytes from its member to `out[at...]`, or says what is wrong with them. */
   #take(
     target: ChunkTarget,
     chunk: number,
-    member: Uint8Array,
-    inflated: Buffer | undefined,
+    member: MemberReader,
     out: Buffer,
     at: number,
   ): { expected: string; found: string } | undefined {
     const { tree } = target;
     const size = tree.chunkSize[chunk];
-    if (inflated !== undefined) {
-      inflated.copy(out, at, 0, size);
-    } else {
-      try {
-        inflateInto(member, tree.chunkInner[chunk], size, out, at);
-      } catch (error) {
-        return { expected: `${size} bytes in a gzip member`, found: describeError(error) };
-      }
+    try {
+      member.read(tree.chunkInner[chunk], size, out, at);
+    } catch (error) {
+      return { expected: `${size} bytes in a gzip member`, found: describeError(error) };
     }
     const found = hash('sha256', out.subarray(at, at + size), 'buffer');
     const digestAt = chunk * 32;
@@ -165,22 +139,6 @@ export class ChunkWriter {
       }
     }
   }
-}
-
-/** The first chunk at or after `chunk + 1` that lies in another member, at most `end`. */
-export function endOfMember(tree: Tree, chunk: number, end: number): number {
-  const offset = tree.chunkOffset[chunk];
-  let next = chunk + 1;
-  while (next < end && tree.chunkOffset[next] === offset) next++;
-  return next;
-}
-
-/** The first chunk, at or after `floor`, of the member that `chunk` lies in. */
-export function firstOfMember(tree: Tree, chunk: number, floor = 0): number {
-  const offset = tree.chunkOffset[chunk];
-  let first = chunk;
-  while (first > floor && tree.chunkOffset[first - 1] === offset) first--;
-  return first;
 }
 
 function memberBytes(tree: Tree, batch: Batch, chunk: number): Uint8Array {

@@ -1,15 +1,34 @@
+import { hash } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { getPriority } from 'node:os';
 import { join } from 'node:path';
-import test from 'ava';
+import { gzipSync } from 'node:zlib';
+import test, { type ExecutionContext } from 'ava';
 import { Presence } from '../cache/presence.js';
+import { digestOf } from '../digest/digester.js';
 import { readEstargzTree } from '../estargz/open.js';
-import { estargzLayer, randomness } from '../testing/layer-fixture.js';
+import { estargzLayer, randomness, tarFile } from '../testing/layer-fixture.js';
 import { temporaryDirectory } from '../testing/temporary.js';
+import { TreeBuilder } from '../toc/builder.js';
+import type { ChunkTarget } from './chunk-writer.js';
 import { Inflater } from './inflater.js';
 import { mayRise } from '../util/thread-nice.js';
 import { BACKGROUND, DEMAND } from './scheduler.js';
+
+/** A member of few compressed bytes, of which a file wants the last one. */
+const FAR = 2 * 1024 * 1024;
+const FAR_MEMBER = gzipSync(Buffer.alloc(FAR));
+
+async function farChunk(t: ExecutionContext): Promise<ChunkTarget> {
+  const builder = new TreeBuilder();
+  const chunk = { offset: 0, innerOffset: FAR - 1, size: 1, digest: hash('sha256', Buffer.alloc(1), 'buffer') };
+  builder.add({ ...tarFile('f', 1), chunks: [chunk] });
+  const tree = builder.build({ source: digestOf('toc'), contentEnd: FAR_MEMBER.byteLength });
+  const fd = openSync(join(await temporaryDirectory(t, 'inflater'), 'data'), 'w+');
+  t.teardown(() => closeSync(fd));
+  return { tree, presence: new Presence(new SharedArrayBuffer(Presence.bytes(1))), fd, trusting: false };
+}
 
 /** Threads of this process. */
 const threadCount = async () => (await readdir('/proc/self/task')).length;
@@ -47,6 +66,17 @@ test.serial('work that nobody waits for makes way, as long as it is that, and co
     const makesWay = priority === BACKGROUND && mayRise();
     t.is((await threads(nice)) - before, makesWay ? 1 : 0);
   }
+});
+
+test.serial('what has to be inflated far for a little is left to the worker, however urgent', async (t) => {
+  const target = await farChunk(t);
+  await using inflater = new Inflater();
+  const before = await threadCount();
+  const input = new Uint8Array(new SharedArrayBuffer(FAR_MEMBER.byteLength));
+  input.set(FAR_MEMBER);
+  const result = inflater.run(target, { first: 0, end: 1, input, base: 0 }, DEMAND, true);
+  t.true((await threadCount()) > before);
+  t.is((await result).verified, 1);
 });
 
 test.serial('the worker is started with a request whose bytes need it, and not for a few', async (t) => {

@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { LazylayerError } from '../errors.js';
+import { endOfMember } from '../toc/members.js';
 import { ChunkWriter, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
 
 export type ToWorker =
@@ -56,7 +57,7 @@ export class Inflater implements AsyncDisposable {
    * @param batch its input must be backed by shared memory from byte 0, and left alone until the promise settles
    */
   async run(target: ChunkTarget, batch: Batch, priority: number, now: boolean): Promise<BatchResult> {
-    if (now && batch.input.byteLength <= INLINE_COMPRESSED && outputBytes(target, batch) <= INLINE_BYTES)
+    if (now && batch.input.byteLength <= INLINE_COMPRESSED && isSmall(target, batch))
       return (this.#inline ??= new ChunkWriter(INLINE_BYTES)).write(target, batch);
     if (this.#closed) throw new LazylayerError('ABORTED', 'the fetcher is closed');
     return new Promise((resolve, reject) => {
@@ -149,8 +150,14 @@ export class Inflater implements AsyncDisposable {
   }
 }
 
-function outputBytes(target: ChunkTarget, batch: Batch): number {
-  const { chunkCache, chunkSize } = target.tree;
-  const last = batch.end - 1;
-  return chunkCache[last] + chunkSize[last] - chunkCache[batch.first];
+/** Whether a batch is small in what it writes, and in what it inflates for that: its members may begin with what is in no chunk of it. */
+function isSmall({ tree }: ChunkTarget, { first, end }: Batch): boolean {
+  const { chunkCache, chunkInner, chunkSize } = tree;
+  if (chunkCache[end - 1] + chunkSize[end - 1] - chunkCache[first] > INLINE_BYTES) return false;
+  let inflated = 0;
+  for (let chunk = first; chunk < end;) {
+    chunk = endOfMember(tree, chunk, end);
+    inflated += chunkInner[chunk - 1] + chunkSize[chunk - 1];
+  }
+  return inflated <= INLINE_BYTES;
 }

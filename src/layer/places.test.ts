@@ -5,6 +5,7 @@ import { tarFile } from '../testing/layer-fixture.js';
 import { TreeBuilder } from '../toc/builder.js';
 import { NO_BYTES, NO_DIGEST } from '../toc/entry.js';
 import { NONE, ROOT, type Tree } from '../toc/tree.js';
+import { landmarkSpans } from './landmark.js';
 import { kindOf, Places } from './places.js';
 
 const kind = (name: string) => kindOf(Buffer.from(name));
@@ -70,4 +71,20 @@ test('where files lie, and how much lies below a directory', (t) => {
     [true, true, false, false],
   );
   t.true([0, 1, 2, 3].every((chunk) => places.isBelow(chunk, ROOT)));
+});
+
+test('the work for files that share one member grows with their number, not with its square', (t) => {
+  const count = 4000;
+  const builder = new TreeBuilder();
+  for (let i = 0; i < count; i++)
+    builder.add({ ...tarFile(`f${i}`, 1), chunks: [{ offset: 0, innerOffset: i, size: 1, digest: NO_DIGEST }] });
+  const tree = builder.build({ source: digestOf(NO_BYTES), contentEnd: 50_000 });
+  let looks = 0;
+  const chunkOffset = new Proxy(tree.chunkOffset, {
+    get: (array, key) => (looks++, Reflect.get(array, key) as unknown),
+  });
+  Object.defineProperty(tree, 'chunkOffset', { value: chunkOffset });
+  t.is(new Places(tree).fileBytes(count - 1), 50_000);
+  t.deepEqual(landmarkSpans(tree, 1), [{ first: 0, end: count }]);
+  t.true(looks < 100 * count, `${looks}`);
 });

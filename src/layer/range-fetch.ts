@@ -1,8 +1,9 @@
 import { LazylayerError, VerificationError } from '../errors.js';
 import { inflateBeginning } from '../estargz/member.js';
 import type { RandomAccessReader, ReadReason } from '../io/reader.js';
+import { endOfMember } from '../toc/members.js';
 import { hasBegun } from './early-range.js';
-import { endOfMember, type Batch, type BatchResult, type ChunkTarget } from './chunk-writer.js';
+import type { Batch, BatchResult, ChunkTarget } from './chunk-writer.js';
 import type { ChunkSpan } from './read-ahead.js';
 import { DEMAND, type Admission, type FetchScheduler, type Priority } from './scheduler.js';
 

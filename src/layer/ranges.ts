@@ -1,6 +1,6 @@
 import { LazylayerError } from '../errors.js';
+import { endOfMember, firstOfMember } from '../toc/members.js';
 import { comesAlong, hasBegun } from './early-range.js';
-import { endOfMember, firstOfMember } from './chunk-writer.js';
 import { GAP_BYTES, JOIN_BYTES, type ChunkSpan } from './read-ahead.js';
 import { RangeFetch, weightOf, type RangeHost } from './range-fetch.js';
 import { PREFETCH, type Admission, type Priority } from './scheduler.js';

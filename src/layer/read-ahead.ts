@@ -1,5 +1,5 @@
+import { endOfMember, firstOfMember } from '../toc/members.js';
 import { NONE, type Tree } from '../toc/tree.js';
-import { endOfMember, firstOfMember } from './chunk-writer.js';
 import { kindOf, Places } from './places.js';
 
 /** Chunks [first, end). */

@@ -1,11 +1,13 @@
 import test from 'ava';
 import fc from 'fast-check';
+import { digestOf } from '../digest/digester.js';
 import { FormatError } from '../errors.js';
 import type { FileSpec } from '../testing/image-files.js';
 import { inodeAt, listTree, treeOf } from '../testing/image-tree.js';
 import { tarFile } from '../testing/layer-fixture.js';
 import { TreeBuilder } from './builder.js';
 import { checkTree } from './check.js';
+import { MAX_CHUNK_BYTES, MAX_INNER_OFFSET, MAX_MEMBER_CHUNKS, NO_DIGEST } from './entry.js';
 import { CACHE_ALIGN } from './layout.js';
 import { decodeDevice, NONE, ROOT, treeBytes, type Tree } from './tree.js';
 
@@ -291,4 +293,53 @@ test('directories that names imply are bounded, as they cost more memory than th
   for (let i = 0; i < 12; i++) builder.add(deep(i));
   const error = t.throws(() => builder.add(deep(12)), { instanceOf: FormatError });
   t.is(error.message, 'layer: expected at most 100 files and directories, found more');
+});
+
+/** A tree of files in one member, the first in one at `offset`: where each begins in it, and its bytes. */
+function memberOf(files: readonly (readonly [innerOffset: number, size: number])[], offset = 8): Tree {
+  const builder = new TreeBuilder();
+  files.forEach(([innerOffset, size], i) =>
+    builder.add({
+      ...tarFile(`f${i}`, size),
+      chunks: [{ offset: i === 0 ? offset : 8, innerOffset, size, digest: NO_DIGEST }],
+    }),
+  );
+  return builder.build({ source: digestOf('toc'), contentEnd: 1000 });
+}
+
+test('members are bounded: how far they reach, how many chunks they have, and that these do not overlap', (t) => {
+  const most = Array.from({ length: MAX_MEMBER_CHUNKS }, (_, i) => [i, 1] as const);
+  t.notThrows(() => checkTree(memberOf(most)));
+  const large = memberOf([
+    [0, 5],
+    [512, 10],
+    [MAX_INNER_OFFSET, MAX_CHUNK_BYTES],
+  ]);
+  t.notThrows(() => checkTree(large));
+  const refused: readonly [files: readonly (readonly [number, number])[], message: string][] = [
+    [
+      [[MAX_INNER_OFFSET + 1, 1]],
+      'layer, entry "f0": expected chunks in the first 134217728 bytes of their member, found one at 134217729',
+    ],
+    [[...most, [MAX_MEMBER_CHUNKS, 1]], 'layer, chunks at offset 8: expected at most 131072 in one member, found more'],
+    [
+      [
+        [10, 5],
+        [0, 11],
+      ],
+      'layer, chunks at offset 8: expected the next at inner offset 11 or later, found 10',
+    ],
+  ];
+  for (const [files, message] of refused) t.throws(() => memberOf(files), { instanceOf: FormatError, message });
+  // The same of a tree that was saved before there were such bounds.
+  large.chunkInner[2] = MAX_INNER_OFFSET + 1;
+  t.throws(() => checkTree(large), {
+    message: `tree: expected chunk 2 at 522 to 134217728 of its member, of at most 268435456 bytes, found 268435456 bytes at 134217729`,
+  });
+  large.chunkInner[2] = 521;
+  t.throws(() => checkTree(large), { message: /expected chunk 2 at 522 to/ });
+  const many = memberOf([[0, 1], ...most.map(([inner, size]) => [inner + 1, size] as const)], 7);
+  t.notThrows(() => checkTree(many));
+  many.chunkOffset[0] = 8;
+  t.throws(() => checkTree(many), { message: 'tree: expected at most 131072 chunks in one member, found more' });
 });

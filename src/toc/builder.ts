@@ -1,6 +1,6 @@
 import { FormatError } from '../errors.js';
 import { ChunkList } from './chunk-list.js';
-import { MAX_CHUNK_BYTES, type LayerFacts, type TocEntry } from './entry.js';
+import { MAX_CHUNK_BYTES, MAX_INNER_OFFSET, type LayerFacts, type TocEntry } from './entry.js';
 import { Layout, type LayoutOptions } from './layout.js';
 import { MAX_COMPONENT_BYTES, normalizeName, showName } from './names.js';
 import { Directory, Leaf } from './nodes.js';
@@ -90,7 +90,7 @@ export class TreeBuilder {
 
   /**
    * The finished tree. The builder is spent afterwards.
-   * @throws FormatError where chunks leave the blob's content, or those of two files are interleaved
+   * @throws FormatError where chunks leave the blob's content, overlap, are too many for a member, or those of two files are interleaved
    */
   build(facts: LayerFacts, options?: LayoutOptions): Tree {
     const prefetchBytes = this.#prefetch ? this.#landmarkAt : 0;
@@ -155,6 +155,12 @@ export class TreeBuilder {
         this.#refuse(entry, `chunks of 1 to ${MAX_CHUNK_BYTES} bytes`, `one of ${chunk.size}`);
       if (!Number.isSafeInteger(chunk.offset) || chunk.offset < 0 || chunk.innerOffset >>> 0 !== chunk.innerOffset)
         this.#refuse(entry, 'a chunk within the blob', `offset ${chunk.offset}, inner offset ${chunk.innerOffset}`);
+      if (chunk.innerOffset > MAX_INNER_OFFSET)
+        this.#refuse(
+          entry,
+          `chunks in the first ${MAX_INNER_OFFSET} bytes of their member`,
+          `one at ${chunk.innerOffset}`,
+        );
       this.#chunks.push(chunk);
       total += chunk.size;
     }

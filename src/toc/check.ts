@@ -1,4 +1,5 @@
 import { FormatError } from '../errors.js';
+import { MAX_CHUNK_BYTES, MAX_INNER_OFFSET, MAX_MEMBER_CHUNKS } from './entry.js';
 import { ROOT, S_IFCHR, S_IFBLK, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, type Tree } from './tree.js';
 
 /**
@@ -85,6 +86,8 @@ function checkFile(tree: Tree, inode: number, refuse: Refuse): void {
 function checkChunks(tree: Tree, refuse: Refuse): void {
   const { contentEnd, cacheBytes } = tree.facts;
   let before = 0;
+  let ofMember = 0;
+  let reach = 0;
   for (let chunk = 0; chunk < tree.counts.chunks; chunk++) {
     const offset = tree.chunkOffset[chunk];
     const cache = tree.chunkCache[chunk];
@@ -92,6 +95,18 @@ function checkChunks(tree: Tree, refuse: Refuse): void {
       refuse(`chunk ${chunk} between ${before} and ${contentEnd}`, `${offset}`);
     if (!(Number.isSafeInteger(cache) && cache >= 0 && cache + tree.chunkSize[chunk] <= cacheBytes))
       refuse(`a cache of ${cacheBytes} bytes`, `chunk ${chunk} at ${cache}`);
+    const same = chunk > 0 && offset === before;
+    ofMember = same ? ofMember + 1 : 1;
+    if (ofMember > MAX_MEMBER_CHUNKS) refuse(`at most ${MAX_MEMBER_CHUNKS} chunks in one member`, 'more');
+    const inner = tree.chunkInner[chunk];
+    const size = tree.chunkSize[chunk];
+    const least = same ? reach : 0;
+    if (inner < least || inner > MAX_INNER_OFFSET || size > MAX_CHUNK_BYTES)
+      refuse(
+        `chunk ${chunk} at ${least} to ${MAX_INNER_OFFSET} of its member, of at most ${MAX_CHUNK_BYTES} bytes`,
+        `${size} bytes at ${inner}`,
+      );
+    reach = inner + size;
     before = offset;
   }
 }

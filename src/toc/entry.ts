@@ -55,6 +55,16 @@ export const NO_BYTES: Buffer = Buffer.alloc(0);
 /** Largest chunk in bytes. A chunk is decompressed in one piece, so it must fit in memory; writers use 4 MiB unless told otherwise. */
 export const MAX_CHUNK_BYTES = 256 * 1024 * 1024;
 
+/**
+ * Where a chunk may begin in its member, in bytes: whoever wants it inflates what lies before it, and asks for as many compressed bytes.
+ * stargz-snapshotter goes on to the next member once one has `min-chunk-size` compressed bytes. Its documentation has 50,000, of which
+ * deflate, which packs 1032:1 at best, makes 52 MB.
+ */
+export const MAX_INNER_OFFSET = 128 * 1024 * 1024;
+
+/** Chunks of a member at most. Of the smallest files 50,000 compressed bytes hold less than 10,000. */
+export const MAX_MEMBER_CHUNKS = 2 ** 17;
+
 /** Facts of a layer that its builder must be told; the rest it finds in the entries. */
 export interface LayerFacts {
   /** Digest of the TOC; for a layer without one, its diffID. */

@@ -1,6 +1,7 @@
 import { FormatError } from '../errors.js';
 import { roundUp } from '../util/bytes.js';
 import type { ChunkList } from './chunk-list.js';
+import { MAX_MEMBER_CHUNKS } from './entry.js';
 import { Directory, Leaf } from './nodes.js';
 import { S_IFCHR, S_IFLNK, S_IFMT, Tree, type TreeFacts } from './tree.js';
 import type { XattrTable } from './xattrs.js';
@@ -122,6 +123,7 @@ export class Layout {
     if (this.files.some((file, i) => i > 0 && inOrder(this.files[i - 1], file) > 0)) this.files.sort(inOrder);
     const places = new Float64Array(this.files.length);
     let last = -1;
+    let ofMember = 0;
     this.files.forEach((file, i) => {
       const place = inPlace ? chunks.offset[file.firstChunk] : roundUp(this.#cacheBytes, CACHE_ALIGN);
       places[i] = place;
@@ -133,6 +135,19 @@ export class Layout {
             offset,
             expected: "each file's chunks together, in file order",
             found: `one after that at ${chunks.offset[last]}`,
+          });
+        ofMember = last >= 0 && chunks.offset[last] === offset ? ofMember + 1 : 1;
+        if (ofMember > MAX_MEMBER_CHUNKS)
+          throw new FormatError(`${this.what}, chunks`, {
+            offset,
+            expected: `at most ${MAX_MEMBER_CHUNKS} in one member`,
+            found: 'more',
+          });
+        if (ofMember > 1 && chunks.inner[chunk] < chunks.inner[last] + chunks.size[last])
+          throw new FormatError(`${this.what}, chunks`, {
+            offset,
+            expected: `the next at inner offset ${chunks.inner[last] + chunks.size[last]} or later`,
+            found: `${chunks.inner[chunk]}`,
           });
         if (inPlace && offset !== end)
           throw new FormatError(`${this.what}, chunks`, { offset, expected: `the next at ${end}`, found: `${offset}` });

@@ -1,5 +1,6 @@
 import { FormatError } from '../errors.js';
 import { digestFromBytes, type Digest } from '../digest/digest.js';
+import { endOfMember } from './members.js';
 
 /** File type bits of `mode` (inode(7)). */
 export const S_IFMT = 0o170000;
@@ -110,7 +111,8 @@ export function parseHeader(header: Buffer, what = 'tree'): { counts: TreeCounts
  * | device    | 0                           | 0                | rdev, see `rdev` |
  *
  * A directory's dirents lie together, sorted by the bytes of their names. Chunks are in blob order (`chunkOffset`, then
- * `chunkInner`, ascending); a file's chunks lie together, in file order, and their bytes lie together in the cache file.
+ * `chunkInner`, ascending), and those of a member do not overlap; a file's chunks lie together, in file order, and their bytes lie
+ * together in the cache file.
  */
 export class Tree {
   readonly counts: TreeCounts;
@@ -329,13 +331,10 @@ export class Tree {
    * replaced, or an invention of the TOC's.
    */
   chunkEnd(chunk: number): number {
-    const offset = this.chunkOffset[chunk];
-    let reach = 0;
-    let next = chunk;
-    for (; next < this.counts.chunks && this.chunkOffset[next] === offset; next++)
-      reach = Math.max(reach, this.chunkInner[next] + this.chunkSize[next]);
+    const next = endOfMember(this, chunk, this.counts.chunks);
+    const reach = this.chunkInner[next - 1] + this.chunkSize[next - 1];
     const end = next < this.counts.chunks ? this.chunkOffset[next] : this.facts.contentEnd;
-    return Math.min(end, offset + 2 * reach + MEMBER_SLACK);
+    return Math.min(end, this.chunkOffset[chunk] + 2 * reach + MEMBER_SLACK);
   }
 
   /**

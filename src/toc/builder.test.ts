@@ -7,7 +7,7 @@ import { inodeAt, listTree, treeOf } from '../testing/image-tree.js';
 import { tarFile } from '../testing/layer-fixture.js';
 import { TreeBuilder } from './builder.js';
 import { checkTree } from './check.js';
-import { MAX_CHUNK_BYTES, MAX_INNER_OFFSET, MAX_MEMBER_CHUNKS, NO_DIGEST } from './entry.js';
+import { MAX_CHUNK_BYTES, MAX_INNER_OFFSET, MAX_MEMBER_CHUNKS, NO_DIGEST, type TocEntry } from './entry.js';
 import { CACHE_ALIGN } from './layout.js';
 import { decodeDevice, NONE, ROOT, treeBytes, type Tree } from './tree.js';
 
@@ -342,4 +342,26 @@ test('members are bounded: how far they reach, how many chunks they have, and th
   t.notThrows(() => checkTree(many));
   many.chunkOffset[0] = 8;
   t.throws(() => checkTree(many), { message: 'tree: expected at most 131072 chunks in one member, found more' });
+});
+
+test('what symlinks lead through is bounded for a whole layer, not only for a path', (t) => {
+  const builder = new TreeBuilder();
+  const add = (name: string, more: Partial<TocEntry>) =>
+    builder.add({ ...tarFile(name, 0), chunks: [], ...more } as TocEntry);
+  add('d', { type: 'dir' });
+  const dots = './'.repeat(2040);
+  const links = Array.from({ length: 39 }, (_, i) => `s${i}`);
+  links.forEach((name, i) =>
+    add(name, { type: 'symlink', linkName: latin1(`${dots}${i === 0 ? 'd' : links[i - 1]}`) }),
+  );
+  // A path through all of them is 79,600 parts. What lies beside the last one costs nothing more.
+  for (let i = 0; i < 13; i++) {
+    add(`s38/${i}/file`, {});
+    add(`s38/${i}/beside`, {});
+  }
+  t.throws(() => add('s38/13/file', {}), {
+    instanceOf: FormatError,
+    message:
+      'layer: expected at most 1053696 parts of paths, and of symlinks on them, to walk for 80 files and directories, found more',
+  });
 });

@@ -172,6 +172,25 @@ test('pax records: binary values, both forms of attributes, fractions, global on
   t.deepEqual([two.uid, two.mtime, two.mtimeNsec], [3, 5, 123_456_789]);
 });
 
+test("attributes for all are one list for all, and an entry's own come before them", async (t) => {
+  const tar = Buffer.concat([
+    extended('g', record('SCHILY.xattr.user.a=all') + record('SCHILY.xattr.user.b=all')),
+    encodeTarHeader(plain),
+    extended('g', record('comment=nothing new')),
+    encodeTarHeader(plain),
+    encodeTarHeader(plain),
+    extended('x', record('SCHILY.xattr.user.b=own') + record('path=own')),
+    extended('g', record('SCHILY.xattr.user.b=later') + record('path=later')),
+    encodeTarHeader(plain),
+    TAR_END,
+  ]);
+  const entries = (await readAll(tar)).map(({ entry }) => entry);
+  const shown = entries.map(({ xattrs }) => xattrs.map(({ name, value }) => `${String(name)}=${String(value)}`).join());
+  t.deepEqual(shown, ['user.a=all,user.b=all', shown[0], shown[0], 'user.a=all,user.b=own']);
+  t.is(entries[3].name.toString(), 'own');
+  t.is(entries[1].xattrs, entries[2].xattrs);
+});
+
 test('the archive may end where an entry might begin; what follows the end is still consumed', async (t) => {
   const header = encodeTarHeader(plain);
   t.is((await readAll(Buffer.alloc(0))).length, 0);
@@ -181,6 +200,9 @@ test('the archive may end where an entry might begin; what follows the end is st
   for await (const _ of reader);
   t.is(reader.position, 512 + 1024 + 5000);
 });
+
+/** More than half of what extended headers may have. */
+const HALF = record(`comment=${'c'.repeat(614_400)}`);
 
 const refused: readonly [message: string, tar: Buffer][] = [
   ['tar at offset 0: expected 512 bytes of header, found the end after 100', Buffer.alloc(100, 'x')],
@@ -216,6 +238,14 @@ const refused: readonly [message: string, tar: Buffer][] = [
   [
     'tar, long name at offset 512: expected at most 1048576 bytes, found 2097152',
     patched([[156, 'L']], encodeTarHeader({ ...plain, size: 2_097_152 })),
+  ],
+  [
+    'tar, pax header at offset 616960: expected at most 1048576 bytes, found 1228833',
+    Buffer.concat([extended('x', HALF), extended('L', 'n'), extended('x', HALF)]),
+  ],
+  [
+    'tar, global pax headers at offset 616960: expected at most 1048576 bytes, found 1228832',
+    Buffer.concat([extended('g', HALF), encodeTarHeader(plain), encodeTarHeader(plain), extended('g', HALF)]),
   ],
   ['tar at offset 1024: expected the entry of an extended header, found the end', extended('L', 'name\0')],
   [

@@ -1,5 +1,5 @@
 import { FormatError } from '../errors.js';
-import type { EntryType, TocEntry } from '../toc/entry.js';
+import type { EntryType, TocEntry, Xattr } from '../toc/entry.js';
 import { showName } from '../toc/names.js';
 import { ByteSource } from './blocks.js';
 import { paddedBytes, parseTarHeader, TAR_BLOCK, type TarHeader } from './header.js';
@@ -24,7 +24,7 @@ const entryTypes: Readonly<Record<string, EntryType>> = {
   '7': 'reg', // "contiguous": a regular file to all who do not care
 };
 
-/** Extended headers beyond this, in bytes, are refused. */
+/** Extended headers beyond this, in bytes, are refused: those of one entry together, and all global ones of an archive. */
 const MAX_EXTENDED_BYTES = 1024 * 1024;
 
 /**
@@ -39,6 +39,9 @@ const MAX_EXTENDED_BYTES = 1024 * 1024;
 export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
   readonly #source: ByteSource;
   readonly #global: PaxAttributes = {};
+  /** Of `#global`, as entries have them; undefined until one asks. */
+  #globalXattrs: readonly Xattr[] | undefined;
+  #globalBytes = 0;
   #payloadLeft = 0;
   #padding = 0;
   #ended = false;
@@ -69,9 +72,9 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
     await this.#source.skip(this.#payloadLeft + this.#padding, 'payload');
     this.#payloadLeft = this.#padding = 0;
     const headerOffset = this.#source.position;
-    const { xattrs } = this.#global;
-    const pax: PaxAttributes = { ...this.#global, ...(xattrs !== undefined && { xattrs: new Map(xattrs) }) };
+    const own: PaxAttributes = {};
     let extended = false;
+    let bytes = 0;
     for (;;) {
       const offset = this.#source.position;
       const header = await this.#header();
@@ -82,15 +85,17 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
         return undefined;
       }
       const { typeFlag, size } = header;
-      if (typeFlag === 'x') parsePax(await this.#extended(size, 'pax header'), offset, pax);
-      else if (typeFlag === 'g') {
-        const records = await this.#extended(size, 'pax header');
-        parsePax(records, offset, this.#global);
-        parsePax(records, offset, pax);
+      if (typeFlag === 'g') {
+        this.#globalBytes += size;
+        parsePax(await this.#extended(size, this.#globalBytes, 'global pax headers'), offset, this.#global);
+        this.#globalXattrs = undefined;
         continue;
-      } else if (typeFlag === 'L') pax.path ??= untilNul(await this.#extended(size, 'long name'));
-      else if (typeFlag === 'K') pax.linkpath ??= untilNul(await this.#extended(size, 'long link name'));
-      else return this.#entry(header, pax, headerOffset, offset);
+      }
+      bytes += size;
+      if (typeFlag === 'x') parsePax(await this.#extended(size, bytes, 'pax header'), offset, own);
+      else if (typeFlag === 'L') own.path ??= untilNul(await this.#extended(size, bytes, 'long name'));
+      else if (typeFlag === 'K') own.linkpath ??= untilNul(await this.#extended(size, bytes, 'long link name'));
+      else return this.#entry(header, own, headerOffset, offset);
       extended = true;
     }
   }
@@ -122,13 +127,14 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
     return parseTarHeader(Uint8Array.prototype.slice.call(block), 0, offset);
   }
 
-  async #extended(size: number, what: string): Promise<Buffer> {
+  /** @param total bytes of the headers that are bounded together, this one among them */
+  async #extended(size: number, total: number, what: string): Promise<Buffer> {
     const offset = this.#source.position;
-    if (size > MAX_EXTENDED_BYTES)
+    if (total > MAX_EXTENDED_BYTES)
       throw new FormatError(`tar, ${what}`, {
         offset,
         expected: `at most ${MAX_EXTENDED_BYTES} bytes`,
-        found: `${size}`,
+        found: `${total}`,
       });
     const bytes = size === 0 ? new Uint8Array(0) : await this.#source.exactly(size, what);
     if (bytes === undefined)
@@ -138,7 +144,9 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
     return kept;
   }
 
-  #entry(header: TarHeader, pax: PaxAttributes, headerOffset: number, offset: number): TarEntry {
+  /** @param own what its own extended headers say; before them, the global ones do */
+  #entry(header: TarHeader, own: PaxAttributes, headerOffset: number, offset: number): TarEntry {
+    const pax = { ...this.#global, ...own };
     const name = pax.path ?? header.name;
     let type = Object.hasOwn(entryTypes, header.typeFlag) ? entryTypes[header.typeFlag] : undefined;
     if (type === undefined)
@@ -165,10 +173,17 @@ export class TarReader implements AsyncIterable<TarEntry>, AsyncDisposable {
       linkName: type === 'symlink' || type === 'hardlink' ? (pax.linkpath ?? header.linkName) : NO_LINK,
       devMajor: header.devMajor,
       devMinor: header.devMinor,
-      xattrs: pax.xattrs === undefined ? [] : [...pax.xattrs.values()],
+      xattrs: this.#xattrs(own.xattrs),
       headerOffset,
       payloadOffset: this.#source.position,
     };
+  }
+
+  /** An entry's attributes: where it has none of its own, the same list for all. */
+  #xattrs(own: PaxAttributes['xattrs']): readonly Xattr[] {
+    const { xattrs: global } = this.#global;
+    if (own === undefined) return (this.#globalXattrs ??= [...(global?.values() ?? [])]);
+    return [...(global === undefined ? own : new Map([...global, ...own])).values()];
   }
 
   /** After one block of zeros: the second, and all that follows. */

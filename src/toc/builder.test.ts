@@ -346,8 +346,7 @@ test('members are bounded: how far they reach, how many chunks they have, and th
 
 test('what symlinks lead through is bounded for a whole layer, not only for a path', (t) => {
   const builder = new TreeBuilder();
-  const add = (name: string, more: Partial<TocEntry>) =>
-    builder.add({ ...tarFile(name, 0), chunks: [], ...more } as TocEntry);
+  const add = (name: string, more: Partial<TocEntry>) => builder.add({ ...tarFile(name, 0), chunks: [], ...more });
   add('d', { type: 'dir' });
   const dots = './'.repeat(2040);
   const links = Array.from({ length: 39 }, (_, i) => `s${i}`);
@@ -364,4 +363,21 @@ test('what symlinks lead through is bounded for a whole layer, not only for a pa
     message:
       'layer: expected at most 1053696 parts of paths, and of symlinks on them, to walk for 80 files and directories, found more',
   });
+});
+
+test('what entries bring in bytes is bounded: names, targets of links, xattrs', (t) => {
+  const long = latin1('n'.repeat(200));
+  for (const more of [
+    () => ({ name: long }),
+    () => ({ type: 'symlink' as const, linkName: long }),
+    () => ({ xattrs: [{ name: latin1('user.a'), value: long }] }),
+  ]) {
+    const builder = new TreeBuilder('layer', 100, 2000);
+    const add = () => builder.add({ ...tarFile('f', 0), chunks: [], ...more() });
+    for (let i = 0; i < 5; i++) add();
+    t.throws(() => Array.from({ length: 10 }, add), {
+      instanceOf: FormatError,
+      message: 'layer: expected at most 2000 bytes of names, links and xattrs, found more',
+    });
+  }
 });

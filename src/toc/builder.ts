@@ -28,6 +28,11 @@ const hiddenInRoot = new Set([PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, 'stargz.i
 
 /** Inodes and whiteouts of a layer at most: a few names of a short TOC could bring more directories than memory holds. */
 const MAX_NODES = 2 ** 21;
+/**
+ * Bytes of names, targets of links and xattrs that a layer's entries may have in all, xattrs with what they cost besides: all of it is held
+ * in memory while the tree is made. Layers have some 70 bytes an entry, large ones less than 50 MB.
+ */
+const MAX_TEXT_BYTES = 256 * 1024 * 1024;
 /** Symlinks that one path may lead through, as Linux has it. */
 const MAX_SYMLINKS = 40;
 /**
@@ -52,6 +57,7 @@ export class TreeBuilder {
   #prefetch = true;
   #nodes = 0;
   #steps = 0;
+  #text = 0;
   // Entries come directory by directory: the last parent is nearly always the next one's.
   #lastPath = '';
   #lastDirectory = this.#root;
@@ -60,12 +66,15 @@ export class TreeBuilder {
   constructor(
     private readonly what = 'layer',
     private readonly maxNodes = MAX_NODES,
+    private readonly maxTextBytes = MAX_TEXT_BYTES,
   ) {}
 
   /** @throws FormatError for an entry that no extraction could place */
   add(entry: TocEntry): void {
     const path = normalizeName(entry.name, this.what);
     this.#count();
+    this.#text += entry.name.byteLength + entry.linkName.byteLength;
+    this.#checkText();
     const slash = path.lastIndexOf('/');
     const parentPath = slash < 0 ? '' : path.slice(0, slash);
     const name = path.slice(slash + 1);
@@ -116,6 +125,14 @@ export class TreeBuilder {
       throw new FormatError(this.what, { expected: `at most ${this.maxNodes} files and directories`, found: 'more' });
   }
 
+  #checkText(): void {
+    if (this.#text + this.#xattrs.cost > this.maxTextBytes)
+      throw new FormatError(this.what, {
+        expected: `at most ${this.maxTextBytes} bytes of names, links and xattrs`,
+        found: 'more',
+      });
+  }
+
   #step(): void {
     const most = FREE_STEPS + STEPS_PER_NODE * this.#nodes;
     if (++this.#steps > most)
@@ -158,7 +175,11 @@ export class TreeBuilder {
     node.gid = entry.gid;
     node.mtime = entry.mtime;
     node.mtimeNsec = entry.mtimeNsec;
-    node.xattrs = this.#xattrs.intern(entry.xattrs);
+    if (entry.xattrs.length === 0) node.xattrs = undefined;
+    else {
+      node.xattrs = this.#xattrs.intern(entry.xattrs, (expected, found) => this.#refuse(entry, expected, found));
+      this.#checkText();
+    }
   }
 
   #addChunks(leaf: Leaf, entry: TocEntry): void {

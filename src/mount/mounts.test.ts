@@ -1,11 +1,12 @@
 import { pbkdf2 } from 'node:crypto';
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { buildImage } from '../testing/image.js';
+import { writeProgram } from '../testing/program.js';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { TreeBuilder } from '../toc/builder.js';
 import { runCommand } from '../util/command.js';
@@ -13,6 +14,12 @@ import { listMounts } from '../util/mountinfo.js';
 import { imageOf } from '../workspace/image.js';
 import { Mounts, type MountsOptions } from './mounts.js';
 import type { MountRequest } from './request.js';
+
+const gate = () => {
+  let open!: () => void;
+  const promise = new Promise<void>((resolve) => (open = resolve));
+  return { promise, open };
+};
 
 /** Mounts whose layers are directories on disk: what becomes of overlays is as ever. */
 async function scene(t: ExecutionContext) {
@@ -28,22 +35,31 @@ async function scene(t: ExecutionContext) {
   const image = imageOf('docker.io/library/r:1', manifest.bytes, config.bytes, manifest.descriptor);
   const tree = new TreeBuilder().build({ source: digestOf('toc'), contentEnd: 0 });
   const layers = [1, 2].map((slot) => ({ slot, tree, lazy: { lazy: true }, size: 1, digest: `sha256:${slot}` }));
-  const errors: unknown[] = [];
   let shown = 0;
+  /** Awaited by the steps of these names. */
+  const slow = { openLayers: Promise.resolve(), remove: Promise.resolve() };
+  let removed = 0;
   const open = (options: Pick<MountsOptions, 'watchMs'> = {}) => {
     shown = 0; // another process
     return new Mounts({
       ...options,
       workspace: {
         image: async () => image,
-        openLayers: async () => layers,
+        openLayers: async () => {
+          await slow.openLayers;
+          return layers;
+        },
         known: (_source: unknown, layer: unknown) => layer,
         pool: { use: () => {}, release: () => {}, entries: () => [] },
         layers: { fetchAhead: async () => {} },
       } as unknown as MountsOptions['workspace'],
       served: {
         add: async () => void shown++,
-        remove: async () => void shown--,
+        remove: async () => {
+          removed++;
+          await slow.remove;
+          shown--;
+        },
         ahead: () => ({}),
         lower: async () => undefined,
         totals: () => ({ fetchedBytes: 0, requests: 0, badChunks: 0, presentBytes: 0, totalBytes: 0 }),
@@ -53,7 +69,7 @@ async function scene(t: ExecutionContext) {
       records: join(root, 'records'),
       uppers: join(root, 'uppers'),
       empty: join(root, 'empty'),
-      onError: (_what, error) => errors.push(error),
+      onError: () => {},
       onEmpty: () => {},
     });
   };
@@ -64,7 +80,7 @@ async function scene(t: ExecutionContext) {
     t.deepEqual(await readdir(join(root, 'records')), [], what);
     t.is(shown, 0, what);
   };
-  return { root, target, at, open, mount, nothingLeft, errors, shown: () => shown };
+  return { root, target, at, open, mount, nothingLeft, slow, shown: () => shown, removed: () => removed };
 }
 
 test.serial('whoever leaves while the overlay is being made leaves none, at any moment', async (t) => {
@@ -129,6 +145,77 @@ test.serial('only what is ours is unmounted, and only where nothing covers it', 
   await runCommand('umount', [target]); // by somebody else
   await mounts[Symbol.asyncDispose]();
   t.deepEqual(await at(), ['below']);
+});
+
+test.serial(
+  'a daemon that ends leaves what another one mounted, and what lay below, whoever unmounts meanwhile',
+  async (t) => {
+    const { target, at, open, mount } = await scene(t);
+    const [first, second] = [open(), open()];
+    await mount(first);
+    await mount(second);
+    await second[Symbol.asyncDispose]();
+    t.is((await at()).length, 1);
+    await first[Symbol.asyncDispose]();
+
+    await runCommand('mount', ['-t', 'tmpfs', 'below', target]);
+    const third = open();
+    await mount(third);
+    await Promise.all([third.umount(target), third[Symbol.asyncDispose]()]);
+    t.deepEqual(await at(), ['below']);
+  },
+);
+
+test.serial('whoever reads on after a lazy umount keeps the layers, whatever the table says meanwhile', async (t) => {
+  const { target, open, mount, nothingLeft, removed } = await scene(t);
+  const mounts = open({ watchMs: 1 });
+  for (let round = 0; round < 20; round++) {
+    await mount(mounts);
+    await mounts.umount(target, { lazy: true });
+  }
+  t.is(removed(), 0);
+  await mounts[Symbol.asyncDispose]();
+  t.is(removed(), 20);
+  await nothingLeft('at the end');
+});
+
+test.serial('a mount that fails gives up its own claim on the target, not that of the next one', async (t) => {
+  const { root, at, open, mount, slow } = await scene(t);
+  await using mounts = open();
+  const [removing, opening] = [gate(), gate()];
+  slow.remove = removing.promise;
+  await rename(join(root, 'base'), join(root, 'away'));
+  const first = t.throwsAsync(mount(mounts));
+  while (mounts.list().length === 0) await sleep(0);
+  while (mounts.list().length > 0) await sleep(0);
+  await rename(join(root, 'away'), join(root, 'base'));
+  slow.openLayers = opening.promise;
+  const second = mount(mounts);
+  await sleep(30);
+  removing.open();
+  await first;
+  await t.throwsAsync(mount(mounts), { code: 'ALREADY_EXISTS' });
+  opening.open();
+  await second;
+  t.is((await at()).length, 1);
+});
+
+test.serial('the end waits for no program that looks at a directory', async (t) => {
+  const { root, open, mount, nothingLeft } = await scene(t);
+  const { PATH } = process.env;
+  writeProgram(join(root, 'sh'), 'exec /bin/sleep 5');
+  process.env.PATH = root;
+  try {
+    const mounts = open();
+    const mounting = t.throwsAsync(mount(mounts), { message: /daemon is ending/ });
+    const begun = performance.now();
+    await mounts[Symbol.asyncDispose]();
+    t.true(performance.now() - begun < 3000);
+    await mounting;
+  } finally {
+    process.env.PATH = PATH;
+  }
+  await nothingLeft('at the end');
 });
 
 test.serial('a mount that is made while the mount table is looked at is not taken for one that has gone', async (t) => {

@@ -10,6 +10,7 @@ import type { Layer } from '../layer/layer.js';
 import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
 import { Serial } from '../util/serial.js';
+import { leaveOnAbort } from '../util/singleflight.js';
 import { imageOf, layerOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import { isOurs, mountOverlay, overlaysAt, unmountOverlay } from './overlay.js';
@@ -78,8 +79,8 @@ interface Mounted {
 export class Mounts implements AsyncDisposable {
   readonly #options: MountsOptions;
   readonly #mounted = new Map<string, Mounted>();
-  /** Of the above, and of mounts that are being made. */
-  readonly #targets = new Set<string>();
+  /** Targets of the above, and of mounts that are being made, with what holds each. */
+  readonly #claims = new Map<string, unknown>();
   /** Mounts that are being made. */
   readonly #making = new Set<Promise<unknown>>();
   /** Ends them. */
@@ -140,16 +141,21 @@ export class Mounts implements AsyncDisposable {
   }
 
   async #mount(request: MountRequest, onProgress: (p: MountProgress) => void, signal: AbortSignal): Promise<MountInfo> {
-    const target = await realDirectory(request.target);
-    if (this.#targets.has(target))
+    const target = await leaveOnAbort(realDirectory(request.target), signal);
+    if (this.#claims.has(target))
       throw new LazylayerError('ALREADY_EXISTS', `${target} has an image mounted already: umount it first`);
-    this.#targets.add(target);
+    const claim = Symbol(target);
+    this.#claims.set(target, claim);
     try {
       return await this.#mountAt({ ...request, target }, onProgress, signal);
     } catch (error) {
-      this.#targets.delete(target);
+      this.#release(target, claim);
       throw error;
     }
+  }
+
+  #release(target: string, claim: unknown): void {
+    if (this.#claims.get(target) === claim) this.#claims.delete(target);
   }
 
   async #mountAt(
@@ -158,7 +164,8 @@ export class Mounts implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<MountInfo> {
     const { workspace, records } = this.#options;
-    const { platform, allowNoVerification } = request;
+    const { target, platform, allowNoVerification } = request;
+    const before = await overlaysAt(target);
     const image = await workspace.image(request.image, { platform, layers: { allowNoVerification }, signal });
     if (image.warning !== undefined) onProgress({ kind: 'warning', message: image.warning });
     const layers = await this.#openLayers(image, request, onProgress, signal);
@@ -175,8 +182,6 @@ export class Mounts implements AsyncDisposable {
       since: new Date().toISOString(),
     };
     const mounted = this.#mountedOf(id, record, image, layers);
-    const { target } = request;
-    const before = await overlaysAt(target);
     try {
       await this.#serve(mounted, layers);
       await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
@@ -184,7 +189,10 @@ export class Mounts implements AsyncDisposable {
       mounted.overlaid = true;
     } catch (error) {
       // A program that was ended may have mounted it before.
-      if ((await overlaysAt(target)) > before) await this.#unmount(target, { lazy: true });
+      const takeBack = async () => {
+        if ((await overlaysAt(target)) > before) await unmountOverlay(target, { lazy: true });
+      };
+      await this.#orTold(`unmount ${target}`, takeBack());
       await this.#forget(mounted);
       throw error;
     }
@@ -233,7 +241,7 @@ export class Mounts implements AsyncDisposable {
     const { id, image, layers, record, fetching } = mounted;
     const { target } = record.request;
     this.#mounted.set(target, mounted);
-    this.#targets.add(target);
+    this.#claims.set(target, mounted);
     workspace.pool.use(image.reference, useKey(id), record.request.platform);
     await served.add(image.reference, layers, opened);
     programs?.know(layers.map(({ slot }) => slot));
@@ -290,8 +298,8 @@ export class Mounts implements AsyncDisposable {
   }
 
   /** What goes on without it must not fail for a mount that stays. */
-  async #unmount(target: string, options: { lazy?: boolean } = {}): Promise<void> {
-    await unmountOverlay(target, options).catch((error: unknown) => this.#options.onError(`unmount ${target}`, error));
+  async #orTold(what: string, work: Promise<void>): Promise<void> {
+    await work.catch((error: unknown) => this.#options.onError(what, error));
   }
 
   /** Whether nothing is mounted and nothing is being mounted. */
@@ -324,7 +332,9 @@ export class Mounts implements AsyncDisposable {
     // Before the table is read: one that is made meanwhile may be missing there.
     const known = [...this.#mounted].filter(([, { overlaid }]) => overlaid);
     const there = new Set((await listMounts()).filter(isOurs).map(({ target }) => target));
-    for (const [target, mounted] of known) if (!there.has(target)) await this.#forget(mounted);
+    const gone = known.filter(([target]) => !there.has(target));
+    // In turn with whoever unmounts it: lazily, it is gone from the table before it is known to linger.
+    await Promise.all(gone.map(([, mounted]) => mounted.leaving.run(() => this.#forget(mounted))));
   }
 
   async #forget(mounted: Mounted): Promise<void> {
@@ -333,7 +343,7 @@ export class Mounts implements AsyncDisposable {
     const { target } = record.request;
     if (this.#mounted.get(target) !== mounted) return;
     this.#mounted.delete(target);
-    this.#targets.delete(target);
+    this.#release(target, mounted);
     mounted.fetching.abort(new LazylayerError('ABORTED', 'unmounted'));
     workspace.pool.release(image.reference, useKey(id), record.request.platform);
     if (!this.#lingering.includes(mounted)) await served.remove(image.reference, layers);
@@ -377,9 +387,14 @@ export class Mounts implements AsyncDisposable {
     await Promise.allSettled(this.#making);
     for (const mounted of [...this.#mounted.values()].reverse()) {
       const { target } = mounted.record.request;
-      await this.#unmount(target);
-      await this.#unmount(target, { lazy: true });
-      await this.#forget(mounted);
+      await mounted.leaving.run(async () => {
+        if (this.#mounted.get(target) !== mounted) return;
+        await unmountOverlay(target).catch((error: unknown) => {
+          this.#options.onError(`unmount ${target}`, error);
+          return this.#orTold(`unmount ${target}`, unmountOverlay(target, { lazy: true }));
+        });
+        await this.#forget(mounted);
+      });
     }
     for (const { image, layers } of this.#lingering) await this.#options.served.remove(image.reference, layers);
   }

@@ -1,4 +1,4 @@
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { Digest } from '../digest/digest.js';
@@ -202,6 +202,20 @@ test('who wants the manifest alone does not undo who wants all', async (t) => {
   t.is(world.configs, 1);
 });
 
+test('a manifest that comes late does not undo the config that came meanwhile', async (t) => {
+  let gate = Promise.resolve();
+  const { pool, world } = await setup(t, { load: async (reference) => gate.then(() => content(reference)) });
+  await pool.manifest('a:1');
+  let give = () => {};
+  gate = new Promise<void>((resolve) => (give = resolve));
+  const late = pool.manifest('a:1', { revalidate: true });
+  await pool.get('a:1');
+  give();
+  await late;
+  await pool.get('a:1');
+  t.is(world.configs, 1);
+});
+
 test('a manifest is no answer where all was wanted and the registry is away', async (t) => {
   const { pool, world } = await setup(t);
   await pool.manifest('a:1');
@@ -323,6 +337,16 @@ test('use counts by key survive a restart, and pin', async (t) => {
   t.deepEqual([again.release('a:1', 'layer'), again.release('a:1', 'mount'), again.release('a:1', 'mount')], [2, 1, 1]);
 });
 
+test('use counts that cannot be written are told of, and written once they can be', async (t) => {
+  const { pool, dir } = await setup(t);
+  await mkdir(join(dir, 'uses'));
+  pool.use('a:1', 'layer');
+  await t.throwsAsync(pool.flushed());
+  await rmdir(join(dir, 'uses'));
+  await pool.flushed();
+  t.deepEqual(JSON.parse(await readFile(join(dir, 'uses'), 'utf8')), [{ reference: 'a:1', keys: { layer: 1 } }]);
+});
+
 test('a counts file that cannot be understood counts as none', async (t) => {
   const { pool, dir, open } = await setup(t);
   await pool[Symbol.asyncDispose]();
@@ -332,6 +356,26 @@ test('a counts file that cannot be understood counts as none', async (t) => {
     t.is(again.use('a'), 1, bad);
     await again[Symbol.asyncDispose]();
   }
+});
+
+test('a clock that was set back makes no hold longer', async (t) => {
+  const { pool, world, open } = await setup(t, { holdMs: 1000 });
+  await pool.get('a:1');
+  await pool[Symbol.asyncDispose]();
+  world.now -= 86_400_000;
+  t.is([...(await open()).entries()][0].heldUntil, world.now + 1000);
+});
+
+test('an entry that is held again takes no place of those that may go', async (t) => {
+  const { pool, world } = await setup(t, { max: 2, holdMs: 100 });
+  for (const reference of ['a:1', 'a:2', 'a:3']) await pool.get(reference);
+  pool.use('a:3');
+  world.now += 1000;
+  await pool.flushed();
+  await pool.get('a:2', { revalidate: true });
+  pool.release('a:3');
+  await pool.flushed();
+  t.deepEqual(world.evicted, []);
 });
 
 test('what load gives must fit together', async (t) => {

@@ -137,6 +137,7 @@ test('last use outlives the process', async (t) => {
     await fill(cache, one);
   }
   await using cache = await ChunkCache.open(root);
+  t.is((await cache.prune({ keepBytes: cache.usedBytes })).layers, 0, 'no more than was asked for');
   await cache.prune({ keepBytes: 150_000 });
   t.deepEqual(
     (await cache.du()).layers.map((l) => l.digest),
@@ -172,6 +173,18 @@ test('a chunk that another layer has is taken from there, verified, and a stale 
   t.is(cache.reuse(third, 0), 0);
   t.is(third.presence.count(), 0);
   await cache.release(third);
+});
+
+test('a layer that is dropped takes no hints along that lead to others', async (t) => {
+  await using cache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'));
+  const [one, two, three] = [1, 2, 3].map((seed) => layerOf(seed, 4));
+  for (const { tree } of [two, three]) tree.chunkDigests.set(one.tree.chunkDigests);
+  await fill(cache, one);
+  await fill(cache, { ...two, chunks: one.chunks }); // whoever brought them last is where they are looked for
+  await cache.drop(one.key);
+  const layer = await cache.create(three.key, three.tree);
+  t.is(cache.reuse(layer, 0), 10_000);
+  await cache.release(layer);
 });
 
 test('a process that dies leaves nothing that the next one trips over', async (t) => {
@@ -399,6 +412,36 @@ test('a layer that is kept while it waits to be dropped stays; one that is being
   await cache.release(open);
 });
 
+test('content that is wanted when it is about to go stays', async (t) => {
+  const layer = layerOf(1);
+  await using cache: ChunkCache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'), {
+    onForget: async () => void cache.keep(layer.key, true),
+  });
+  cache.keep(layer.key, false);
+  await fill(cache, layer);
+  t.false(await cache.makeRoom(1, new Error('full')));
+  t.true(await cache.looksWhole(layer.key));
+});
+
+for (const kept of [true, false])
+  test(`a layer that is opened while another one makes room stays as it is: ${kept ? 'kept' : 'not kept'}`, async (t) => {
+    const [first, second] = [1, 2].map((seed) => layerOf(seed));
+    const opened: CachedLayer[] = [];
+    await using cache: ChunkCache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'), {
+      onForget: async () => {
+        if (opened.length === 0) opened.push((await cache.acquire(second.key, () => true))!);
+      },
+    });
+    for (const layer of [first, second]) {
+      await fill(cache, layer);
+      if (kept) cache.keep(layer.key, false);
+    }
+    await cache.makeRoom(2 ** 30, new Error('full'));
+    await cache.release(opened[0]);
+    t.true(await cache.looksWhole(second.key));
+    t.false(await cache.looksWhole(first.key));
+  });
+
 test('content above the limit that had to stay goes when it need not any more', async (t) => {
   const root = await temporaryDirectory(t, 'cache-test');
   const layer = layerOf(1);
@@ -431,6 +474,16 @@ test('what a crash left half written beside a layer is removed at the next start
   await using cache = await ChunkCache.open(root);
   t.false((await readdir(directory)).some((file) => file.endsWith('.tmp')));
   t.is((await cache.du()).layers.length, 1);
+});
+
+test('bits beside a tree that was made anew are not believed: it may have chunks at other places', async (t) => {
+  await using cache = await ChunkCache.open(await temporaryDirectory(t, 'cache-test'));
+  const layer = layerOf(1);
+  await fill(cache, layer);
+  const opened = await cache.create(layer.key, layer.tree);
+  t.is(opened.presence.count(), 0);
+  t.true(opened.hasSuspects);
+  await cache.release(opened);
 });
 
 test('a sector that cannot be read leaves a suspect chunk to the registry', async (t) => {

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { createInflateRaw, gzipSync } from 'node:zlib';
 import { hash } from 'node:crypto';
 import { join } from 'node:path';
@@ -10,6 +10,7 @@ import { estargzLayer, randomness, tarFile } from '../testing/layer-fixture.js';
 import { temporaryDirectory } from '../testing/temporary.js';
 import { NO_DIGEST } from '../toc/entry.js';
 import { TreeBuilder } from '../toc/builder.js';
+import type { Tree } from '../toc/tree.js';
 import { ChunkWriter, type Batch, type ChunkTarget } from './chunk-writer.js';
 
 async function setUp(t: ExecutionContext, minChunkSize: number) {
@@ -153,3 +154,55 @@ test.serial('a member is inflated once, however many chunks it has, however far 
     t.is(presence.count(), count - failed);
   }
 });
+
+test('between files the cache file has zeros, whatever was written before: the kernel shows the end of a page as it is', async (t) => {
+  const { fd, path } = await emptyFile(t);
+  const writer = new ChunkWriter(1 << 20);
+  for (const [fill, sizes] of [
+    [0xaa, [60_000]],
+    [0xbb, [5_000, 3_000, 100]],
+  ] as const) {
+    const { tree, batch } = membersOf(sizes.map((size) => Buffer.alloc(size, fill)));
+    const presence = new Presence(new SharedArrayBuffer(4));
+    ftruncateSync(fd, 0);
+    t.is(writer.write({ tree, presence, fd, trusting: false }, batch).verified, sum(sizes));
+    t.is(readFileSync(path).filter((byte) => byte !== 0).length, sum(sizes));
+  }
+});
+
+test('a chunk that no digest vouches for is taken where nothing is verified, and nowhere else', async (t) => {
+  const { fd } = await emptyFile(t);
+  for (const trusting of [false, true]) {
+    const { tree, batch } = membersOf([Buffer.alloc(100, 1), Buffer.alloc(100, 2)]);
+    tree.chunkDigests.fill(0, 0, 32);
+    const presence = new Presence(new SharedArrayBuffer(4));
+    const { failed } = new ChunkWriter(1 << 20).write({ tree, presence, fd, trusting }, batch);
+    t.deepEqual([failed.length, presence.has(0), presence.has(1)], trusting ? [0, true, true] : [1, false, true]);
+  }
+});
+
+const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+
+async function emptyFile(t: ExecutionContext) {
+  const path = join(await temporaryDirectory(t, 'writer'), 'data');
+  const fd = openSync(path, 'w+');
+  t.teardown(() => closeSync(fd));
+  return { fd, path };
+}
+
+/** A layer of files with one member each, and all of them. */
+function membersOf(contents: readonly Buffer[]): { tree: Tree; batch: Batch } {
+  const builder = new TreeBuilder();
+  const members = contents.map((bytes) => gzipSync(bytes));
+  contents.forEach((bytes, i) => {
+    const offset = sum(members.slice(0, i).map(({ byteLength }) => byteLength));
+    const digest = hash('sha256', bytes, 'buffer');
+    builder.add({
+      ...tarFile(`f${i}`, bytes.byteLength),
+      chunks: [{ offset, innerOffset: 0, size: bytes.byteLength, digest }],
+    });
+  });
+  const input = Buffer.concat(members);
+  const tree = builder.build({ source: digestOf('toc'), contentEnd: input.byteLength });
+  return { tree, batch: { first: 0, end: contents.length, input, base: 0 } };
+}

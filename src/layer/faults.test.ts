@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { saveBitmap } from '../cache/bitmap-file.js';
 import { Presence } from '../cache/presence.js';
-import { codeOf } from '../errors.js';
+import { codeOf, LazylayerError } from '../errors.js';
 import { Registry } from '../registry/client.js';
 import type { FaultAction } from '../testing/registry-faults.js';
 import { startTestRegistry } from '../testing/registry.js';
@@ -53,7 +53,9 @@ test('a chunk that is wrong fails alone, is asked for twice, and is never kept; 
   t.is(layer.stats.badChunks, 2);
   for (const i of [4, 6, 7]) t.true(files[i].bytes.equals(await readFileOf(layer, i)));
   await t.throwsAsync(readFileOf(layer, 5));
+  const { badChunks } = layer.stats;
   await t.throwsAsync(layer.fetchAll(), { message: /expected chunks as its TOC claims/ });
+  t.is(layer.stats.badChunks, badChunks + 2);
   blob.bytes[at] ^= 1;
   await allRight(t, layer);
   t.is(layer.stats.presentBytes, layer.stats.totalBytes);
@@ -82,6 +84,52 @@ test('errors are not kept: a registry that was down is asked again by the next r
   };
   await t.throwsAsync(readFileOf(layer, 1), { message: 'down' });
   blob.beforePiece = () => {};
+  await allRight(t, layer);
+});
+
+test('failures do not add up while there is progress', async (t) => {
+  await using bench = await LayerBench.create();
+  const many = Array.from({ length: 6 }, (_, i) => ({ name: `${i}`, bytes: random.bytes(2_000_000) }));
+  const { blob, source } = await estargzLayer(many, { level: 1 });
+  await using layer = await bench.store.open(source);
+  let failures = 0;
+  let present = -1;
+  blob.beforePiece = () => {
+    if (failures >= 5 || layer.stats.presentBytes === present) return;
+    present = layer.stats.presentBytes;
+    failures++;
+    throw new LazylayerError('UNAVAILABLE', 'down');
+  };
+  await layer.fetchAll();
+  t.is(failures, 5);
+});
+
+test('what will not pass is not asked for again and again, however patient', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files);
+  await using layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  blob.beforePiece = () => {
+    throw new LazylayerError('NOT_FOUND', 'gone');
+  };
+  await t.throwsAsync(layer.background(), { message: 'gone' });
+  t.true(blob.asked.length <= 3, `${blob.asked.length}`);
+});
+
+test('a transfer that ends early, and says nothing, is an error for who reads and who fetches', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await estargzLayer(files);
+  let short = false;
+  const reader = () => {
+    const whole = blob.reader();
+    const stream: typeof whole.stream = (offset, length, options) =>
+      whole.stream(offset, short ? Math.min(length, 1_000) : length, options);
+    return { ...whole, stream };
+  };
+  await using layer = await bench.store.open({ ...source, reader });
+  short = true;
+  await t.throwsAsync(readFileOf(layer, 1), { code: 'DATA_LOSS' });
+  short = false;
   await allRight(t, layer);
 });
 

@@ -63,6 +63,24 @@ test('a reader that leaves takes its request along, unless others wait for it', 
   }
 });
 
+test('a reader that leaves does not take along what was fetched ahead', async (t) => {
+  await using bench = await LayerBench.create();
+  const bytes = randomness(5).bytes(50_000);
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes }]);
+  await using layer = await bench.store.open(source);
+  const inode = inodeAt(layer.tree, 'a');
+  const open = gate(blob);
+  layer.bring([inode]);
+  const controller = new AbortController();
+  const leaving = layer.read(inode, 0, 10, { signal: controller.signal });
+  await turn();
+  controller.abort(new Error('I leave'));
+  await t.throwsAsync(leaving, { message: 'I leave' });
+  open();
+  await until(() => layer.stats.presentBytes === 50_000);
+  t.is(blob.aborted, 0);
+});
+
 test('a reader gets its request out while background work fills its share, and is served first', async (t) => {
   await using bench = await LayerBench.create({ store: { maxConcurrency: 3 } });
   const random = randomness(6);
@@ -166,12 +184,40 @@ test('background work stops on its signal, and goes on after failures', async (t
   t.is(layer.stats.presentBytes, layer.stats.totalBytes);
 });
 
+test('background work goes on a while after a read, whether that came to its end or failed', async (t) => {
+  const quietMs = 200;
+  await using bench = await LayerBench.create({ store: { quietMs } });
+  const { blob, source } = await estargzLayer([{ name: 'a', bytes: randomness(13).bytes(50_000) }]);
+  await using layer = await bench.store.open(source);
+  const reading = () => layer.read(inodeAt(layer.tree, 'a'), 0, 10);
+  blob.beforePiece = () => Promise.reject(new Error('down'));
+  await t.throwsAsync(reading(), { message: 'down' });
+  blob.beforePiece = () => {};
+  await reading();
+  const began = performance.now();
+  await bench.store.scheduler.politely();
+  t.true(performance.now() - began < 4 * quietMs, 'else it is patience that ends');
+});
+
 test('closing a layer while it is read and fetched ends both, and what came is kept', async (t) => {
   await using bench = await LayerBench.create();
   const random = randomness(12);
   const files = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, bytes: random.bytes(200_000) }));
   const { blob, source } = await estargzLayer(files, { level: 1 });
   const layer = await bench.store.open(source);
+  const { inflater } = bench.store.scheduler;
+  const { run, detach } = inflater;
+  let underWay = 0;
+  const leftOver: number[] = [];
+  inflater.run = async (...args) => {
+    underWay++;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    return run.apply(inflater, args).finally(() => underWay--);
+  };
+  inflater.detach = (target) => {
+    leftOver.push(underWay);
+    detach.call(inflater, target);
+  };
   let pieces = 0;
   blob.beforePiece = async () => {
     if (++pieces > 60) await new Promise((resolve) => setTimeout(resolve, 1));
@@ -181,6 +227,8 @@ test('closing a layer while it is read and fetched ends both, and what came is k
   const outcomes = Promise.allSettled([background, reading]);
   await until(() => pieces > 40);
   await layer[Symbol.asyncDispose]();
+  t.deepEqual(leftOver, [0], 'no thread writes to its file, and none keeps its tree');
+  t.deepEqual([bench.store.scheduler.memoryInUse, bench.store.scheduler.buffers.inUse], [0, 0]);
   const [background1] = await outcomes;
   t.is(background1.status, 'rejected');
   await using again = await bench.store.open(source);

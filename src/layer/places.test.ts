@@ -88,3 +88,16 @@ test('the work for files that share one member grows with their number, not with
   t.deepEqual(landmarkSpans(tree, 1), [{ first: 0, end: count }]);
   t.true(looks < 100 * count, `${looks}`);
 });
+
+test('a file of several names lies where the first of them is, and counts there alone', (t) => {
+  const builder = new TreeBuilder();
+  const chunks = [{ size: 100, offset: 0, innerOffset: 0, digest: NO_DIGEST }];
+  builder.add({ ...tarFile('a/lib.so', 100), chunks });
+  builder.add({ ...tarFile('b/lib.py', 0), type: 'hardlink', linkName: Buffer.from('a/lib.so'), chunks: [] });
+  const tree = builder.build({ source: digestOf(NO_BYTES), contentEnd: 100 });
+  const places = new Places(tree);
+  const [a, b] = ['a', 'b'].map((name) => tree.lookup(ROOT, Buffer.from(name)));
+  t.is(places.directory(0), a);
+  t.is(places.kind(0), kind('.so'));
+  t.deepEqual([places.enclosing(a, 99), places.enclosing(b, 99), places.enclosing(a, 100)], [NONE, b, ROOT]);
+});

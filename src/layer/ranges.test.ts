@@ -1,6 +1,7 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
 import { inodeAt } from '../testing/image-tree.js';
-import { estargzLayer, gate, LayerBench, randomness } from '../testing/layer-fixture.js';
+import { estargzLayer, gate, LayerBench, randomness, type FakeBlob } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
 import { Ranges } from './ranges.js';
 import type { ChunkSpan } from './read-ahead.js';
@@ -118,4 +119,72 @@ test('of a member whose rest comes for somebody else only what is missing is ask
   t.true(ranges.isFree(next as ChunkSpan));
   open();
   t.is((await coming).failed, 0);
+});
+
+/** Files of so many bytes, half of which go over the network, and a layer of them, open. */
+async function opened(bench: LayerBench, sizes: readonly number[], chunkSize = 1 << 20) {
+  const random = randomness(60);
+  const files = sizes.map((size, i) => ({ name: `${i}`, bytes: random.bytes(size) }));
+  const { blob, source } = await estargzLayer(files, { level: 1, chunkSize });
+  const layer = await bench.store.open(source);
+  blob.asked.length = 0;
+  return { layer, blob, files };
+}
+
+/** Bytes of the blob that were asked for more than once. */
+function askedTwice({ asked }: FakeBlob): number {
+  let [end, twice] = [0, 0];
+  for (const { offset, length } of [...asked].sort((a, b) => a.offset - b.offset)) {
+    twice += Math.max(0, Math.min(end, offset + length) - offset);
+    end = Math.max(end, offset + length);
+  }
+  return twice;
+}
+
+test('a range ends where another one that is on its way begins', async (t) => {
+  await using bench = await LayerBench.create();
+  const { layer, blob } = await opened(bench, Array<number>(10).fill(100_000));
+  await using _ = layer;
+  const open = gate(blob);
+  layer.bring([inodeAt(layer.tree, '5')]);
+  await until(() => blob.asked.length === 1);
+  const all = layer.fetchAll();
+  await until(() => blob.asked.length === 3);
+  open();
+  await all;
+  t.is(layer.stats.presentBytes, 1_000_000);
+  t.is(askedTwice(blob), 0);
+});
+
+test('what a reader brought while a range waited for leave to start is not asked for again', async (t) => {
+  await using bench = await LayerBench.create({ store: { maxConcurrency: 2 } });
+  const { layer, blob, files } = await opened(bench, [600_000, 600_000, 600_000, 600_000]);
+  await using _ = layer;
+  const last = layer.tree.chunkOffset[layer.tree.first[inodeAt(layer.tree, '3')]];
+  const open = gate(blob, last);
+  layer.bring([inodeAt(layer.tree, '3')]); // all that nobody waits for has one request at once
+  await until(() => blob.asked.length === 1);
+  const all = layer.fetchAll();
+  await turn();
+  t.true(files[0].bytes.equals(await layer.read(inodeAt(layer.tree, '0'), 0, 1 << 20)));
+  open();
+  await all;
+  t.is(layer.stats.presentBytes, 2_400_000);
+  t.is(askedTwice(blob), 0);
+});
+
+test('of what is not loaded of a program, nothing is given up that a reader waits for', async (t) => {
+  await using bench = await LayerBench.create();
+  const { layer, blob, files } = await opened(bench, [4_000_000], 200_000);
+  await using _ = layer;
+  const inode = inodeAt(layer.tree, '0');
+  const open = gate(blob);
+  layer.bring([inode]);
+  await until(() => blob.asked.length === 1);
+  const reading = layer.read(inode, 3_900_000, 10);
+  await turn();
+  layer.loads(inode, 1_000_000);
+  open();
+  t.true(files[0].bytes.subarray(3_900_000, 3_900_010).equals(await reading));
+  t.is(blob.asked.length, 1);
 });

@@ -1,5 +1,6 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import test from 'ava';
-import { FetchScheduler } from './scheduler.js';
+import { DEMAND, FetchScheduler, PREFETCH } from './scheduler.js';
 
 test('background work waits while somebody reads, and a while after', async (t) => {
   await using scheduler = new FetchScheduler({ quietMs: 100 });
@@ -13,6 +14,23 @@ test('background work waits while somebody reads, and a while after', async (t) 
   }, 150);
   await waiting;
   t.deepEqual(order, ['read', 'a moment later', 'background']);
+});
+
+test('who leaves while it waits for leave to start holds nothing', async (t) => {
+  await using scheduler = new FetchScheduler({ maxRequests: 1, maxBulkRequests: 1 });
+  const first = await scheduler.admit(PREFETCH, () => 100);
+  for (const priority of [DEMAND, PREFETCH] as const) {
+    const controller = new AbortController();
+    const waiting = scheduler.admit(priority, () => 10, controller.signal);
+    await turn();
+    controller.abort(new Error('I leave'));
+    await t.throwsAsync(waiting, { message: 'I leave' });
+  }
+  t.is(scheduler.memoryInUse, 100);
+  const next = scheduler.admit(DEMAND, () => 10);
+  first.release();
+  (await next).release();
+  t.deepEqual([scheduler.memoryInUse, scheduler.requestsInUse], [0, 0]);
 });
 
 test('where nobody ever read, background work begins at once, unless somebody is about to', async (t) => {

@@ -206,17 +206,17 @@ test('closing a layer while it is read and fetched ends both, and what came is k
   const { blob, source } = await estargzLayer(files, { level: 1 });
   const layer = await bench.store.open(source);
   const { inflater } = bench.store.scheduler;
-  const { run, detach } = inflater;
+  const [run, detach] = [inflater.run.bind(inflater), inflater.detach.bind(inflater)];
   let underWay = 0;
   const leftOver: number[] = [];
   inflater.run = async (...args) => {
     underWay++;
     await new Promise((resolve) => setTimeout(resolve, 20));
-    return run.apply(inflater, args).finally(() => underWay--);
+    return run(...args).finally(() => underWay--);
   };
   inflater.detach = (target) => {
     leftOver.push(underWay);
-    detach.call(inflater, target);
+    detach(target);
   };
   let pieces = 0;
   blob.beforePiece = async () => {

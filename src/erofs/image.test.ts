@@ -1,4 +1,8 @@
 import test from 'ava';
+import { digestOf } from '../digest/digester.js';
+import { treeFromTar } from '../tar/tree.js';
+import { encodeTarHeader, TAR_END, tarPadding } from '../tar/writer.js';
+import { tarFile } from '../testing/layer-fixture.js';
 import { FixtureLayer, type FixtureEntry } from '../testing/fs-fixture.js';
 import { erofsImage } from './image.js';
 
@@ -39,6 +43,15 @@ test('values of xattrs, and all of an inode, fit their 16 bits', (t) => {
     Object.fromEntries(Array.from({ length: count }, (_, i) => [`user.${i}`, 'v'.repeat(0xffff)]));
   t.not(imageOf({ name: 'f', xattrs: many(3) }), undefined);
   t.is(imageOf({ name: 'f', xattrs: many(4) }), undefined);
+});
+
+test('content that does not begin on a block, as in a tar, has no form', async (t) => {
+  const tar = async function* () {
+    for (const name of ['a', 'b'])
+      yield Buffer.concat([encodeTarHeader(tarFile(name, 10)), Buffer.alloc(10), tarPadding(10)]);
+    yield TAR_END;
+  };
+  t.is(erofsImage(await treeFromTar(tar(), { diffId: digestOf('tar') })), undefined);
 });
 
 test('an empty layer is one', (t) => {

@@ -117,6 +117,22 @@ test('a LOOKUP is answered by who keeps it', async (t) => {
   ]);
 });
 
+test('a use that the kernel tells of again, after a process that died, is known by the same number', async (t) => {
+  const told: unknown[] = [];
+  const use = async (_path: unknown, request: unknown) => void told.push(request);
+  const { requests } = await start(t, { store: { use, release: use } } as unknown as FuseHost);
+  for (const uniqueHigh of [1, 0x8000_0001])
+    for (const change of ['use', 'release'] as const)
+      await requests.use({ uniqueLow: 6, uniqueHigh, pid: 0, change, path: ['r', 'd'] });
+  const id = 2 ** 32 + 6;
+  t.deepEqual(told, [
+    { id, again: false },
+    { id, again: false },
+    { id, again: true },
+    { id, again: true },
+  ]);
+});
+
 test('the host is told which process waits', async (t) => {
   const pids: number[] = [];
   const { requests } = await start(t, {

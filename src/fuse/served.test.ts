@@ -105,6 +105,15 @@ test('a layer that is added again while it is still going is there afterwards, a
   }
 });
 
+test('a layer that comes back in another slot is not shown in its place', async (t) => {
+  const { served, fuse, known, opened, heard } = scene();
+  await served.bind(Promise.resolve(fuse));
+  await served.add('a', [{ ...known(1), open: async () => opened(2) }]);
+  heard();
+  await t.throwsAsync(served.wake(1), { code: 'INTERNAL' });
+  t.deepEqual(heard(), ['close 2']);
+});
+
 test('what changes while the server starts, it is told of once it is there', async (t) => {
   const { served, fuse, known, opened, references, heard } = scene();
   await served.add('a', [known(1)]);

@@ -103,6 +103,14 @@ test('READDIR and READDIRPLUS give the same names however small the buffer is', 
     }
 });
 
+test('READDIRPLUS of what may change: the name of a layer is good for a moment, what the layer is for good', (t) => {
+  const { send } = startSession();
+  const l = Number(send(Opcode.LOOKUP, 1, 'l\0')!.body.readBigUInt64LE(0));
+  const { body } = send(Opcode.READDIRPLUS, l, readIn(2, 4096))!;
+  t.is(body.readBigUInt64LE(0), BigInt(inSlot(0)));
+  t.deepEqual([body.readBigUInt64LE(16), body.readBigUInt64LE(24)], [1n, 0x7fff_ffffn]);
+});
+
 const layerNames = () => entries.filter((e) => e.name.startsWith('many/')).map((e) => e.name.slice(5));
 
 test('READ: cached bytes come at once, missing ones are deferred, clipped to the file', (t) => {
@@ -210,11 +218,12 @@ test('malformed messages: a reply or silence, never an exception, never two repl
         request.bytes.writeBigUInt64LE(node, 16);
         const before = replies.length + deferred.length + lookups.length;
         session.handle(request, length);
-        t.true(replies.length + deferred.length + lookups.length - before <= 1);
+        const answers = replies.length + deferred.length + lookups.length - before;
+        t.true(answers <= (lie || length < 40 ? 0 : 1));
       }
       replies.length = deferred.length = lookups.length = 0;
     }),
-    { numRuns: 500 },
+    { numRuns: 500, endOnFailure: true },
   );
 });
 

@@ -1,5 +1,5 @@
 import { pbkdf2 } from 'node:crypto';
-import { mkdir, readdir, rename } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -8,12 +8,14 @@ import { digestOf } from '../digest/digester.js';
 import { buildImage } from '../testing/image.js';
 import { writeProgram } from '../testing/program.js';
 import { temporaryDirectory } from '../testing/temporary.js';
+import { until } from '../testing/until.js';
 import { TreeBuilder } from '../toc/builder.js';
 import { runCommand } from '../util/command.js';
 import { listMounts } from '../util/mountinfo.js';
 import { imageOf } from '../workspace/image.js';
 import { Mounts, type MountsOptions } from './mounts.js';
 import type { MountRequest } from './request.js';
+import { releaseStale } from './stale.js';
 
 const gate = () => {
   let open!: () => void;
@@ -39,18 +41,27 @@ async function scene(t: ExecutionContext) {
   /** Awaited by the steps of these names. */
   const slow = { openLayers: Promise.resolve(), remove: Promise.resolve() };
   let removed = 0;
+  const used = new Set<string>();
+  const pulling: { failure?: Error } = {};
   const open = (options: Pick<MountsOptions, 'watchMs'> = {}) => {
     shown = 0; // another process
     return new Mounts({
       ...options,
       workspace: {
-        image: async () => image,
+        image: async () => {
+          if (pulling.failure !== undefined) throw pulling.failure;
+          return image;
+        },
         openLayers: async () => {
           await slow.openLayers;
           return layers;
         },
         known: (_source: unknown, layer: unknown) => layer,
-        pool: { use: () => {}, release: () => {}, entries: () => [] },
+        pool: {
+          use: (_reference: string, key: string) => void used.add(key),
+          release: (_reference: string, key: string) => void used.delete(key),
+          entries: () => [{ reference: image.reference, uses: new Map([...used].map((key) => [key, 1])) }],
+        },
         layers: { fetchAhead: async () => {} },
       } as unknown as MountsOptions['workspace'],
       served: {
@@ -74,13 +85,27 @@ async function scene(t: ExecutionContext) {
     });
   };
   const request: MountRequest = { image: 'r', target, backgroundFetch: false, allowNoVerification: false };
-  const mount = (mounts: Mounts, signal = new AbortController().signal) => mounts.mount(request, () => {}, signal);
+  const mount = (mounts: Mounts, signal = new AbortController().signal, more: Partial<MountRequest> = {}) =>
+    mounts.mount({ ...request, ...more }, () => {}, signal);
   const nothingLeft = async (what: string) => {
     t.deepEqual(await at(), [], what);
     t.deepEqual(await readdir(join(root, 'records')), [], what);
     t.is(shown, 0, what);
+    t.deepEqual([...used], [], what);
   };
-  return { root, target, at, open, mount, nothingLeft, slow, shown: () => shown, removed: () => removed };
+  return {
+    root,
+    target,
+    at,
+    open,
+    mount,
+    nothingLeft,
+    slow,
+    pulling,
+    used,
+    shown: () => shown,
+    removed: () => removed,
+  };
 }
 
 test.serial('whoever leaves while the overlay is being made leaves none, at any moment', async (t) => {
@@ -237,4 +262,96 @@ test.serial('a mount that is made while the mount table is looked at is not take
   busy = false;
   await Promise.all(loads);
   await nothingLeft('at the end');
+});
+
+test.serial('an image that is not to be had does not keep the next one from its mount point', async (t) => {
+  const { target, open, mount, nothingLeft, pulling } = await scene(t);
+  await using mounts = open();
+  pulling.failure = new Error('the registry is away');
+  await t.throwsAsync(mount(mounts), { is: pulling.failure });
+  pulling.failure = undefined;
+  await mount(mounts);
+  await mounts.umount(target);
+  await nothingLeft('unmounted');
+});
+
+test.serial('a directory for changes that was given stays with what is in it; one of our own goes', async (t) => {
+  const { root, target, open, mount, nothingLeft } = await scene(t);
+  await using mounts = open();
+  const upper = join(root, 'mine');
+  for (const more of [{ upper, rw: true }, { rw: true }]) {
+    await mount(mounts, undefined, more);
+    await writeFile(join(target, 'kept'), 'bytes');
+    await mounts.umount(target);
+    await nothingLeft('unmounted');
+  }
+  t.is(await readFile(join(upper, 'upper/kept'), 'utf8'), 'bytes');
+  t.deepEqual(await readdir(join(root, 'uppers')), []);
+});
+
+test.serial('what was unmounted lazily is served until the daemon ends', async (t) => {
+  const { target, at, open, mount, shown } = await scene(t);
+  const mounts = open();
+  await mount(mounts);
+  await mounts.umount(target, { lazy: true });
+  t.deepEqual(await at(), []);
+  t.is(shown(), 1);
+  await mounts[Symbol.asyncDispose]();
+  t.is(shown(), 0);
+});
+
+test.serial('the overlay of another daemon below ours stays, whoever fails or comes twice', async (t) => {
+  const { root, target, at, open, mount, nothingLeft } = await scene(t);
+  const lower = ['base/l/1', 'base/l/2'].map((name) => join(root, name)).join(':');
+  await runCommand('mount', ['-t', 'overlay', '-o', `ro,lowerdir=${lower}`, 'lazylayer', target]);
+  await using mounts = open();
+  await rename(join(root, 'base'), join(root, 'away'));
+  await t.throwsAsync(mount(mounts), { message: /^sh ended with/ });
+  await rename(join(root, 'away'), join(root, 'base'));
+  t.is((await at()).length, 1);
+  await mount(mounts);
+  await Promise.all([mounts.umount(target), mounts.umount(target)]);
+  t.is((await at()).length, 1);
+  await runCommand('umount', [target]);
+  await nothingLeft('at the end');
+});
+
+test.serial('who waits for a mount to go hears of it, however it goes, or leaves', async (t) => {
+  const { target, open, mount } = await scene(t);
+  await using mounts = open({ watchMs: 5 });
+  const { signal } = new AbortController();
+  await mounts.gone(target, signal);
+  for (const go of [() => mounts.umount(target), () => runCommand('umount', [target])]) {
+    await mount(mounts);
+    const waiting = mounts.gone(target, signal);
+    const leaving = new AbortController();
+    setTimeout(() => leaving.abort(new Error('I leave')), 1);
+    await t.throwsAsync(mounts.gone(target, leaving.signal), { message: 'I leave' });
+    await go();
+    let gone = false;
+    void waiting.then(() => (gone = true));
+    await until(() => gone);
+  }
+});
+
+test.serial('uses of mounts that a daemon left without records are taken back, and no others', async (t) => {
+  const { root, open, used } = await scene(t);
+  await using mounts = open();
+  for (const key of ['mount gone', 'mount there', 'sha256:1', 'layer 2']) used.add(key);
+  await writeFile(join(root, 'records', 'there'), '{}');
+  await mounts.releaseLeftovers();
+  t.deepEqual([...used], ['mount there', 'sha256:1', 'layer 2']);
+  used.clear();
+});
+
+test.serial('what a dead daemon left is taken away; what somebody else has mounted there since stays', async (t) => {
+  const { root, target, at, open, mount } = await scene(t);
+  const [fuse, records, whole] = ['fuse', 'records', 'whole'].map((name) => join(root, name));
+  await mount(open()); // nobody unmounts it
+  t.deepEqual(await releaseStale({ fuse, mounts: records, whole }), [target]);
+  t.deepEqual([await at(), await readdir(records)], [[], []]);
+  await runCommand('mount', ['-t', 'tmpfs', 'theirs', target]);
+  await writeFile(join(records, 'x'), JSON.stringify({ request: { target } }));
+  t.deepEqual(await releaseStale({ fuse, mounts: records, whole }), []);
+  t.deepEqual([await at(), await readdir(records)], [['theirs'], []]);
 });

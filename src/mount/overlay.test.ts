@@ -17,6 +17,9 @@ test('128 layers fit into the page of options that the kernel takes, and what do
   const lower = (n: number) => Array.from({ length: n }, (_, i) => `l/${100_000 + i}`);
   const writable = { upper: `/${'u'.repeat(200)}`, work: `/${'w'.repeat(200)}` };
   t.true(Buffer.byteLength(overlayOptions({ ...mount, lower: lower(128), writable })) < 4096);
+  const bytes = (n: number) => overlayOptions({ ...mount, lower: ['l'.repeat(n - 'ro,lowerdir=:/empty'.length)] });
+  t.is(bytes(4095).length, 4095);
+  t.throws(() => bytes(4096));
   t.throws(() => overlayOptions({ ...mount, lower: lower(1000) }), {
     message: /1000 layers: expected at most 4095 bytes/,
   });

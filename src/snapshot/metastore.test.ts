@@ -45,6 +45,17 @@ test('what resolved is there after closing and opening, ids go on', async (t) =>
   );
 });
 
+test('a snapshot whose child had its labels changed can be removed once the child is', async (t) => {
+  const store = new Metastore(await temporary(t));
+  t.teardown(() => store[Symbol.asyncDispose]());
+  await store.create({ id: 1, name: 'parent', kind: 'committed', parent: '', labels: {}, usage });
+  await store.create({ id: 2, name: 'child', kind: 'active', parent: 'parent', labels: {} });
+  await store.setLabels('child', { a: 'b' });
+  await store.remove('child');
+  await store.remove('parent');
+  t.is(store.size, 0);
+});
+
 test('a key too long for the store is refused', async (t) => {
   const store = new Metastore(await temporary(t));
   t.teardown(() => store[Symbol.asyncDispose]());

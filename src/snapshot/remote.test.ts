@@ -70,6 +70,24 @@ test('a tree that could not be made is told of, tried again for the next contain
   t.is(layers.held.size, 0);
 });
 
+test('a snapshot whose tree could not be made gives back nothing that others hold', async (t) => {
+  const scene = await RemoteScene.open(t);
+  const { snapshotter, layers } = scene;
+  await scene.pull('lazy1', 'c1', '');
+  layers.tree = Promise.reject(new Error('what a TOC'));
+  await scene.pull('lazy1', 'c2', 'c1');
+  await snapshotter.remove('c2');
+  t.deepEqual([...layers.held], [['lazy1', 1]]);
+});
+
+test('clients that prepare one key at once get one snapshot, and leave one directory', async (t) => {
+  const { snapshotter, root } = await RemoteScene.open(t);
+  const outcomes = await Promise.allSettled(Array.from({ length: 3 }, () => snapshotter.prepare('key', '')));
+  t.deepEqual(outcomes.map(({ status }) => status).sort(), ['fulfilled', 'rejected', 'rejected']);
+  await snapshotter.cleanup();
+  t.is((await readdir(join(root, 'snapshots'))).length, 1);
+});
+
 test('a container over lazy layers and unpacked ones sees them all', async (t) => {
   const scene = await RemoteScene.open(t);
   scene.layers.base = join(scene.root, 'fuse');

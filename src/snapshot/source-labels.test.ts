@@ -1,6 +1,6 @@
 import test from 'ava';
 import { digestOf } from '../digest/digester.js';
-import { labelsOf, sourceOf } from './source-labels.js';
+import { isOfBlob, labelsOf, sourceOf } from './source-labels.js';
 
 const [a, b, c] = ['a', 'b', 'c'].map((text) => digestOf(text));
 
@@ -82,4 +82,19 @@ test('what labels are made of is what they are read as', (t) => {
     digest: a,
     layers: [a],
   });
+});
+
+test('layers of no TOC are the same only where they are of one blob', (t) => {
+  const labels = labelsOf({ reference: 'r.example/img:1', digest: a });
+  t.true(isOfBlob(labels, { digest: a }));
+  t.false(isOfBlob(labels, { digest: b }));
+  t.false(isOfBlob(labels, { digest: b, tocDigest: c }));
+  t.true(isOfBlob({ ...labels, 'containerd.io/snapshot/stargz/toc.digest': c }, { digest: b, tocDigest: c }));
+});
+
+test('a key may have one more component, and no two', (t) => {
+  const key = 'containerd.io/snapshot/cri.layer-digest';
+  const labels = { 'containerd.io/snapshot/cri.image-ref': 'r.example/img:1' };
+  t.like(sourceOf({ ...labels, [`${key}.x8f3`]: a }), { digest: a });
+  t.true('reason' in sourceOf({ ...labels, [`${key}.x8f3.y`]: a }));
 });

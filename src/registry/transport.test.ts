@@ -157,6 +157,34 @@ test('a redirect is kept while it is valid, renewed once when it is not, and car
   t.false(error.message.includes('very-secret'));
 });
 
+test('headers of the configuration are for the server that they are configured for, not where it redirects to', async (t) => {
+  const { server, blob } = await serve(t, { redirectBlobs: true });
+  const hosts = [{ url: server.url, header: { 'X-Secret': 's' } }];
+  const registry = connect(t, { hosts: { 'registry.test': { hosts } } });
+  const reader = registry.openBlob({ host: 'registry.test', repository: 'app' }, blob);
+  for (let i = 0; i < 2; i++) await reader.read(0, 4);
+  t.deepEqual(
+    server.requests.map((r) => [r.server, r.headers['x-secret']]),
+    [
+      ['registry', 's'],
+      ['storage', undefined],
+      ['storage', undefined],
+    ],
+  );
+});
+
+test('a kept redirect to a storage that fails is not asked again: the registry may know another', async (t) => {
+  const { server, reader } = await setUp(t, { redirectBlobs: true });
+  await reader.read(0, 4);
+  server.reset();
+  server.faults.add({ server: 'storage', times: 1, action: { kind: 'status', status: 503 } });
+  t.deepEqual(Buffer.from(await reader.read(4, 4)), bytes.subarray(4, 8));
+  t.deepEqual(
+    server.requests.map((r) => r.server),
+    ['storage', 'registry', 'storage'],
+  );
+});
+
 test('concurrent reads share the kept redirect', async (t) => {
   const { server, reader } = await setUp(t, { redirectBlobs: true });
   await reader.read(0, 1);

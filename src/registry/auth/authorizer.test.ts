@@ -41,6 +41,19 @@ test('Bearer for anybody: no ping, one 401, one token, then none of both', async
   t.is(server.requests.length, 7);
 });
 
+test('who once wanted a login is taken to want one, whatever it answers later', (t) => {
+  const authorizer = new Authorizer({} as Exchanger, async () => ({ problems: [] }));
+  const endpoint = (base: string) => ({ base }) as Endpoint;
+  const [plain, secure] = ['http://a/v2', 'https://b/v2'].map(endpoint);
+  t.deepEqual([authorizer.asksForNone(plain), authorizer.asksForNone(secure)], [true, false]);
+  authorizer.met(secure, false);
+  t.true(authorizer.asksForNone(secure));
+  for (const challenged of [true, false]) {
+    authorizer.met(plain, challenged);
+    t.false(authorizer.asksForNone(plain));
+  }
+});
+
 test('concurrent requests fetch one token', async (t) => {
   const { server, reader } = await setUp(t, { kind: 'bearer' });
   server.faults.add({ path: '/token', action: { kind: 'latency', ms: 30 } });

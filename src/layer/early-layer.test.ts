@@ -74,7 +74,6 @@ test('what an end claims that is not verified decides what is asked for, and not
   const forged = (await layerOf(3, 50)).blob.bytes.subarray(-128 * KIB);
   const start = blob.bytes.byteLength - 128 * KIB;
   bench.store.expectBlindly([source.descriptor.digest], async (_digest, _length, { onEnd }: EndOptions) => {
-    onEnd?.({ start: start + 1, bytes: blob.bytes.subarray(start) }, 128 * KIB); // of another blob
     onEnd?.({ start, bytes: forged }, 128 * KIB);
     return { start, bytes: blob.bytes.subarray(start) };
   });
@@ -84,6 +83,27 @@ test('what an end claims that is not verified decides what is asked for, and not
   await layer.prefetch();
   t.is(layer.stats.presentBytes, 400 * KIB);
   t.is(layer.stats.badChunks, 0);
+});
+
+test('an end that is not of the blob whose layer is opened, by its size, is not looked at', async (t) => {
+  await using bench = await LayerBench.create();
+  const { blob, source } = await layerOf(1, 10);
+  const bytes = blob.bytes.subarray(-128 * KIB);
+  const start = blob.bytes.byteLength - bytes.byteLength;
+  let come!: () => void;
+  const whole = new Promise<void>((resolve) => (come = resolve));
+  bench.store.expectBlindly([source.descriptor.digest], async (_digest, _length, { onEnd }: EndOptions) => {
+    onEnd?.({ start: start + 1, bytes }, bytes.byteLength);
+    await whole;
+    return { start, bytes };
+  });
+  const opening = bench.store.open(source, { prefetch: true });
+  for (let i = 0; i < 100; i++) await turn();
+  t.is(blob.asked.length, 0);
+  come();
+  await using layer = await opening;
+  await layer.prefetch();
+  t.is(blob.asked.length, 1);
 });
 
 test('a layer that fails to open ends what was asked for', async (t) => {

@@ -188,6 +188,19 @@ test('it comes with the rest where that is short, where all layers want too much
   t.deepEqual(await waiting, [2]);
 });
 
+test('of many layers no more than six are asked for before their trees are there', async (t) => {
+  await using bench = await LayerBench.create();
+  const made = await Promise.all(
+    Array.from({ length: 8 }, (_, i) => estargzLayer(marked(1, 600 + i), { landmarkAfter: 1 })),
+  );
+  const open = made.map(({ blob }) => gate(blob, 0, 16 * 1024));
+  const layers = await Promise.all(made.map(({ source }) => bench.store.open(source, { prefetch: true })));
+  t.is(made.filter(({ blob }) => blob.asked.length > 1).length, 6);
+  for (const each of open) each();
+  for (const layer of layers) await layer.prefetch();
+  for (const layer of layers) await layer[Symbol.asyncDispose]();
+});
+
 test('what is brought before the prefetch, and lies in its range, comes along', async (t) => {
   await using bench = await LayerBench.create();
   const { blob, source } = await estargzLayer(marked(2), { landmarkAfter: 2 });

@@ -195,13 +195,6 @@ test('a tag that has moved leaves its old config behind, one that has not keeps 
   t.is(text((await pool.get('a:1')).configBytes), 'new');
 });
 
-test('who wants the manifest alone does not undo who wants all', async (t) => {
-  const { pool, world } = await setup(t);
-  await Promise.all([pool.manifest('a:1'), pool.get('a:1'), pool.manifest('a:1', { revalidate: true })]);
-  await pool.get('a:1');
-  t.is(world.configs, 1);
-});
-
 test('a manifest that comes late does not undo the config that came meanwhile', async (t) => {
   let gate = Promise.resolve();
   const { pool, world } = await setup(t, { load: async (reference) => gate.then(() => content(reference)) });

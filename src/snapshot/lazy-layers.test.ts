@@ -147,7 +147,7 @@ test('a TOC that is not the one claimed is refused at once', async (t) => {
   t.true('reason' in (await lazy.prepare(labelsOf(0))));
 });
 
-test('a blob that is served by another TOC is refused at once, and what is served stays', async (t) => {
+test('a blob that nothing vouches for is refused although it is served by its TOC, and what is served stays', async (t) => {
   const { root, registry, labelsOf, image } = await start(t);
   const { workspace, served, lazy } = await open(root);
   t.teardown(() => workspace[Symbol.asyncDispose]());

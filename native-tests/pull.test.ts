@@ -3,6 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { GrpcClient } from '../src/containerd/grpc.js';
+import { Snapshots } from '../src/containerd/proto/snapshots_pb.js';
 import type { PullInfo } from '../src/pull/request.js';
 import { buildImage } from '../src/testing/image.js';
 import { startTestRegistry } from '../src/testing/registry.js';
@@ -182,10 +184,12 @@ test.serial('an image is never made of what another one only claims to be, in no
   const named = (tag: string) => `${registry.host}/test:${tag}`;
   const shown = async (namespace: string) => {
     const target = await scene.mountPoint(namespace);
-    const snapshots = (...args: string[]) =>
-      containerd.ctr('--namespace', namespace, 'snapshots', '--snapshotter', 'lazylayer', ...args);
-    await snapshots('view', 'look', diffId);
-    await run('sh', ['-ec', await snapshots('mounts', target, 'look')]);
+    const where = ['--namespace', namespace, 'snapshots', '--snapshotter', 'lazylayer'];
+    // Not by ctr, which does not keep a view from being collected.
+    using client = new GrpcClient(containerd.socket, { 'containerd-namespace': namespace });
+    const labels = { 'containerd.io/gc.root': 'test' };
+    await client.call(Snapshots.method.view, { snapshotter: 'lazylayer', key: 'look', parent: diffId, labels });
+    await run('sh', ['-ec', await containerd.ctr(...where, 'mounts', target, 'look')]);
     try {
       return await readFile(join(target, 'who'), 'utf8');
     } finally {

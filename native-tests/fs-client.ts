@@ -10,7 +10,7 @@ import { openConnection, type FuseConnection } from '../src/fuse/mount.js';
 import { unmount } from '../src/util/unmount.js';
 import type { FuseStats } from '../src/fuse/server.js';
 import type { Command, ServerSetup } from './fs-server.js';
-import { Gate } from './gate.js';
+import { Gate } from '../src/testing/gate.js';
 
 /** A process that serves a mount, and the commands that it obeys. */
 export class FsServer {

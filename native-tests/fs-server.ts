@@ -8,7 +8,7 @@ import type { References } from '../src/fs/served-tree.js';
 import { LazylayerError } from '../src/errors.js';
 import { FixtureLayer, FIXTURE_CHUNK } from '../src/testing/fs-fixture.js';
 import { lower, REFERENCE, upper } from './fs-layers.js';
-import { Gate } from './gate.js';
+import { Gate } from '../src/testing/gate.js';
 
 /*
  * The process that serves a mount while the tests, in another one, use it. Started with its setup as JSON; a connection comes as

@@ -4,6 +4,7 @@ import { LazylayerError } from '../errors.js';
 import type { ReferenceLayer } from '../fs/served-tree.js';
 import type { KnownLayer } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
+import { Gate } from '../testing/gate.js';
 import { ServedLayers } from './served.js';
 import type { FuseServer } from './server.js';
 
@@ -68,20 +69,14 @@ function scene() {
   return { served, fuse, known, opened, current, touched, references, before, errors, heard, idle };
 }
 
-const gate = () => {
-  let open!: () => void;
-  const promise = new Promise<void>((resolve) => (open = resolve));
-  return { promise, open };
-};
-
 test('an image that shares layers with one that is being added waits until they are there', async (t) => {
   const { served, fuse, known, opened, before, heard } = scene();
   await served.bind(Promise.resolve(fuse));
-  const attaching = gate();
+  const attaching = new Gate();
   before.set('attach 2', () => attaching.promise);
   const first = served.add('a', [known(1), known(2)], [opened(1), opened(2)]);
   const second = served.add('b', [known(2)]).then(() => heard().includes('attach 2'));
-  setImmediate(attaching.open);
+  setImmediate(attaching.resolve);
   t.true(await second);
   await first;
 });
@@ -91,13 +86,13 @@ test('a layer that is added again while it is still going is there afterwards, a
     const { served, fuse, known, opened, before, heard } = scene();
     await served.bind(Promise.resolve(fuse));
     await served.add('a', [known(1)]);
-    const opening = gate();
+    const opening = new Gate();
     before.set('open 1', () => opening.promise);
     const waking = t.throwsAsync(served.wake(1), { code: 'NOT_FOUND' });
     const removing = served.remove('a', [known(1)]);
     await new Promise(setImmediate);
     const adding = served.add('b', [known(1)], takes === 'an opened one' ? [opened(1)] : []);
-    setImmediate(opening.open);
+    setImmediate(opening.resolve);
     await Promise.all([waking, removing, adding]);
     const mount = heard().filter((step) => /^(attach|sleep|detach)/.test(step));
     t.is(mount.at(-1), takes === 'an opened one' ? 'attach 1' : 'sleep 1', mount.join());
@@ -118,15 +113,15 @@ test('what changes while the server starts, it is told of once it is there', asy
   const { served, fuse, known, opened, references, heard } = scene();
   await served.add('a', [known(1)]);
   t.is(served.initial().asleep.length, 1);
-  let start!: (server: FuseServer) => void;
-  const binding = served.bind(new Promise((resolve) => (start = resolve)));
+  const starting = new Gate<FuseServer>();
+  const binding = served.bind(starting.promise);
   const changing = [served.wake(1), served.add('b', [known(2), known(3)], [opened(2)])];
   await new Promise(setImmediate);
   t.deepEqual(
     heard().filter((step) => /^(attach|sleep)/.test(step)),
     [],
   );
-  start(fuse);
+  starting.resolve(fuse);
   await Promise.all([binding, ...changing]);
   t.deepEqual(
     heard()
@@ -188,12 +183,12 @@ test('what is being used, read or fetched stays awake', async (t) => {
   const { served, fuse, known, current, heard, idle } = scene();
   await served.bind(Promise.resolve(fuse));
   await served.add('a', [known(1)]);
-  const working = gate();
+  const working = new Gate();
   const work = served.using(1, () => working.promise);
   await new Promise(setImmediate);
   await idle();
   t.is(served.counts.awake, 1);
-  working.open();
+  working.resolve();
   await work;
   current.get(1)!.busy = true;
   await idle();
@@ -211,14 +206,14 @@ test('who wakes a layer that is falling asleep waits for that, and gets a new on
   await served.wake(1);
   await served.sleepIdle();
   heard();
-  const closing = gate();
+  const closing = new Gate();
   before.set('close 1', () => closing.promise);
   const asleep = served.sleepIdle();
   const totals = () => served.totals(1).fetchedBytes;
   t.is(totals(), 10, 'its numbers do not go back meanwhile');
   const woken = served.using(1, async ({ slot }) => slot);
   const gone = served.remove('a', [known(1)]);
-  setImmediate(closing.open);
+  setImmediate(closing.resolve);
   await asleep;
   await t.throwsAsync(woken, { code: 'NOT_FOUND' }, 'removed before its turn came');
   await gone;

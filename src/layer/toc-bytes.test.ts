@@ -3,6 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
 import { encodeFooter } from '../estargz/footer.js';
 import { encodeTarHeader, TAR_END } from '../tar/writer.js';
+import { Gate } from '../testing/gate.js';
 import { FakeBlob, LayerBench, tarFile } from '../testing/layer-fixture.js';
 import { until } from '../testing/until.js';
 import type { LayerSource } from './source.js';
@@ -40,14 +41,8 @@ function watchThreads(t: ExecutionContext, freed?: Promise<void>): { now: number
   return held;
 }
 
-/** A promise, and what resolves it. */
-function gate(): [Promise<void>, () => void] {
-  let open!: () => void;
-  return [new Promise<void>((resolve) => (open = resolve)), open];
-}
-
 test.serial('inflated TOCs of all layers together stay below the bound, each until its tree is there', async (t) => {
-  const [freed, free] = gate();
+  const { promise: freed, resolve: free } = new Gate();
   const held = watchThreads(t, freed);
   await using bench = await LayerBench.create({ store: { maxTocBytes: 500 * KIB } });
   let verified = 0;
@@ -74,7 +69,7 @@ test.serial('a TOC that is larger than the bound goes alone', async (t) => {
 });
 
 test.serial('whatever becomes of a TOC, the next one has its room', async (t) => {
-  const [freed, free] = gate();
+  const { promise: freed, resolve: free } = new Gate();
   watchThreads(t, freed);
   await using bench = await LayerBench.create({ store: { maxTocBytes: 200 * KIB } });
   const leave = new AbortController();

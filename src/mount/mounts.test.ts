@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { digestOf } from '../digest/digester.js';
+import { Gate } from '../testing/gate.js';
 import { buildImage } from '../testing/image.js';
 import { writeProgram } from '../testing/program.js';
 import { temporaryDirectory } from '../testing/temporary.js';
@@ -16,12 +17,6 @@ import { imageOf } from '../workspace/image.js';
 import { Mounts, type MountsOptions } from './mounts.js';
 import type { MountRequest } from './request.js';
 import { releaseStale } from './stale.js';
-
-const gate = () => {
-  let open!: () => void;
-  const promise = new Promise<void>((resolve) => (open = resolve));
-  return { promise, open };
-};
 
 /** Mounts whose layers are directories on disk: what becomes of overlays is as ever. */
 async function scene(t: ExecutionContext) {
@@ -207,7 +202,7 @@ test.serial('whoever reads on after a lazy umount keeps the layers, whatever the
 test.serial('a mount that fails gives up its own claim on the target, not that of the next one', async (t) => {
   const { root, at, open, mount, slow } = await scene(t);
   await using mounts = open();
-  const [removing, opening] = [gate(), gate()];
+  const [removing, opening] = [new Gate(), new Gate()];
   slow.remove = removing.promise;
   await rename(join(root, 'base'), join(root, 'away'));
   const first = t.throwsAsync(mount(mounts));
@@ -217,10 +212,10 @@ test.serial('a mount that fails gives up its own claim on the target, not that o
   slow.openLayers = opening.promise;
   const second = mount(mounts);
   await sleep(30);
-  removing.open();
+  removing.resolve();
   await first;
   await t.throwsAsync(mount(mounts), { code: 'ALREADY_EXISTS' });
-  opening.open();
+  opening.resolve();
   await second;
   t.is((await at()).length, 1);
 });

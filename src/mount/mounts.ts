@@ -288,11 +288,17 @@ export class Mounts implements AsyncDisposable {
         `${target} has no image mounted; \`lazylayer ps\` shows the mounts there are`,
       );
     if (!mounted.overlaid) throw new LazylayerError('BUSY', `${target} is being mounted: wait for that, or end it`);
-    // Whoever comes second must not take away what was below it.
-    await mounted.leaving.run(async () => {
-      if (this.#mounted.get(target) !== mounted) return;
+    await this.#leave(mounted, async () => {
       await unmountOverlay(target, options);
       if (options.lazy === true) this.#lingering.push(mounted);
+    });
+  }
+
+  /** Unmounts it and forgets it, in turn: whoever comes second must not take away what was below it. */
+  async #leave(mounted: Mounted, unmount: () => Promise<void>): Promise<void> {
+    await mounted.leaving.run(async () => {
+      if (this.#mounted.get(mounted.record.request.target) !== mounted) return;
+      await unmount();
       await this.#forget(mounted);
     });
   }
@@ -334,7 +340,7 @@ export class Mounts implements AsyncDisposable {
     const there = new Set((await listMounts()).filter(isOurs).map(({ target }) => target));
     const gone = known.filter(([target]) => !there.has(target));
     // In turn with whoever unmounts it: lazily, it is gone from the table before it is known to linger.
-    await Promise.all(gone.map(([, mounted]) => mounted.leaving.run(() => this.#forget(mounted))));
+    await Promise.all(gone.map(([, mounted]) => this.#leave(mounted, async () => {})));
   }
 
   async #forget(mounted: Mounted): Promise<void> {
@@ -387,14 +393,12 @@ export class Mounts implements AsyncDisposable {
     await Promise.allSettled(this.#making);
     for (const mounted of [...this.#mounted.values()].reverse()) {
       const { target } = mounted.record.request;
-      await mounted.leaving.run(async () => {
-        if (this.#mounted.get(target) !== mounted) return;
-        await unmountOverlay(target).catch((error: unknown) => {
+      await this.#leave(mounted, () =>
+        unmountOverlay(target).catch((error: unknown) => {
           this.#options.onError(`unmount ${target}`, error);
           return this.#orTold(`unmount ${target}`, unmountOverlay(target, { lazy: true }));
-        });
-        await this.#forget(mounted);
-      });
+        }),
+      );
     }
     for (const { image, layers } of this.#lingering) await this.#options.served.remove(image.reference, layers);
   }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { ProgramsAhead } from '../ahead/programs.js';
 import { LazylayerError } from '../errors.js';
@@ -7,13 +7,13 @@ import { MergedTree } from '../fs/merged.js';
 import { LAYERS } from '../fs/served-tree.js';
 import type { KnownLayer, LayerTotals } from '../layer/known.js';
 import type { Layer } from '../layer/layer.js';
-import { writeFileAtomic } from '../util/atomic-file.js';
 import { listMounts } from '../util/mountinfo.js';
 import { Serial } from '../util/serial.js';
 import { leaveOnAbort } from '../util/singleflight.js';
 import { imageOf, layerOf } from '../workspace/image.js';
 import type { Image, Workspace } from '../workspace/workspace.js';
 import { isOurs, mountOverlay, overlaysAt, unmountOverlay } from './overlay.js';
+import { readRecord, recordOf, writeRecord, type MountRecord } from './record.js';
 import type { MountInfo, MountProgress, MountRequest } from './request.js';
 import { realDirectory } from './target.js';
 import type { ServedLayers } from '../fuse/served.js';
@@ -44,22 +44,9 @@ export interface MountsOptions {
 /** The names of more layers that are mounted apart may not fit in the options of an overlay. */
 const maxWhole = 128;
 
-/** What is kept on disk of a mount: enough to serve it again without asking the registry. */
-interface Record {
-  readonly request: MountRequest;
-  readonly reference: string;
-  /** Base64, as are the config's: bytes whose digests must survive. */
-  readonly manifestBytes: string;
-  readonly configBytes: string;
-  readonly mediaType: string;
-  readonly upper?: string;
-  readonly temporary: boolean;
-  readonly since: string;
-}
-
 interface Mounted {
   readonly id: string;
-  readonly record: Record;
+  readonly record: MountRecord;
   readonly image: Image;
   readonly layers: readonly KnownLayer[];
   /** Slots of the layers that anything is seen of, topmost first. */
@@ -114,7 +101,7 @@ export class Mounts implements AsyncDisposable {
     const { records, onError } = this.#options;
     for (const id of await readdir(records)) {
       try {
-        const record = JSON.parse(await readFile(join(records, id), 'utf8')) as Record;
+        const record = await readRecord(join(records, id));
         const [manifest, config] = [record.manifestBytes, record.configBytes].map((text) =>
           Buffer.from(text, 'base64'),
         );
@@ -171,20 +158,11 @@ export class Mounts implements AsyncDisposable {
     const layers = await this.#openLayers(image, request, onProgress, signal);
     const id = randomBytes(6).toString('hex');
     const upper = request.upper ?? (request.rw === true ? join(this.#options.uppers, id) : undefined);
-    const record: Record = {
-      request,
-      reference: image.reference,
-      manifestBytes: Buffer.from(image.manifestBytes).toString('base64'),
-      configBytes: Buffer.from(image.configBytes).toString('base64'),
-      mediaType: image.manifest.mediaType,
-      upper,
-      temporary: request.upper === undefined,
-      since: new Date().toISOString(),
-    };
+    const record = recordOf(request, image, upper);
     const mounted = this.#mountedOf(id, record, image, layers);
     try {
       await this.#serve(mounted, layers);
-      await writeFileAtomic(join(records, id), JSON.stringify(record), { mode: 0o600 });
+      await writeRecord(join(records, id), record);
       await this.#overlay(mounted, signal);
       mounted.overlaid = true;
     } catch (error) {
@@ -218,7 +196,7 @@ export class Mounts implements AsyncDisposable {
   }
 
   /** What is remembered of a mount: nothing that holds a layer in memory. */
-  #mountedOf(id: string, record: Record, image: Image, opened: readonly Layer[]): Mounted {
+  #mountedOf(id: string, record: MountRecord, image: Image, opened: readonly Layer[]): Mounted {
     const { workspace } = this.#options;
     const { allowNoVerification } = record.request;
     return {

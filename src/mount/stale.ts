@@ -1,9 +1,10 @@
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { releaseWholeMounts } from '../erofs/whole-mounts.js';
 import { listMounts } from '../util/mountinfo.js';
 import { unmount } from '../util/unmount.js';
 import { isOurs } from './overlay.js';
+import { readRecord } from './record.js';
 
 /** What a daemon has below its root. */
 export interface MountedBelow {
@@ -22,7 +23,9 @@ export interface MountedBelow {
 export async function releaseStale({ fuse, mounts: records, whole }: MountedBelow): Promise<string[]> {
   const released: string[] = [];
   for (const name of await readdir(records).catch(() => [])) {
-    const target = await targetOf(join(records, name));
+    const target = await readRecord(join(records, name))
+      .then(({ request }) => request.target)
+      .catch(() => undefined);
     const top = (await listMounts()).findLast((mount) => mount.target === target);
     if (target !== undefined && top !== undefined && isOurs(top)) {
       await unmount(target, { lazy: true });
@@ -40,12 +43,4 @@ export async function releaseStale({ fuse, mounts: records, whole }: MountedBelo
     released.push(target);
   }
   return released;
-}
-
-async function targetOf(record: string): Promise<string | undefined> {
-  try {
-    return (JSON.parse(await readFile(record, 'utf8')) as { request: { target: string } }).request.target;
-  } catch {
-    return undefined;
-  }
 }
